@@ -1,0 +1,167 @@
+"""``BlockShift(bits, block)``: integers that share one power-of-two scale a block.
+
+``value = code * 2**exponent``. Source: BBCT (arXiv 2303.09184), abstract; the exact rules are ours, see docs/formats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bqc.formats import layouts
+from bqc.formats.geometry import Blocks
+from bqc.ops.constants import FLT_MAX, FLT_MIN, MIN_EXPONENT, POWERS
+
+__all__ = ["BlockShift", "ceil_log2", "power_of_two", "sanitize"]
+
+F32 = NDArray[np.float32]
+I8 = NDArray[np.int8]
+
+BITS = (8, 6, 4)
+BLOCKS = (16, 32, 64, 128, 256, "row", "tensor")
+
+
+@dataclass(frozen=True)
+class BlockShift:
+    """Block-wise power-of-two quantisation.
+
+    Args:
+        bits: 8, 6 or 4. Codes are clamped to +-127, +-31 and [-8, 7].
+        block: elements that share an exponent along the last axis: 16 to 256, ``"row"`` or ``"tensor"``.
+        group: blocks never cross a multiple of this many elements (attention heads); 0 for none.
+
+    Raises ValueError for any other bits or block.
+    """
+
+    bits: int = 8
+    block: int | str = 64
+    group: int = 0
+
+    def __post_init__(self) -> None:
+        if self.bits not in BITS:
+            raise ValueError(f"BlockShift has no {self.bits}-bit codes; bits is one of 8, 6, 4")
+        if self.block not in BLOCKS:
+            raise ValueError(f"BlockShift has no block {self.block!r}; block is one of 16, 32, 64, 128, 256, row, tensor")
+
+    def __str__(self) -> str:
+        return f"BlockShift({self.bits},{self.block})"
+
+    @property
+    def low(self) -> int:
+        """Smallest code."""
+        return -8 if self.bits == 4 else -self.high
+
+    @property
+    def high(self) -> int:
+        """Largest code."""
+        return 2 ** (self.bits - 1) - 1
+
+    @property
+    def offset(self) -> int:
+        """What is added to a code to store it unsigned."""
+        return 2 ** (self.bits - 1)
+
+    def blocks(self, length: int) -> Blocks:
+        """The blocks of a row of ``length`` elements."""
+        block = length if isinstance(self.block, str) else self.block
+        return Blocks(length, block, self.group)
+
+    def bits_per_element(self, length: int) -> float:
+        """Stored bits an element of a row of ``length``, exponents included."""
+        return self.bits + (0.0 if self.block == "tensor" else 8.0 * self.blocks(length).count / length)
+
+    def quantize(self, x: NDArray[Any]) -> tuple[I8, I8]:
+        """Quantise with the exponent that the block's largest magnitude asks for.
+
+        Args:
+            x: float [..., K], any values (see `sanitize`).
+
+        Returns:
+            codes int8 [..., K] and exponents int8 [..., blocks]; the exponent is ``ceil(log2(max)) - (bits - 1)``, the
+            smallest with ``max <= 2**(bits - 1) * 2**exponent``, at least -126.
+        """
+        clean = sanitize(x)
+        return self._encode(clean, self._range_exponents(clean))
+
+    def quantize_weights(self, w: NDArray[Any]) -> tuple[I8, I8]:
+        """Quantise a constant with the exponents of least squared error, clipping allowed.
+
+        For every block the exponent that its range asks for and the two (8, 6 bits) or three (4 bits) below are tried.
+        """
+        clean = sanitize(w)
+        best = self._range_exponents(clean)
+        error = self._block_errors(clean, best)
+        top = best
+        for step in range(1, 4 if self.bits == 4 else 3):
+            trial = np.maximum(top.astype(np.int32) - step, MIN_EXPONENT).astype(np.int8)
+            trial_error = self._block_errors(clean, trial)
+            better = trial_error < error
+            best, error = np.where(better, trial, best), np.where(better, trial_error, error)
+        return self._encode(clean, best)
+
+    def dequantize(self, codes: I8, exponents: I8) -> F32:
+        """float32 [..., K] from codes int8 [..., K] and exponents int8 [..., blocks]."""
+        owner = self.blocks(codes.shape[-1]).owner
+        result: F32 = codes.astype(np.float32) * power_of_two(exponents[..., owner])
+        return result
+
+    def pack_rows(self, codes: I8) -> NDArray[np.uint8]:
+        """Codes int8 [V, H] of a lookup table to bytes uint8 [V, row bytes]."""
+        return layouts.pack_rows(codes, self.bits)
+
+    def unpack_rows(self, packed: NDArray[np.uint8], columns: int) -> I8:
+        """Inverse of `pack_rows`."""
+        return layouts.unpack_rows(packed, self.bits, columns)
+
+    def pack_matrix(self, codes: I8) -> NDArray[np.uint8]:
+        """Codes int8 [N, K] of a weight to the tiles uint8 [N/16, K * bits/32, 16, 4] that kernels read in place."""
+        return layouts.pack_tiles(codes, self.bits, self.group)
+
+    def unpack_matrix(self, packed: NDArray[np.uint8], rows: int, columns: int) -> I8:
+        """Inverse of `pack_matrix`."""
+        return layouts.unpack_tiles(packed, self.bits, rows, columns, self.group)
+
+    def _range_exponents(self, clean: F32) -> I8:
+        blocks = self.blocks(clean.shape[-1])
+        largest = np.maximum.reduceat(np.abs(clean), blocks.starts, axis=-1)
+        if self.block == "tensor":
+            largest = np.broadcast_to(largest.max(initial=0), largest.shape)
+        exponent = ceil_log2(largest) - (self.bits - 1)
+        return np.maximum(exponent, MIN_EXPONENT).astype(np.int8)
+
+    def _encode(self, clean: F32, exponents: I8) -> tuple[I8, I8]:
+        owner = self.blocks(clean.shape[-1]).owner
+        scaled = clean * power_of_two(-exponents.astype(np.int32))[..., owner]
+        codes = np.clip(np.rint(scaled), self.low, self.high).astype(np.int8)
+        return codes, exponents
+
+    def _block_errors(self, clean: F32, exponents: I8) -> NDArray[np.float64]:
+        starts = self.blocks(clean.shape[-1]).starts
+        difference = self.dequantize(*self._encode(clean, exponents)) - clean
+        # Squares of float32 tails underflow to zero before they are summed; scale-free in float64.
+        error: NDArray[np.float64] = np.add.reduceat(np.square(difference, dtype=np.float64), starts, axis=-1)
+        if self.block == "tensor":
+            error = np.broadcast_to(error.sum(), error.shape)
+        return error
+
+
+def sanitize(x: NDArray[Any]) -> F32:
+    """float32 copy of x with NaN -> 0, infinities -> +-FLT_MAX and subnormal magnitudes -> 0."""
+    x32 = np.asarray(x, np.float32)
+    x32 = np.where(np.isnan(x32), np.float32(0), x32)
+    x32 = np.clip(x32, np.float32(-FLT_MAX), np.float32(FLT_MAX))
+    return np.where(np.abs(x32) < np.float32(FLT_MIN), np.float32(0), x32).astype(np.float32)
+
+
+def ceil_log2(x: F32) -> NDArray[np.int32]:
+    """Smallest c in [-126, 128] with ``x <= 2**c``, for finite x >= 0."""
+    return (np.searchsorted(POWERS, x, side="left") + MIN_EXPONENT).astype(np.int32)
+
+
+def power_of_two(exponent: NDArray[Any]) -> F32:
+    """2**exponent as float32, for exponents in [-126, 127]."""
+    result: F32 = POWERS[exponent.astype(np.int32) - MIN_EXPONENT]
+    return result

@@ -1,0 +1,91 @@
+"""BlockShift: exactness, error bounds, special values, packing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bqc.formats import Blocks, BlockShift
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize("block", [16, 32, 64, 128, 256, "row"])
+@pytest.mark.parametrize("length", [5, 26, 64, 312, 384])
+def test_error_is_half_a_step_or_a_step_where_clamped(bits: int, block: int | str, length: int) -> None:
+    fmt = BlockShift(bits, block)
+    x = (RNG.standard_normal((7, length)) * np.exp2(RNG.integers(-20, 20, (7, 1)))).astype(np.float32)
+    codes, exponents = fmt.quantize(x)
+    step = np.exp2(exponents.astype(np.float64))[:, fmt.blocks(length).owner]
+    error = np.abs(fmt.dequantize(codes, exponents) - x.astype(np.float64))
+    clamped = (codes == fmt.high) | (codes == fmt.low)
+    assert (error <= np.where(clamped, step, step / 2)).all()
+
+
+def test_a_power_of_two_maximum_saturates_by_one_step() -> None:
+    codes, exponents = BlockShift(8, "row").quantize(np.array([[128.0, -128.0, 127.0]], np.float32))
+    assert exponents.tolist() == [[0]]
+    assert codes.tolist() == [[127, -127, 127]]
+
+
+def test_special_values() -> None:
+    x = np.array([[np.nan, np.inf, -np.inf, 1.0], [2.0**-127, 0, 0, -0.0]], np.float32)
+    codes, exponents = BlockShift(8, "row").quantize(x)
+    assert codes.tolist() == [[0, 127, -127, 0], [0, 0, 0, 0]]
+    assert exponents.tolist() == [[121], [-126]]
+
+
+def test_four_bit_codes_reach_minus_eight() -> None:
+    codes, exponents = BlockShift(4, "row").quantize(np.array([[-8.0, 8.0, 7.4]], np.float32))
+    assert exponents.tolist() == [[0]]
+    assert codes.tolist() == [[-8, 7, 7]]
+
+
+def test_weight_exponents_never_lose_to_the_range_rule() -> None:
+    w = (RNG.standard_t(3, (32, 256))).astype(np.float32)
+    for bits in (8, 6, 4):
+        fmt = BlockShift(bits, 64)
+        plain = np.square(fmt.dequantize(*fmt.quantize(w)) - w).sum()
+        chosen = np.square(fmt.dequantize(*fmt.quantize_weights(w)) - w).sum()
+        assert chosen <= plain
+    assert chosen < 0.9 * plain  # at 4 bits heavy tails are worth clipping
+
+
+def test_tensor_has_one_exponent() -> None:
+    w = RNG.standard_normal((8, 96)).astype(np.float32) * np.arange(1, 9, dtype=np.float32)[:, None]
+    _, exponents = BlockShift(8, "tensor").quantize_weights(w)
+    assert np.unique(exponents).size == 1
+
+
+def test_blocks_never_cross_a_group() -> None:
+    blocks = Blocks(52, 16, 26)
+    assert blocks.starts.tolist() == [0, 16, 26, 42]
+    assert blocks.sizes.tolist() == [16, 10, 16, 10]
+    with pytest.raises(ValueError, match="whole number of groups"):
+        Blocks(50, 16, 26)
+
+
+@given(
+    bits=st.sampled_from([8, 6, 4]),
+    rows=st.integers(1, 40),
+    groups=st.integers(1, 3),
+    span=st.integers(1, 50),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_packing_round_trips(bits: int, rows: int, groups: int, span: int, seed: int) -> None:
+    fmt = BlockShift(bits, 16, span)
+    codes = np.random.default_rng(seed).integers(fmt.low, fmt.high + 1, (rows, groups * span)).astype(np.int8)
+    tiles = fmt.pack_matrix(codes)
+    assert tiles.shape == (-(-rows // 16), groups * (-(-span // 16) * 16) * bits // 32, 16, 4)
+    np.testing.assert_array_equal(fmt.unpack_matrix(tiles, rows, groups * span), codes)
+    np.testing.assert_array_equal(fmt.unpack_rows(fmt.pack_rows(codes), groups * span), codes)
+
+
+@pytest.mark.parametrize(("bits", "block"), [(5, 64), (8, 48), (8, "column")])
+def test_other_parameters_are_refused(bits: int, block: int | str) -> None:
+    with pytest.raises(ValueError, match="BlockShift has no"):
+        BlockShift(bits, block)
