@@ -1,0 +1,73 @@
+"""Are the model's classes the task's, in the task's order? A permuted head scores nonsense, so it is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from bqc.errors import BqcError
+from bqc.evaluate.task import Task
+
+__all__ = ["check_labels", "read_config"]
+
+_GENERIC = re.compile(r"label[ _]?(\d+)")
+
+
+def read_config(model: str | Path) -> dict[str, Any]:
+    """The ``config.json`` beside a model file; empty if there is none.
+
+    Raises:
+        BqcError: it is not JSON.
+    """
+    file = Path(model).parent / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise BqcError(f"{file}: not a JSON object ({error})") from error
+
+
+def check_labels(task: Task, config: dict[str, Any], width: int) -> bool:
+    """Check a head of ``width`` outputs, and ``config['id2label']`` where it names them, against the task.
+
+    Returns:
+        True if names proved the order, False if there were none (no config, or LABEL_0, LABEL_1, ...).
+
+    Raises:
+        BqcError: another number of outputs, the task's names in another order, or names of another task.
+    """
+    expected = max(len(task.labels), 1)
+    if width != expected:
+        raise BqcError(
+            f"the model has {width} outputs and {task.title} needs {expected}: "
+            f"{', '.join(task.labels) or 'a single score'}"
+        )
+    id2label = {int(index): str(name) for index, name in config.get("id2label", {}).items()}
+    if task.regression or not id2label:
+        return False
+    names = [id2label.get(index, "") for index in range(width)]
+    if len(id2label) == width and all(_generic(name, index) for index, name in enumerate(names)):
+        return False
+    known = {_normal(name): name for name in task.labels}
+    known |= {_normal(other): name for other, name in task.synonyms.items()}
+    meant = [known.get(_normal(name)) for name in names]
+    if len(id2label) == width and meant == list(task.labels):
+        return True
+    shown = ", ".join(f"{index}={name}" for index, name in sorted(id2label.items()))
+    wanted = ", ".join(f"{index}={name}" for index, name in enumerate(task.labels))
+    what = "in another order than" if sorted(map(str, meant)) == sorted(task.labels) else "not those of"
+    raise BqcError(
+        f"config.json gives the labels {shown}, {what} {task.title} ({wanted}); nothing was scored"
+    )
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.strip().lower())
+
+
+def _generic(name: str, index: int) -> bool:
+    match = _GENERIC.fullmatch(_normal(name))
+    return match is not None and int(match.group(1)) == index

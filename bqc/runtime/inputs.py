@@ -1,0 +1,108 @@
+"""What an encoder's inputs mean, and how to feed them whatever the exporter called or typed them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from bqc.errors import BqcError
+
+__all__ = ["Batch", "EncoderInputs"]
+
+_TOKEN_IDS, _MASK, _TYPES, _POSITIONS = "token ids", "mask", "types", "positions"
+
+# Names in use by transformers, tf2onnx and the original BERT code, in the order in which they are tried.
+_ROLES = {
+    "input_ids": _TOKEN_IDS,
+    "input_word_ids": _TOKEN_IDS,
+    "attention_mask": _MASK,
+    "input_mask": _MASK,
+    "token_type_ids": _TYPES,
+    "segment_ids": _TYPES,
+    "input_type_ids": _TYPES,
+    "position_ids": _POSITIONS,
+}
+
+_DTYPES: dict[str, npt.DTypeLike] = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(float)": np.float32,
+    "tensor(bool)": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids, attention mask (1 where a token stands) and token types, each int64 ``[batch, sequence]``."""
+
+    ids: npt.NDArray[np.int64]
+    mask: npt.NDArray[np.int64]
+    types: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EncoderInputs:
+    """The inputs of a session, told apart.
+
+    Attributes:
+        roles: input name -> what it takes.
+        dtypes: input name -> numpy dtype it takes.
+        batch: the batch size, where the graph fixes it.
+        sequence: the sequence length in tokens, where the graph fixes it.
+    """
+
+    roles: dict[str, str]
+    dtypes: dict[str, npt.DTypeLike]
+    batch: int | None
+    sequence: int | None
+
+    @classmethod
+    def of(cls, session: onnxruntime.InferenceSession) -> EncoderInputs:
+        """Read the inputs of a session.
+
+        Raises:
+            BqcError: an input is none that an encoder has, or no input takes token ids.
+        """
+        roles, dtypes = {}, {}
+        batch = sequence = None
+        for value in session.get_inputs():
+            role = _ROLES.get(value.name.split(":")[0].lower())
+            if role is None or value.type not in _DTYPES or len(value.shape) != 2:
+                raise BqcError(
+                    f"input {value.name} ({value.type}, shape {value.shape}) is none of an encoder's: "
+                    f"expected [batch, sequence] inputs named {', '.join(_ROLES)}"
+                )
+            roles[value.name], dtypes[value.name] = role, _DTYPES[value.type]
+            batch, sequence = (
+                known if known is not None else (size if isinstance(size, int) else None)
+                for known, size in zip((batch, sequence), value.shape, strict=True)
+            )
+        if _TOKEN_IDS not in roles.values():
+            raise BqcError(f"no input takes token ids (found {', '.join(roles) or 'none'})")
+        return cls(roles, dtypes, batch, sequence)
+
+    def feeds(self, batch: Batch) -> dict[str, npt.NDArray[np.generic]]:
+        """The session's feeds for one batch; inputs the model does not have are left out."""
+        width = batch.ids.shape[1]
+        values: Mapping[str, npt.NDArray[np.int64]] = {
+            _TOKEN_IDS: batch.ids,
+            _MASK: batch.mask,
+            _TYPES: batch.types,
+            _POSITIONS: np.broadcast_to(np.arange(width, dtype=np.int64), batch.ids.shape),
+        }
+        return {name: values[role].astype(self.dtypes[name]) for name, role in self.roles.items()}
+
+    def mask_of(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.bool_]:
+        """Which positions of given feeds hold a token, bool ``[batch, sequence]``; all, if there is no mask."""
+        for name, role in self.roles.items():
+            if role == _MASK:
+                return np.asarray(feeds[name]) != 0
+        return np.ones(self.ids_of(feeds).shape, dtype=np.bool_)
+
+    def ids_of(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
+        """The token ids among given feeds."""
+        return next(feeds[name] for name, role in self.roles.items() if role == _TOKEN_IDS)

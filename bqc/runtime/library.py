@@ -1,0 +1,74 @@
+"""Where the kernel library lies, and how a session is given it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bqc.errors import BqcError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["LIBRARY_NAME", "library_path", "register"]
+
+LIBRARY_NAME = "libbqc_custom_ops.so"
+
+# ONNX Runtime refuses the same library twice on one SessionOptions and cannot be asked what it holds; a
+# configuration entry of our own is stored on the very object and dies with it.
+_REGISTERED = "bqc.library"
+
+
+def library_path() -> str:
+    """Absolute path of the ONNX Runtime custom-op library with bqc's kernels.
+
+    Hand it to ``SessionOptions.register_custom_ops_library`` (or its equivalent in any language). The environment
+    variable ``BQC_LIBRARY`` overrides the search.
+
+    Raises:
+        BqcError: there is no library; the message says how to get one.
+    """
+    override = os.environ.get("BQC_LIBRARY")
+    if override:
+        if not Path(override).is_file():
+            raise BqcError(f"BQC_LIBRARY names {override}, which is not a file")
+        return str(Path(override).resolve())
+    for candidate in _candidates():
+        if candidate.is_file():
+            return str(candidate.resolve())
+    raise BqcError(
+        f"the kernel library {LIBRARY_NAME} is not installed: run 'pip install .' in the source tree "
+        "or set BQC_LIBRARY to the file"
+    )
+
+
+def register(options: onnxruntime.SessionOptions) -> None:
+    """Register the kernel library on ``options``; a second call on the same object does nothing.
+
+    Raises:
+        BqcError: no library was found, or ONNX Runtime refuses it.
+    """
+    try:
+        options.get_session_config_entry(_REGISTERED)
+        return
+    except RuntimeError:
+        path = library_path()
+    try:
+        options.register_custom_ops_library(path)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class below Exception
+        raise BqcError(f"ONNX Runtime cannot load {path}: {error}") from error
+    options.add_session_config_entry(_REGISTERED, path)
+
+
+def _candidates() -> Iterator[Path]:
+    """Places to look, best first: every folder of the package, then the build folders of a source tree."""
+    import bqc
+
+    for root in bqc.__path__:
+        yield Path(root) / "lib" / LIBRARY_NAME
+    tree = Path(__file__).resolve().parents[2]
+    if (tree / "pyproject.toml").is_file():
+        built = (tree / "build").rglob(LIBRARY_NAME)
+        yield from sorted(built, key=lambda path: path.stat().st_mtime, reverse=True)

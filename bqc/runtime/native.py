@@ -1,0 +1,91 @@
+"""The kernel library's own questions and answers, through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from bqc.errors import BqcError
+from bqc.runtime.library import library_path
+
+__all__ = ["Kernel", "NativeLibrary", "native"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel that ONNX Runtime created: for which node, of which operator, at which ISA level."""
+
+    node: str
+    op_type: str
+    isa: str
+
+
+class NativeLibrary:
+    """The C interface of the kernel library at ``path``.
+
+    Raises:
+        BqcError: the file cannot be loaded or lacks the interface (it belongs to another version).
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self._dll = ctypes.CDLL(path)
+            for name in ("BqcBuildInfo", "BqcIsa", "BqcCpuFeatures"):
+                getattr(self._dll, name).restype = ctypes.c_char_p
+            self._dll.BqcKernelsCreated.restype = ctypes.c_long
+            self._dll.BqcKernelNames.restype = ctypes.c_long
+            self._dll.BqcKernelNames.argtypes = [ctypes.c_char_p, ctypes.c_long]
+            self._dll.BqcKernelReset.restype = None
+            self._dll.BqcSelfTest.restype = ctypes.c_int
+            self._dll.BqcSelfTest.argtypes = [ctypes.c_char_p, ctypes.c_long]
+        except (OSError, AttributeError) as error:
+            raise BqcError(f"{path} is not a usable kernel library: {error}") from error
+
+    def build_info(self) -> dict[str, Any]:
+        """Version, API level and compiled ISA levels, as the library states them."""
+        return dict(json.loads(self._dll.BqcBuildInfo()))
+
+    def isa(self) -> str:
+        """The ISA level that would run on this CPU under the present environment."""
+        return str(self._dll.BqcIsa().decode())
+
+    def cpu_features(self) -> list[str]:
+        """The CPU features the library found."""
+        return [str(name) for name in json.loads(self._dll.BqcCpuFeatures())]
+
+    def reset_kernels(self) -> None:
+        """Forget the kernels created so far."""
+        self._dll.BqcKernelReset()
+
+    def kernels(self) -> list[Kernel]:
+        """Kernels created, in this process, since the last reset."""
+        # Generous: a name is far shorter than 512 bytes, and the library never writes beyond the size it is given.
+        size = 4096 + 512 * int(self._dll.BqcKernelsCreated())
+        buffer = ctypes.create_string_buffer(size)
+        self._dll.BqcKernelNames(buffer, size)
+        rows = (line.split("\t") for line in buffer.value.decode().splitlines() if line)
+        return [Kernel(*row[:3]) for row in rows if len(row) >= 3]
+
+    def self_test(self) -> tuple[bool, list[str]]:
+        """Run the built-in checks: whether all passed, and one line for each."""
+        buffer = ctypes.create_string_buffer(1 << 16)
+        status = self._dll.BqcSelfTest(buffer, len(buffer))
+        return status == 0, buffer.value.decode().splitlines()
+
+
+@cache
+def _load(path: str) -> NativeLibrary:
+    return NativeLibrary(path)
+
+
+def native() -> NativeLibrary:
+    """The installed kernel library.
+
+    Raises:
+        BqcError: there is none, or it cannot be loaded.
+    """
+    return _load(library_path())
