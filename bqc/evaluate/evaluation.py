@@ -23,8 +23,8 @@ from bqc.runtime.session import session
 
 __all__ = ["EvalResult", "evaluate"]
 
-# Predictions this far on the wrong side of chance (Matthews correlation) are a permuted head, not a bad model: an
-# encoder that lost everything to quantisation lands at zero.
+# Predictions this far on the wrong side of chance (Matthews correlation) are a permuted head, not a bad one:
+# an encoder that lost everything to quantisation lands at zero.
 _PERMUTED = -0.3
 
 
@@ -97,8 +97,8 @@ def evaluate(
         progress: called with (rows done, rows in all).
 
     Raises:
-        BqcError: the model, its tokenizer or the rows cannot be read, the model's head does not fit the task (another
-            number or order of classes), or ``bqc[eval]`` is not installed.
+        BqcError: the model, its tokenizer or the rows cannot be read, the model's head does not fit the task
+            (another number or order of classes), or ``bqc[eval]`` is not installed.
     """
     if isinstance(task, str):
         task = find_task(task)
@@ -114,8 +114,10 @@ def evaluate(
     elif isinstance(width, int):
         check_labels(task, config, width)  # before the work, where the graph tells
     examples = load_examples(task, data, split).head(limit)
+    proven = False
+    predictions: npt.NDArray[np.generic]
     if predict.head.embeds:
-        predictions, proven = _similarities(predict, examples), False
+        predictions = _similarities(predict, examples)
     else:
         logits = predict(examples.texts)
         proven = check_labels(task, config, logits.shape[1])
@@ -160,6 +162,7 @@ def _check_permuted(task: Task, examples: Examples, predictions: npt.NDArray[np.
     correlation = score(("matthews",), examples.labels, predictions)["matthews"]
     if len(examples) >= 50 and correlation < _PERMUTED:
         raise BqcError(
-            f"predictions run against the labels (Matthews correlation {correlation:.2f}): the model's classes are "
-            f"in another order than {task.title}'s ({', '.join(task.labels)}); say so in config.json's id2label"
+            f"predictions run against the labels (Matthews correlation {correlation:.2f}): its classes "
+            f"are in another order than {task.title}'s ({', '.join(task.labels)}); "
+            "say so in config.json's id2label"
         )

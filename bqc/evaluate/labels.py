@@ -1,4 +1,4 @@
-"""Are the model's classes the task's, in the task's order? A permuted head scores nonsense, so it is refused."""
+"""Are the model's classes the task's, in its order? A permuted head scores nonsense, so it is refused."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ METRICS: dict[str, Callable[[Array, Array], float]] = {
     "pearson": _pearson,
     "spearman": _spearman,
 }
-"""Metric name -> function of (labels, predictions), each ``[rows]``, to a fraction in [-1, 1]; f1 is of class 1."""
+"""Name -> function of (labels, predictions), each ``[rows]``, to a fraction in [-1, 1]; f1 is class 1's."""
 
 
 def score(names: tuple[str, ...], labels: Array, predictions: Array) -> dict[str, float]:

@@ -82,7 +82,7 @@ class TextEncoder:
 
 
 def batches(encodings: Sequence[Encoding], size: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Row indices in batches of ``size``, longest first, so that little is padded and the peak comes at once."""
+    """Row indices in batches of ``size``, longest first: little is padded and the peak comes at once."""
     lengths = np.asarray([len(item.ids) for item in encodings], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), size):

@@ -37,7 +37,7 @@ _DTYPES: dict[str, npt.DTypeLike] = {
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids, attention mask (1 where a token stands) and token types, each int64 ``[batch, sequence]``."""
+    """Token ids, attention mask (1 at tokens, 0 at padding) and token types: int64 ``[batch, sequence]``."""
 
     ids: npt.NDArray[np.int64]
     mask: npt.NDArray[np.int64]
@@ -68,7 +68,7 @@ class EncoderInputs:
             BqcError: an input is none that an encoder has, or no input takes token ids.
         """
         roles, dtypes = {}, {}
-        batch = sequence = None
+        fixed: list[int | None] = [None, None]
         for value in session.get_inputs():
             role = _ROLES.get(value.name.split(":")[0].lower())
             if role is None or value.type not in _DTYPES or len(value.shape) != 2:
@@ -77,13 +77,12 @@ class EncoderInputs:
                     f"expected [batch, sequence] inputs named {', '.join(_ROLES)}"
                 )
             roles[value.name], dtypes[value.name] = role, _DTYPES[value.type]
-            batch, sequence = (
-                known if known is not None else (size if isinstance(size, int) else None)
-                for known, size in zip((batch, sequence), value.shape, strict=True)
-            )
+            for axis, size in enumerate(value.shape):
+                if isinstance(size, int):
+                    fixed[axis] = size
         if _TOKEN_IDS not in roles.values():
             raise BqcError(f"no input takes token ids (found {', '.join(roles) or 'none'})")
-        return cls(roles, dtypes, batch, sequence)
+        return cls(roles, dtypes, *fixed)
 
     def feeds(self, batch: Batch) -> dict[str, npt.NDArray[np.generic]]:
         """The session's feeds for one batch; inputs the model does not have are left out."""
@@ -97,10 +96,10 @@ class EncoderInputs:
         return {name: values[role].astype(self.dtypes[name]) for name, role in self.roles.items()}
 
     def mask_of(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.bool_]:
-        """Which positions of given feeds hold a token, bool ``[batch, sequence]``; all, if there is no mask."""
+        """Positions of feeds that hold a token, bool ``[batch, sequence]``; all, if there is no mask."""
         for name, role in self.roles.items():
             if role == _MASK:
-                return np.asarray(feeds[name]) != 0
+                return feeds[name].astype(np.bool_)
         return np.ones(self.ids_of(feeds).shape, dtype=np.bool_)
 
     def ids_of(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:

@@ -24,8 +24,8 @@ _REGISTERED = "bqc.library"
 def library_path() -> str:
     """Absolute path of the ONNX Runtime custom-op library with bqc's kernels.
 
-    Hand it to ``SessionOptions.register_custom_ops_library`` (or its equivalent in any language). The environment
-    variable ``BQC_LIBRARY`` overrides the search.
+    Hand it to ``SessionOptions.register_custom_ops_library`` (or its equivalent in any language). The
+    environment variable ``BQC_LIBRARY`` overrides the search.
 
     Raises:
         BqcError: there is no library; the message says how to get one.

@@ -63,7 +63,7 @@ class NativeLibrary:
 
     def kernels(self) -> list[Kernel]:
         """Kernels created, in this process, since the last reset."""
-        # Generous: a name is far shorter than 512 bytes, and the library never writes beyond the size it is given.
+        # Generous: a name is far shorter than 512 bytes, and the library never writes past the given size.
         size = 4096 + 512 * int(self._dll.BqcKernelsCreated())
         buffer = ctypes.create_string_buffer(size)
         self._dll.BqcKernelNames(buffer, size)

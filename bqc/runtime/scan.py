@@ -1,7 +1,7 @@
 """Reading a model file's node list without reading its weights.
 
-A session has to know which ``ai.bqc`` nodes a file holds. Parsing the whole protobuf for that would copy every
-inline weight through memory, so this walks the wire format over a memory map and steps across what it does not need.
+A session has to know which ``ai.bqc`` nodes a file holds. Parsing the whole protobuf for that would copy
+every inline weight through memory, so this walks the wire format over a memory map and steps across the rest.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _nodes(data: mmap.mmap) -> Iterator[NodeName]:
 
 
 def _fields(data: mmap.mmap, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(field number, first byte, end) of every field between two offsets; scalar fields have an empty range."""
+    """(field number, first byte, end) of every field in a range; scalar fields are empty."""
     while begin < end:
         key, begin = _varint(data, begin)
         kind = key & 7

@@ -105,7 +105,7 @@ def _reason(message: str) -> str:
 
 
 def _missing(nodes: Sequence[NodeName], created: Counter[str]) -> list[NodeName]:
-    """Nodes without a kernel. Node names are unique in a compiled file; counting keeps unnamed ones honest."""
+    """Nodes without a kernel. Names are unique in a compiled file; counting keeps unnamed ones honest."""
     left = Counter(created)
     missing = []
     for node in nodes:
