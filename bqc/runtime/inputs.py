@@ -95,13 +95,19 @@ class EncoderInputs:
         }
         return {name: values[role].astype(self.dtypes[name]) for name, role in self.roles.items()}
 
+    @property
+    def token_ids(self) -> str:
+        """The input that takes token ids."""
+        return next(name for name, role in self.roles.items() if role == _TOKEN_IDS)
+
+    @property
+    def token_types(self) -> str | None:
+        """The input that takes token types, if the model has one."""
+        return next((name for name, role in self.roles.items() if role == _TYPES), None)
+
     def mask_of(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.bool_]:
         """Positions of feeds that hold a token, bool ``[batch, sequence]``; all, if there is no mask."""
         for name, role in self.roles.items():
             if role == _MASK:
                 return feeds[name].astype(np.bool_)
-        return np.ones(self.ids_of(feeds).shape, dtype=np.bool_)
-
-    def ids_of(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
-        """The token ids among given feeds."""
-        return next(feeds[name] for name, role in self.roles.items() if role == _TOKEN_IDS)
+        return np.ones(feeds[self.token_ids].shape, dtype=np.bool_)

@@ -1,0 +1,9 @@
+"""``python -m bqc.cli``, the same as ``bqc``."""
+
+from __future__ import annotations
+
+import sys
+
+from bqc.cli.app import main
+
+sys.exit(main())

@@ -1,0 +1,173 @@
+"""What every verb has: common options, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "FILE",
+    "Settings",
+    "check_mark",
+    "common_options",
+    "emit_json",
+    "examples",
+    "progress_bar",
+    "say",
+    "seed_option",
+    "table",
+    "threads_option",
+]
+
+
+FILE = click.Path(path_type=Path)
+"""A path argument. Whether the file exists is for the verb's own reader to say, in its own words."""
+
+
+@dataclass
+class Settings:
+    """What the common options ask for; kept on the click context.
+
+    Attributes:
+        json: print one JSON object on stdout instead of text.
+        quiet: print nothing but errors (and the JSON, if asked for).
+        verbose: number of ``-v``.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    verbose: int = 0
+
+
+def _store(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if parameter.name is not None:
+        setattr(ctx.ensure_object(Settings), parameter.name, value)
+
+
+def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--json``, ``-q`` and ``-v`` for a verb, which receives them as its first argument, a ``Settings``."""
+    for option in (
+        # Eager, so that an error in another option is already reported the way the user asked for.
+        click.option(
+            "-v",
+            "--verbose",
+            count=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_store,
+            help="Say more; -vv: all.",
+        ),
+        click.option(
+            "-q",
+            "--quiet",
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_store,
+            help="Errors only.",
+        ),
+        click.option(
+            "--json",
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_store,
+            help="One JSON object on stdout.",
+        ),
+    ):
+        function = option(function)
+    return click.make_pass_decorator(Settings, ensure=True)(function)
+
+
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of everything random."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime. [default: its own choice]"
+)
+
+
+def examples(*lines: str) -> str:
+    """The ``epilog`` of a verb's help: commands to copy."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def emit_json(schema_version: int, body: dict[str, Any]) -> None:
+    """Print ``body`` as one JSON object that begins with its ``schema_version``."""
+    click.echo(json.dumps({"schema_version": schema_version, **_finite(body)}, indent=2, default=str))
+
+
+def say(settings: Settings, message: str) -> None:
+    """A line for a person, on stdout."""
+    if not (settings.quiet or settings.json):
+        click.echo(message)
+
+
+def check_mark(ok: bool) -> str:
+    """``[✓]`` or ``[x]``; ASCII where the terminal has no better."""
+    try:
+        "✓".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "[v]" if ok else "[x]"
+    return "[✓]" if ok else "[x]"
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; a column named with a leading ``>`` is set flush right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        view.add_column(
+            column.lstrip(">"),
+            justify="right" if column.startswith(">") else "left",
+            no_wrap=column.startswith(">"),
+        )
+    for row in rows:
+        view.add_row(*(Text(str(cell)) for cell in row))
+    _console().print(view)
+
+
+@contextmanager
+def progress_bar(settings: Settings, label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A callback (done, total) that draws a bar on stderr; None unless a person is watching a terminal."""
+    if settings.quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _finite(value: Any) -> Any:
+    """The same JSON value with null for NaN and infinity, which JSON cannot say."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # A pipe has no width: tables are not to be squeezed into rich's default of 80.
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False, emoji=False)

@@ -1,0 +1,141 @@
+"""Inputs to run models on when there is no data: a file, a few sentences, or random ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from bqc.errors import BqcError
+from bqc.runtime.inputs import Batch, EncoderInputs
+from bqc.runtime.sentences import SENTENCES
+from bqc.runtime.tables import Tables
+
+__all__ = ["Feeds", "Inputs", "random_batches", "read_feeds"]
+
+Feeds = dict[str, npt.NDArray[np.generic]]
+"""Input or output name -> array."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What two models are run on.
+
+    Attributes:
+        description: in words.
+        fixed_sequence: whether the graph fixes the sequence length.
+        runs: feeds of the first model, feeds of the second, and the mask, bool ``[batch, sequence]``, of each
+            run.
+    """
+
+    description: str
+    fixed_sequence: bool
+    runs: Sequence[tuple[Feeds, Feeds, npt.NDArray[np.bool_]]]
+
+    @classmethod
+    def choose(
+        cls,
+        sessions: tuple[onnxruntime.InferenceSession, onnxruntime.InferenceSession],
+        paths: tuple[str | Path, str | Path],
+        file: str | Path | None,
+        samples: int | None,
+        shape: tuple[int, int] | None,
+        seed: int,
+    ) -> Inputs:
+        """The file's arrays; else built-in sentences, where a tokenizer lies beside a model; else random ids.
+
+        Asking for ``samples`` or a ``shape`` asks for random ids. The second session is the float original.
+
+        Raises:
+            BqcError: the file does not fit, or the size of the vocabulary cannot be told.
+        """
+        ours, theirs = (EncoderInputs.of(session) for session in sessions)
+        fixed = theirs.sequence is not None
+        if file is not None:
+            feeds = read_feeds(file, ours.dtypes)
+            return cls(str(file), fixed, [(feeds, read_feeds(file, theirs.dtypes), ours.mask_of(feeds))])
+        folders = [Path(path).parent for path in paths]
+        folder = next((place for place in folders if (place / "tokenizer.json").is_file()), None)
+        if folder is not None and samples is None and shape is None and theirs.batch is None:
+            description, batches = _sentence_batches(folder, theirs.sequence)
+        else:
+            description, batches = _random_batches(theirs, paths[1], samples, shape, seed)
+        runs = [(ours.feeds(batch), theirs.feeds(batch), batch.mask != 0) for batch in batches]
+        return cls(description, fixed, runs)
+
+
+def random_batches(
+    vocabulary: int, types: int, samples: int, batch: int, sequence: int, seed: int
+) -> Iterator[Batch]:
+    """Random token ids with ragged masks: rows of 1 to ``sequence`` tokens, padded right and left in turn.
+
+    Args:
+        vocabulary: ids are drawn from ``range(vocabulary)``; padding has id 0.
+        types: token types are drawn from ``range(types)``.
+        samples: rows in all.
+        batch: rows a batch; the last may be smaller.
+        sequence: tokens a row, padding included; the first row of a batch has no padding.
+        seed: of numpy's default generator.
+    """
+    random = np.random.default_rng(seed)
+    for start in range(0, samples, batch):
+        shape = (min(batch, samples - start), sequence)
+        lengths = random.integers(1, sequence + 1, size=(shape[0], 1))
+        lengths[0] = sequence
+        at = np.arange(sequence)
+        left = np.arange(shape[0])[:, None] % 2 == 1
+        mask = np.where(left, at >= sequence - lengths, at < lengths).astype(np.int64)
+        ids = random.integers(0, vocabulary, size=shape, dtype=np.int64)
+        kinds = random.integers(0, types, size=shape, dtype=np.int64)
+        yield Batch(ids * mask, mask, kinds * mask)
+
+
+def read_feeds(path: str | Path, dtypes: Mapping[str, npt.DTypeLike]) -> Feeds:
+    """Feeds from a ``.npz`` with one ``[batch, sequence]`` array an input, cast to the model's dtypes.
+
+    Raises:
+        BqcError: the file cannot be read, an input is missing from it, or shapes differ.
+    """
+    try:
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except Exception as error:  # OSError, ValueError, BadZipFile, AttributeError for a lone .npy
+        raise BqcError(f"{path}: not a readable .npz file") from error
+    missing = [name for name in dtypes if name not in arrays]
+    if missing:
+        raise BqcError(f"{path} lacks {', '.join(missing)} (it has {', '.join(arrays) or 'nothing'})")
+    shapes = {arrays[name].shape for name in dtypes}
+    if len(shapes) > 1 or len(next(iter(shapes))) != 2:
+        raise BqcError(f"{path}: inputs must share one shape [batch, sequence], found {sorted(shapes)}")
+    return {name: arrays[name].astype(dtype) for name, dtype in dtypes.items()}
+
+
+def _sentence_batches(folder: Path, sequence: int | None) -> tuple[str, list[Batch]]:
+    # Only this way of making inputs needs a tokenizer.
+    from bqc.evaluate.tokens import TextEncoder
+
+    encoder = TextEncoder(folder, sequence)
+    encodings = encoder.encode(SENTENCES)
+    batches = [encoder.pad(encodings, sequence, left=left) for left in (False, True)]
+    return f"{len(SENTENCES)} built-in texts, padded right and left", batches
+
+
+def _random_batches(
+    inputs: EncoderInputs, path: str | Path, samples: int | None, shape: tuple[int, int] | None, seed: int
+) -> tuple[str, list[Batch]]:
+    tables = Tables(path)
+    vocabulary = tables.rows.get(inputs.token_ids)
+    if vocabulary is None:
+        raise BqcError(f"{path}: cannot tell the size of the vocabulary; give inputs with --inputs FILE.npz")
+    types = tables.rows.get(inputs.token_types or "", 1)
+    batch, sequence = shape or (8, min(64, tables.positions or 64))
+    batch, sequence = inputs.batch or batch, inputs.sequence or sequence
+    count = samples or 32
+    if inputs.batch:
+        count = -(-count // batch) * batch
+    description = f"{count} random rows of up to {sequence} tokens in batches of {batch}, seed {seed}"
+    return description, list(random_batches(vocabulary, types, count, batch, sequence, seed))

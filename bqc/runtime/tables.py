@@ -1,0 +1,57 @@
+"""How many rows the embedding tables behind a model's inputs have: the range of valid ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from bqc.errors import BqcError
+
+__all__ = ["Tables"]
+
+# What an exporter may put between an input and its Gather, or between a stored table and its Gather.
+_TRANSPARENT = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "DequantizeLinear"}
+
+
+class Tables:
+    """The lookup tables of the model at ``path``, read without its external data.
+
+    Attributes:
+        rows: graph input -> rows of the table that its values index.
+        positions: the longest sequence in tokens that every other table of the embedding allows, if any
+            limits it.
+
+    Raises:
+        BqcError: the file is not a model.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            graph = onnx.load(str(path), load_external_data=False).graph
+        except Exception as error:  # protobuf's own error class moves between its versions
+            raise BqcError(f"{path}: not an ONNX model, or a truncated one") from error
+        self._producers = {name: node for node in graph.node for name in node.output}
+        self._shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+        inputs = {value.name for value in graph.input}
+        self.rows: dict[str, int] = {}
+        limits = []
+        for node in graph.node:
+            if node.op_type != "Gather":
+                continue
+            shape = self._shapes.get(self._origin(node.input[0]), [])
+            if len(shape) != 2:
+                continue
+            source = self._origin(node.input[1])
+            if source in inputs:
+                self.rows[source] = min(shape[0], self.rows.get(source, shape[0]))
+            elif shape[0] > 2:  # a model without type ids looks a constant up in a table of one or two types
+                limits.append(shape[0])
+        self.positions = min(limits, default=None)
+
+    def _origin(self, name: str) -> str:
+        node = self._producers.get(name)
+        while node is not None and node.op_type in _TRANSPARENT:
+            name = node.input[0]
+            node = self._producers.get(name)
+        return name
