@@ -96,7 +96,7 @@ def tanh(x: F32) -> F32:
     fraction, power = _exp2_parts(t * f32(2 * k.LOG2E))
     grown = fraction * power
     y = f32(1) - f32(2) / (grown + f32(1))
-    return np.where(x < 0, -y, y)
+    return y * np.where(x < 0, f32(-1), f32(1))
 
 
 def layer_norm(x: F32, gamma: F32, beta: F32, *, epsilon: float) -> F32:
@@ -221,7 +221,7 @@ def block_context(probabilities: U8, values: I8, value_exponents: I8, *, heads: 
     width = values.shape[-1] // heads
     owner = Blocks(width, block).owner
     v4 = _split_heads(values, heads).astype(np.int32)
-    exponents = value_exponents.reshape(value_exponents.shape[0], heads, -1)
+    exponents = value_exponents.reshape(value_exponents.shape[0], heads, value_exponents.shape[1] // heads)
     dot = probabilities.astype(np.int32) @ v4
     total = probabilities.sum(axis=-1, keepdims=True, dtype=np.int32)
     c4 = (f32(dot) * power_of_two(exponents[..., owner])[:, :, None, :]) / f32(total)
@@ -270,6 +270,7 @@ def embedding_layer_norm(
     gamma: F32,
     beta: F32,
     *,
+    columns: int,
     word_bits: int,
     type_bits: int,
     position_bits: int,
@@ -278,7 +279,6 @@ def embedding_layer_norm(
     **out: int,
 ) -> Quantized:
     """`layer_norm` of (word + type) + position, then `block_quantize`; ids [B, S], position_ids [1 or B, S]."""
-    columns = gamma.shape[0]
     x = block_gather(ids, word, word_exponents, columns=columns, bits=word_bits, block=block)
     x = x + block_gather(type_ids, kind, kind_exponents, columns=columns, bits=type_bits, block=block)
     x = x + block_gather(position_ids, position, position_exponents, columns=columns, bits=position_bits, block=block)

@@ -1,0 +1,92 @@
+"""Lookup in packed tables, and the whole embedding block."""
+
+import numpy as np
+from onnx import numpy_helper
+from onnxscript import opset21 as op
+from onnxscript import script
+
+from bqc.ops.bodies.elementary import BlockDequantize, BlockQuantize, LayerNorm, ai_bqc
+from bqc.ops.bodies.linear import FOUR, NIBBLE, PAIR
+
+CODE_OFFSETS = numpy_helper.from_array(np.array([0, 0, 2, 4, 8, 16, 32, 64, 128], np.int32))
+TWO = numpy_helper.from_array(np.array(2, np.uint8))
+SIX = numpy_helper.from_array(np.array(6, np.uint8))
+
+
+@script(ai_bqc)
+def UnpackRows(packed, bits: int = 8, columns: int = 768):
+    """Rows uint8 [..., bytes] of layout row to codes int8 [..., columns]."""
+    width = op.Constant(value_int=bits)
+    last = op.Constant(value_ints=[-1])
+    if op.Equal(width, op.Constant(value_int=8)):
+        unsigned = op.Identity(packed)
+    else:
+        low_bytes = op.Div(op.Mul(op.Shape(packed, start=-1), op.Constant(value_ints=[4])), width)
+        low = op.Slice(packed, op.Constant(value_ints=[0]), low_bytes, last)
+        nibbles = op.Concat(
+            op.BitwiseAnd(low, op.Constant(value=NIBBLE)),
+            op.BitShift(low, op.Constant(value=FOUR), direction="RIGHT"),
+            axis=-1,
+        )
+        if op.Equal(width, op.Constant(value_int=4)):
+            unsigned = op.Identity(nibbles)
+        else:
+            high = op.Slice(packed, low_bytes, op.Shape(packed, start=-1), last)
+            pair = op.Constant(value=PAIR)
+            pairs = op.Concat(
+                op.BitwiseAnd(high, pair),
+                op.BitwiseAnd(op.BitShift(high, op.Constant(value=TWO), direction="RIGHT"), pair),
+                op.BitwiseAnd(op.BitShift(high, op.Constant(value=FOUR), direction="RIGHT"), pair),
+                op.BitShift(high, op.Constant(value=SIX), direction="RIGHT"),
+                axis=-1,
+            )
+            raised = op.BitShift(pairs, op.Constant(value=FOUR), direction="LEFT")
+            unsigned = op.BitwiseOr(nibbles, raised)
+    offset = op.Gather(op.Constant(value=CODE_OFFSETS), width)
+    codes = op.Cast(op.Sub(op.Cast(unsigned, to=6), offset), to=3)
+    end = op.Reshape(op.Constant(value_int=columns), op.Constant(value_ints=[1]))
+    return op.Slice(codes, op.Constant(value_ints=[0]), end, last)
+
+
+@script(ai_bqc)
+def BlockGather(
+    ids, table, exponents, columns: int = 768, bits: int = 8, block: int = 64, layout: str = "row"
+):
+    """Dequantised rows, float [..., columns], of a packed table."""
+    codes = UnpackRows(op.Gather(table, ids), bits=bits, columns=columns)
+    return BlockDequantize(codes, op.Gather(exponents, ids), block=block, group=0)
+
+
+@script(ai_bqc)
+def EmbeddingLayerNorm(
+    ids,
+    type_ids,
+    position_ids,
+    word,
+    word_exponents,
+    kind,
+    kind_exponents,
+    position,
+    position_exponents,
+    gamma,
+    beta,
+    columns: int = 768,
+    word_bits: int = 8,
+    type_bits: int = 8,
+    position_bits: int = 8,
+    block: int = 64,
+    layout: str = "row",
+    epsilon: float = 1e-12,
+    out_bits: int = 8,
+    out_block: int = 64,
+    out_group: int = 0,
+):
+    """`LayerNorm` of (word + type) + position, then `BlockQuantize`."""
+    w = BlockGather(ids, word, word_exponents, columns=columns, bits=word_bits, block=block, layout=layout)
+    t = BlockGather(type_ids, kind, kind_exponents, columns=columns, bits=type_bits, block=block, layout=layout)
+    p = BlockGather(
+        position_ids, position, position_exponents, columns=columns, bits=position_bits, block=block, layout=layout
+    )
+    x = LayerNorm(op.Add(op.Add(w, t), p), gamma, beta, epsilon=epsilon)
+    codes, out_exponents = BlockQuantize(x, bits=out_bits, block=out_block, group=out_group)
+    return codes, out_exponents

@@ -1,0 +1,184 @@
+"""The operator registry of ``ai.bqc``: body, numpy reference, arity, attributes and shape inference of every operator.
+
+Inference through a function body loses block counts and the ONNX checker accepts any arity in a custom domain, so passes
+take both from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from bqc.formats.geometry import Blocks
+from bqc.ops import reference
+from bqc.ops.bodies import attention, elementary, embedding, linear
+
+__all__ = ["DOMAIN", "OPERATORS", "OPSET", "VERSION", "Operator", "functions_for"]
+
+DOMAIN = "ai.bqc"
+VERSION = 1
+OPSET = 21
+"""Version of the default domain that the bodies are written in."""
+
+Dim = Any  # int, symbolic name or None
+Shape = Sequence[Dim]
+Inferred = list[tuple[ir.DataType, list[Dim]]]
+Attributes = Mapping[str, Any]
+
+F32, I8, U8 = ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator: everything but its kernels."""
+
+    name: str
+    body: Any
+    """The onnxscript function."""
+    reference: Callable[..., Any]
+    """numpy, same inputs and attributes (but `layout`)."""
+    infer: Callable[[Sequence[Shape], Attributes], Inferred]
+    """Output types and shapes from input shapes and attributes."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(value.name for value in self.body.function_ir.inputs)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attribute names and defaults."""
+        return {name: attr.value for name, attr in self.body.function_ir.attributes.items()}
+
+    @property
+    def summary(self) -> str:
+        """First line of the body's docstring."""
+        return (self.body.function.__doc__ or "").strip().splitlines()[0]
+
+
+def functions_for(names: Iterable[str]) -> list[onnx.FunctionProto]:
+    """The bodies of the named operators and of all they call, callees first, as model-local functions."""
+    ordered: dict[str, onnx.FunctionProto] = {}
+
+    def visit(body: Any) -> None:
+        if body.name in ordered:
+            return
+        called = body.function_ir.get_called_functions()
+        for name in sorted(called):
+            visit(called[name])
+        proto = body.to_function_proto()
+        # Calls made inside If and Loop branches do not reach the import list by themselves.
+        del proto.opset_import[:]
+        proto.opset_import.extend([onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(DOMAIN, VERSION)])
+        ordered[body.name] = proto
+
+    for name in sorted(names):
+        visit(OPERATORS[name].body)
+    return list(ordered.values())
+
+
+def _count(length: Dim, block: int, group: int) -> Dim:
+    return Blocks(length, block, group).count if isinstance(length, int) else None
+
+
+def _quantized(shape: Shape, block: int, group: int) -> Inferred:
+    return [(I8, list(shape)), (I8, [*shape[:-1], _count(shape[-1], block, group)])]
+
+
+def _out(shape: Shape, a: Attributes) -> Inferred:
+    return _quantized(shape, a["out_block"], a["out_group"])
+
+
+def _linear_shape(inputs: Sequence[Shape]) -> list[Dim]:
+    return [*inputs[0][:-1], inputs[4][0]]
+
+
+def _values(shape: Shape, heads: int, block: int) -> Inferred:
+    width = shape[-1]
+    span = width // heads if isinstance(width, int) else 0
+    return [(I8, list(shape)), (I8, [shape[0], _count(width, block, span)])]
+
+
+def _embedding_shape(inputs: Sequence[Shape]) -> list[Dim]:
+    return [*inputs[0], inputs[9][0]]
+
+
+def _same(inputs: Sequence[Shape], _: Attributes) -> Inferred:
+    return [(F32, list(inputs[0]))]
+
+
+_ALL = (
+    Operator(
+        "BlockQuantize",
+        elementary.BlockQuantize,
+        reference.block_quantize,
+        lambda i, a: _quantized(i[0], a["block"], a["group"]),
+    ),
+    Operator("BlockDequantize", elementary.BlockDequantize, reference.block_dequantize, _same),
+    Operator(
+        "BlockQuantizeValues",
+        linear.BlockQuantizeValues,
+        reference.block_quantize_values,
+        lambda i, a: _values(i[0], a["heads"], a["block"]),
+    ),
+    Operator("Gelu", elementary.Gelu, reference.gelu, _same),
+    Operator("Tanh", elementary.Tanh, reference.tanh, _same),
+    Operator("LayerNorm", elementary.LayerNorm, reference.layer_norm, _same),
+    Operator("BlockLinear", linear.BlockLinear, reference.block_linear, lambda i, a: [(F32, _linear_shape(i))]),
+    Operator(
+        "BlockLinearQuantize",
+        linear.BlockLinearQuantize,
+        reference.block_linear_quantize,
+        lambda i, a: _out(_linear_shape(i), a),
+    ),
+    Operator(
+        "BlockLinearQuantizeValues",
+        linear.BlockLinearQuantizeValues,
+        reference.block_linear_quantize_values,
+        lambda i, a: _values(_linear_shape(i), a["heads"], a["out_block"]),
+    ),
+    Operator(
+        "BlockLinearGelu",
+        linear.BlockLinearGelu,
+        reference.block_linear_gelu,
+        lambda i, a: _out(_linear_shape(i), a),
+    ),
+    Operator(
+        "BlockLinearAddNorm",
+        linear.BlockLinearAddNorm,
+        reference.block_linear_add_norm,
+        lambda i, a: _out(_linear_shape(i), a),
+    ),
+    Operator(
+        "BlockScores",
+        attention.BlockScores,
+        reference.block_scores,
+        lambda i, a: [(F32, [i[0][0], a["heads"], i[0][1], i[2][1]])],
+    ),
+    Operator("MaskedSoftmax", attention.MaskedSoftmax, reference.masked_softmax, lambda i, a: [(U8, list(i[0]))]),
+    Operator("BlockContext", attention.BlockContext, reference.block_context, lambda i, a: [(F32, list(i[1]))]),
+    Operator(
+        "BlockAttention",
+        attention.BlockAttention,
+        reference.block_attention,
+        lambda i, a: _quantized(i[0], a["block"], i[0][-1] // a["heads"] if isinstance(i[0][-1], int) else 0),
+    ),
+    Operator(
+        "BlockGather",
+        embedding.BlockGather,
+        reference.block_gather,
+        lambda i, a: [(F32, [*i[0], a["columns"]])],
+    ),
+    Operator(
+        "EmbeddingLayerNorm",
+        embedding.EmbeddingLayerNorm,
+        reference.embedding_layer_norm,
+        lambda i, a: _out(_embedding_shape(i), a),
+    ),
+)
+
+OPERATORS: dict[str, Operator] = {operator.name: operator for operator in _ALL}
+"""Every operator by name."""

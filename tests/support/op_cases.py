@@ -1,0 +1,201 @@
+"""Inputs for every operator, and one-node models to run them in: shared by body and kernel parity tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from bqc.formats import Blocks, BlockShift
+from bqc.ops import reference
+from bqc.ops.registry import DOMAIN, OPERATORS, functions_for
+
+__all__ = ["Case", "bert_cases", "expected", "model", "same_bits"]
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Case:
+    """One call: operator, inputs by position, attributes; ``constants`` are the inputs that are initializers."""
+
+    op: str
+    inputs: list[Array]
+    attributes: dict[str, Any]
+    constants: tuple[int, ...] = ()
+    label: str = ""
+    layout: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.label}"
+
+
+def expected(case: Case) -> list[Array]:
+    """What the numpy reference says."""
+    result = OPERATORS[case.op].reference(*case.inputs, **case.attributes)
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+def model(case: Case, *, functions: bool = True) -> onnx.ModelProto:
+    """A one-node model; inputs are x0, x1, ... but for the constants."""
+    names = [f"x{i}" for i in range(len(case.inputs))]
+    outputs = [f"y{i}" for i in range(len(expected(case)))]
+    attributes = {k: float(v) if k in ("epsilon", "scale") else v for k, v in case.attributes.items()}
+    node = helper.make_node(
+        case.op, names, outputs, name=f"node_{case.op}", domain=DOMAIN, **attributes, **case.layout
+    )
+    live = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), [None] * x.ndim)
+        for i, (n, x) in enumerate(zip(names, case.inputs, strict=True))
+        if i not in case.constants
+    ]
+    results = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(y.dtype), [None] * y.ndim)
+        for n, y in zip(outputs, expected(case), strict=True)
+    ]
+    constants = [onnx.numpy_helper.from_array(case.inputs[i], names[i]) for i in case.constants]
+    graph = helper.make_graph([node], case.op, live, results, constants)
+    bodies = functions_for([case.op]) if functions else []
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=bodies)
+
+
+def feeds(case: Case) -> dict[str, Array]:
+    return {f"x{i}": x for i, x in enumerate(case.inputs) if i not in case.constants}
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    """Equal dtype, shape and bytes."""
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the tensors that `bert_cases` makes."""
+
+    batch: int = 2
+    length: int = 5
+    heads: int = 2
+    width: int = 26
+    ffn: int = 70
+    bits: int = 8
+    block: int = 16
+    out_bits: int = 8
+    spread: float = 1.0
+    seed: int = 0
+
+    @property
+    def hidden(self) -> int:
+        return self.heads * self.width
+
+
+def bert_cases(s: Sizes) -> list[Case]:
+    """A case of every operator at one set of sizes."""
+    rng = np.random.default_rng(s.seed)
+
+    def floats(*shape: int, wide: bool = False) -> Array:
+        x = rng.standard_normal(shape)
+        if wide and x.size:
+            x = x * np.exp2(rng.uniform(-s.spread, s.spread, shape)) * np.exp2(rng.integers(-30, 30))
+        return x.astype(np.float32)
+
+    def special(x: Array) -> Array:
+        flat = x.reshape(-1)
+        if flat.size > 40:
+            values = [np.nan, np.inf, -np.inf, 1e-40, -0.0, 0.0, 3.4e38, -(2.0**-126), 127.5, 2.0**20]
+            at = rng.permutation(flat.size)[: len(values)]
+            flat[at] = np.array(values, np.float32)
+        return flat.reshape(x.shape)
+
+    hidden, lead = s.hidden, (s.batch, s.length)
+    inner = min(s.block, s.width)
+    mask = np.ones(lead, np.int64)
+    if s.batch > 1 and s.length > 1:
+        mask[0, s.length // 2 + 1 :] = 0
+        mask[1, : s.length // 3] = 0
+    if s.batch > 2:
+        mask[2] = 0
+    out = {"out_bits": s.out_bits, "out_block": s.block, "out_group": 0}
+    quant = reference.block_quantize
+    geometry = {"bits": s.bits, "block": s.block, "group": 0}
+
+    def linear(k: int, n: int, group: int = 0) -> list[Array]:
+        fmt = BlockShift(s.bits, 16, group)
+        span = Blocks(k, s.block, group)
+        codes = rng.integers(fmt.low, fmt.high + 1, (n, k)).astype(np.int8)
+        exponents = rng.integers(-14, -5, (span.count, -(-n // 16) * 16)).astype(np.int8)
+        x = quant(floats(*lead, k, wide=True), bits=s.out_bits, block=s.block, group=group)
+        return [*x, fmt.pack_matrix(codes), exponents, floats(n)]
+
+    weights = (2, 3, 4)
+    tiles = {"layout": "n16k4"}
+    label = f"b{s.batch}s{s.length}h{s.heads}x{s.width}-w{s.bits}-k{s.block}-{s.seed}"
+    head = quant(floats(*lead, hidden), bits=s.out_bits, block=inner, group=s.width)
+    key = quant(floats(*lead, hidden), bits=s.out_bits, block=inner, group=s.width)
+    values = reference.block_quantize_values(
+        floats(*lead, hidden), mask, heads=s.heads, bits=s.out_bits, block=inner
+    )
+    scores = floats(s.batch, s.heads, s.length, s.length, wide=True)
+    codes = reference.masked_softmax(scores, mask)
+    residual = quant(floats(*lead, hidden, wide=True), bits=8, block=s.block, group=0)
+    gamma, beta = floats(hidden), floats(hidden)
+    table = BlockShift(s.bits, 16)
+    ids = rng.integers(-7, 7, lead)
+
+    def rows(count: int) -> list[Array]:
+        raw = rng.integers(table.low, table.high + 1, (count, hidden)).astype(np.int8)
+        blocks = Blocks(hidden, s.block)
+        return [table.pack_rows(raw), rng.integers(-9, -3, (count, blocks.count)).astype(np.int8)]
+
+    position = np.arange(s.length, dtype=np.int64)[None]
+    attention = {"heads": s.heads, "block": inner}
+    cases = [
+        Case("BlockQuantize", [special(floats(*lead, hidden, wide=True))], {"bits": s.out_bits, "block": s.block, "group": s.width}),
+        Case("BlockQuantize", [special(floats(*lead, hidden, wide=True))], {"bits": s.out_bits, "block": s.block, "group": 0}),
+        Case("BlockDequantize", list(residual), {"block": s.block, "group": 0}),
+        Case("BlockQuantizeValues", [special(floats(*lead, hidden)), mask], {**attention, "bits": s.out_bits}),
+        Case("Gelu", [special(floats(*lead, s.ffn) * 3)], {"approximate": s.seed % 2}),
+        Case("Tanh", [special(floats(*lead, s.ffn) * 3)], {}),
+        Case("LayerNorm", [special(floats(*lead, hidden, wide=True)), gamma, beta], {"epsilon": 1e-12}, (1, 2)),
+        Case("BlockLinear", linear(hidden, s.ffn), geometry, weights, layout=tiles),
+        Case("BlockLinear", linear(hidden, s.ffn, s.width), {**geometry, "group": s.width}, weights, layout=tiles),
+        Case("BlockLinearQuantize", linear(hidden, hidden), {**geometry, **out, "out_group": s.width}, weights, layout=tiles),
+        Case(
+            "BlockLinearQuantizeValues",
+            [*linear(hidden, hidden), mask],
+            {**geometry, "heads": s.heads, "out_bits": s.out_bits, "out_block": inner},
+            weights,
+            layout=tiles,
+        ),
+        Case("BlockLinearGelu", linear(hidden, s.ffn), {**geometry, "approximate": s.seed % 2, **out}, weights, layout=tiles),
+        Case(
+            "BlockLinearAddNorm",
+            [*linear(s.ffn, hidden), *residual, gamma, beta],
+            {**geometry, "residual_block": s.block, "residual_group": 0, "epsilon": 1e-12, **out},
+            (*weights, 7, 8),
+            layout=tiles,
+        ),
+        Case("BlockScores", [*head, *key], {**attention, "scale": float(np.float32(s.width**-0.5))}),
+        Case("MaskedSoftmax", [special(scores), mask], {}),
+        Case("BlockContext", [codes, *values], attention),
+        Case(
+            "BlockAttention",
+            [*head, *key, *values, mask],
+            {**attention, "scale": float(np.float32(s.width**-0.5)), "out_bits": s.out_bits},
+        ),
+        Case("BlockGather", [ids, *rows(7)], {"columns": hidden, "bits": s.bits, "block": s.block}, (1, 2), layout={"layout": "row"}),
+        Case(
+            "EmbeddingLayerNorm",
+            [ids, ids % 2, position, *rows(7), *rows(2), *rows(max(s.length, 1)), gamma, beta],
+            {"columns": hidden, "word_bits": s.bits, "type_bits": s.bits, "position_bits": s.bits, "block": s.block, "epsilon": 1e-12, **out},
+            tuple(range(3, 11)),
+            layout={"layout": "row"},
+        ),
+    ]
+    for case in cases:
+        case.label = label
+    return cases
