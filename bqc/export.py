@@ -1,0 +1,393 @@
+"""Hugging Face checkpoint -> float ONNX: what `bqc export` does.
+
+The exported graph has a dynamic batch and sequence, the tokenizer and config.json lie beside it, and it is not
+handed over before ONNX Runtime has reproduced torch on ragged batches. Needs the extra `bqc[export]`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bqc.errors import BqcError
+
+__all__ = ["ExportResult", "export"]
+
+Task = Literal["classification", "embedding"]
+Feeds = dict[str, npt.NDArray[np.int64]]
+
+TOLERANCE = 1e-4
+COMPANIONS = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+)
+SENTENCES = (
+    "a gorgeous , witty , seductive movie .",
+    "no",
+    "the film is a hoot , and is just as good , if not better , than much of what passes for family fare .",
+    "The cat sat on the mat while it rained in Lisbon, 1998-2003.",
+)
+ONE_FILE_LIMIT = 1_900_000_000
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written and how closely it agrees with torch."""
+
+    path: Path
+    task: Task
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    max_diff: float
+    parameters: int
+    file_bytes: int
+
+
+def export(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    task: Task | None = None,
+    opset: int | None = None,
+    exporter: Literal["dynamo", "torchscript"] = "dynamo",
+    *,
+    normalize: bool | None = None,
+    weights: Literal["fp32", "fp16"] = "fp32",
+    attention: Literal["eager", "sdpa"] = "eager",
+) -> ExportResult:
+    """Export a checkpoint directory or hub id to `output` (a file, or a directory that gets `model.onnx`).
+
+    Inputs are int64 `[batch, sequence]`; outputs float32 `logits[batch, labels]` (classification), or
+    `last_hidden_state[batch, sequence, hidden]` and `sentence_embedding[batch, hidden]` (embedding: mean over unmasked
+    tokens, then L2 normalisation when `normalize`, by default as the checkpoint's sentence-transformers files say).
+    `weights="fp16"` stores weights in half precision behind Cast nodes; arithmetic stays float32.
+
+    Raises:
+        BqcError: torch or transformers is missing, the checkpoint cannot be read, the task does not fit, or ONNX
+            Runtime and torch differ by more than 1e-4.
+    """
+    torch, transformers = _libraries()
+    where = _checkpoint(source)
+    path = Path(output)
+    if path.is_dir() or path.suffix != ".onnx":
+        path = path / "model.onnx"
+    opset = opset if opset is not None else (17 if exporter == "torchscript" else 18)
+    config = _load(transformers.AutoConfig, where, source)
+    task = task or _task_of(config, where)
+    network = _network(transformers, torch, where, source, task, attention)
+    if normalize is None:
+        normalize = _normalizes(where)
+    wrapper, outputs = _wrapper(torch, network, task, normalize)
+    inputs = _inputs(network)
+    tokenizer = _tokenizer(transformers, where)
+    feeds = _feeds(tokenizer, config, inputs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        draft = Path(folder) / path.name
+        with _quiet(), torch.no_grad():
+            _to_onnx(torch, wrapper, draft, inputs, outputs, opset, exporter)
+        _tidy(draft, weights)
+        difference = _largest_difference(torch, wrapper, draft, feeds, inputs, outputs)
+        if not difference <= TOLERANCE:
+            raise BqcError(
+                f"{source}: the exported graph differs from torch by {difference:.2g} (at most {TOLERANCE:g} is "
+                f"allowed); try the other exporter or another opset"
+            )
+        for file in Path(folder).iterdir():
+            os.replace(file, path.parent / file.name)
+    _copy_companions(where, path.parent, tokenizer)
+    parameters = sum(int(p.numel()) for p in network.parameters())
+    size = sum(f.stat().st_size for f in path.parent.glob(path.name + "*"))
+    return ExportResult(path, task, tuple(inputs), tuple(outputs), difference, parameters, size)
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise BqcError(f"exporting needs {error.name}: pip install 'bqc[export]'") from error
+    return torch, transformers
+
+
+def _checkpoint(source: str | os.PathLike[str]) -> Path:
+    """The local folder of a checkpoint; hub ids are downloaded (or found in the cache)."""
+    local = Path(source)
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise BqcError(f"{local}: no config.json here; give a Hugging Face model directory")
+        return local
+    if local.exists() or str(source).startswith((".", "/")) or str(source).count("/") > 1:
+        raise BqcError(f"{local}: not a model directory; give a Hugging Face directory or a hub id")
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(str(source), ignore_patterns=["*.onnx", "*.h5", "*.msgpack", "*.ot"]))
+    except Exception as error:
+        raise BqcError(f"{source}: neither a directory nor a model on the hub ({_brief(error)})") from error
+
+
+def _load(factory: Any, where: Path, source: object, **options: Any) -> Any:
+    try:
+        with _quiet():
+            return factory.from_pretrained(str(where), **options)
+    except Exception as error:
+        raise BqcError(f"{source}: the checkpoint cannot be loaded ({_brief(error)})") from error
+
+
+def _task_of(config: Any, where: Path) -> Task:
+    names = " ".join(config.architectures or ())
+    if "ForSequenceClassification" in names:
+        return "classification"
+    if (where / "modules.json").is_file() or names.endswith("Model"):
+        return "embedding"
+    raise BqcError(f"{where}: cannot tell the task from architectures [{names}]; give --task")
+
+
+def _network(transformers: Any, torch: Any, where: Path, source: object, task: Task, attention: str) -> Any:
+    factory = {
+        "classification": transformers.AutoModelForSequenceClassification,
+        "embedding": transformers.AutoModel,
+    }[task]
+    options: dict[str, Any] = {"attn_implementation": attention, "output_loading_info": True}
+    loaded = _load(factory, where, source, dtype=torch.float32, **options)
+    network, info = loaded
+    missing = [key for key in info.get("missing_keys", ()) if task != "embedding" or "pooler" not in key]
+    if missing:
+        raise BqcError(
+            f"{source}: the checkpoint has no {missing[0]} ({len(missing)} missing); wrong --task?"
+        )
+    return network.eval()
+
+
+def _wrapper(torch: Any, network: Any, task: Task, normalize: bool) -> tuple[Any, list[str]]:
+    class Classification(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = network
+
+        def forward(self, *values: Any) -> Any:
+            return self.model(**dict(zip(names, values, strict=True)), return_dict=True).logits
+
+    class Embedding(Classification):
+        def forward(self, *values: Any) -> Any:
+            feeds = dict(zip(names, values, strict=True))
+            hidden = self.model(**feeds, return_dict=True).last_hidden_state
+            weight = feeds["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+            if normalize:
+                pooled = torch.nn.functional.normalize(pooled, p=2, dim=1)
+            return hidden, pooled
+
+    names = _inputs(network)
+    if task == "classification":
+        return Classification().eval(), ["logits"]
+    return Embedding().eval(), ["last_hidden_state", "sentence_embedding"]
+
+
+def _inputs(network: Any) -> list[str]:
+    import inspect
+
+    known = inspect.signature(network.forward).parameters
+    types = getattr(network.config, "type_vocab_size", 0) or 0
+    names = ["input_ids", "attention_mask"]
+    return names + ["token_type_ids"] * ("token_type_ids" in known and types > 1)
+
+
+def _tokenizer(transformers: Any, where: Path) -> Any:
+    try:
+        with _quiet():
+            return transformers.AutoTokenizer.from_pretrained(str(where))
+    except Exception:
+        return None
+
+
+def _feeds(tokenizer: Any, config: Any, inputs: Sequence[str]) -> list[Feeds]:
+    """Ragged real sentences when there is a tokenizer, and random ids with left and right padding."""
+    rng = np.random.default_rng(0)
+    batches: list[Feeds] = []
+    if tokenizer is not None:
+        for texts in (SENTENCES, SENTENCES[1:2]):
+            with contextlib.suppress(ValueError):
+                made = tokenizer(list(texts), padding=True, return_tensors="np")
+                batches.append({k: made[k].astype(np.int64) for k in inputs if k in made})
+    for batch, length in ((3, 17), (1, 5)):
+        mask = np.ones((batch, length), np.int64)
+        mask[0, length // 2 :] = 0
+        if batch > 1:
+            mask[1, : length // 3] = 0
+        ids = rng.integers(0, config.vocab_size, (batch, length), dtype=np.int64)
+        batches.append({"input_ids": ids, "attention_mask": mask})
+    for feeds in batches:
+        feeds.setdefault("token_type_ids", np.zeros_like(feeds["input_ids"]))
+    return [{name: feeds[name] for name in inputs} for feeds in batches]
+
+
+def _to_onnx(
+    torch: Any,
+    wrapper: Any,
+    path: Path,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    opset: int,
+    exporter: str,
+) -> None:
+    sample = torch.ones((2, 7), dtype=torch.int64)
+    arguments = tuple(sample.clone() if name != "token_type_ids" else sample * 0 for name in inputs)
+    names = {"input_names": list(inputs), "output_names": list(outputs), "opset_version": opset}
+    big = sum(p.numel() * 4 for p in wrapper.parameters()) > ONE_FILE_LIMIT
+    try:
+        if exporter == "dynamo":
+            batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
+            limit = getattr(wrapper.model.config, "max_position_embeddings", 512)
+            sequence = torch.export.Dim("sequence", max=limit)
+            shapes = (tuple({0: batch, 1: sequence} for _ in inputs),)
+            torch.onnx.export(
+                wrapper, arguments, str(path), dynamo=True, external_data=big, dynamic_shapes=shapes, **names
+            )
+        else:
+            axes = {name: {0: "batch", 1: "sequence"} for name in inputs}
+            axes |= {
+                name: {0: "batch", 1: "sequence"} if "hidden" in name else {0: "batch"} for name in outputs
+            }
+            torch.onnx.export(wrapper, arguments, str(path), dynamo=False, dynamic_axes=axes, **names)
+    except Exception as error:
+        raise BqcError(
+            f"torch cannot export this model with {exporter} at opset {opset}: {_brief(error)}"
+        ) from error
+
+
+def _tidy(path: Path, weights: str) -> None:
+    """Initializers get their checkpoint names; with fp16 storage a Cast restores float32 for the arithmetic."""
+    import onnx_ir as ir
+
+    model = ir.load(path)
+    graph = model.graph
+    casts: list[ir.Node] = []
+    for name, value in list(graph.initializers.items()):
+        plain = name.removeprefix("model.")
+        if plain != name and plain not in graph.initializers:
+            value.name = plain
+        tensor = value.const_value
+        if weights != "fp16" or tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < 2:
+            continue
+        array = tensor.numpy()
+        if np.abs(array).max() > np.finfo(np.float16).max:
+            continue
+        half = ir.Value(
+            name=f"{value.name}.fp16",
+            type=ir.TensorType(ir.DataType.FLOAT16),
+            shape=value.shape,
+            const_value=ir.tensor(array.astype(np.float16)),
+        )
+        graph.register_initializer(half)
+        cast = ir.node("Cast", [half], attributes={"to": int(ir.DataType.FLOAT)})
+        wide, kept = cast.outputs[0], value.name
+        wide.type, wide.shape = ir.TensorType(ir.DataType.FLOAT), value.shape
+        value.replace_all_uses_with(wide)
+        del graph.initializers[kept or name]
+        wide.name = kept
+        casts.append(cast)
+    if casts:
+        graph.insert_before(graph[0], casts)
+    for node in graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (v for node in graph for v in node.outputs):
+        value.metadata_props.clear()
+    model.producer_name, model.producer_version = "bqc export", None
+    model.ir_version = min(model.ir_version, 10)
+    big = sum(v.const_value.nbytes for v in graph.initializers.values() if v.const_value) > ONE_FILE_LIMIT
+    for stale in path.parent.glob(path.name + ".*"):
+        if not big:
+            ir.external_data.load_to_model(model)
+            stale.unlink()
+    ir.save(model, path, external_data=f"{path.name}.data" if big else None)
+
+
+def _largest_difference(
+    torch: Any,
+    wrapper: Any,
+    path: Path,
+    batches: Sequence[Feeds],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> float:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for feeds in batches:
+        with torch.no_grad():
+            expected = wrapper(*(torch.from_numpy(feeds[name]) for name in inputs))
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for ours, theirs in zip(session.run(list(outputs), feeds), expected, strict=True):
+            gap = np.abs(ours - theirs.numpy()).max()
+            worst = max(worst, float(gap) if np.isfinite(gap) else float("inf"))
+    return worst
+
+
+def _normalizes(where: Path) -> bool:
+    """Does sentence-transformers' modules.json end in a Normalize module? Pooling other than the mean is refused."""
+    modules = where / "modules.json"
+    pooling = where / "1_Pooling" / "config.json"
+    if pooling.is_file():
+        chosen = [
+            k
+            for k, v in json.loads(pooling.read_text()).items()
+            if k.startswith("pooling_mode") and v is True
+        ]
+        if chosen and chosen != ["pooling_mode_mean_tokens"]:
+            raise BqcError(f"{pooling}: only mean pooling is exported, this model uses {', '.join(chosen)}")
+    if not modules.is_file():
+        return False
+    return any(str(m.get("type", "")).endswith("Normalize") for m in json.loads(modules.read_text()))
+
+
+def _copy_companions(where: Path, folder: Path, tokenizer: Any) -> None:
+    for name in COMPANIONS:
+        target = folder / name
+        if (where / name).is_file() and (where / name).resolve() != target.resolve():
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(where / name, target)
+    if tokenizer is not None and not (folder / "tokenizer.json").is_file():
+        tokenizer.save_pretrained(str(folder))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters print progress and warnings that mean nothing to a user of bqc."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]

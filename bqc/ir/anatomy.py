@@ -1,0 +1,187 @@
+"""Anatomy: which layer and which role every node and weight of the encoder has.
+
+Labels live in `metadata_props` of nodes and of initializer values (`bqc.layer`, `bqc.role`); everything
+downstream (plans, passes, reports) addresses the model through them and never through node names. This module
+owns the vocabulary of labels and reads them back; `passes/annotate_anatomy.py` writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from bqc.errors import BqcError
+
+__all__ = [
+    "EMBEDDING",
+    "HEAD",
+    "LAYER_KEY",
+    "LINEAR_ROLES",
+    "ROLES",
+    "ROLE_KEY",
+    "SOURCE_KEY",
+    "TABLE_ROLES",
+    "Encoder",
+    "encoder",
+    "label",
+    "layer",
+    "nodes_of",
+    "role",
+    "weights_of",
+]
+
+LAYER_KEY = "bqc.layer"
+ROLE_KEY = "bqc.role"
+SOURCE_KEY = "bqc.source"
+
+EMBEDDING = "embedding"
+HEAD = "head"
+
+TABLE_ROLES = ("embedding.word", "embedding.type", "embedding.position")
+LINEAR_ROLES = (
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.output",
+    "ffn.intermediate",
+    "ffn.output",
+    "pooler",
+    "head",
+)
+ROLES = (
+    *TABLE_ROLES,
+    "embedding.sum",
+    "embedding.norm",
+    "attention.mask",
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.scores",
+    "attention.softmax",
+    "attention.context",
+    "attention.output",
+    "attention.norm",
+    "ffn.intermediate",
+    "ffn.gelu",
+    "ffn.output",
+    "ffn.norm",
+    "pooler",
+    "head",
+)
+
+
+def label(item: ir.Node | ir.Value, layer: str, role: str) -> None:
+    """Write layer and role on a node or an initializer value."""
+    item.metadata_props[LAYER_KEY] = layer
+    item.metadata_props[ROLE_KEY] = role
+
+
+def role(item: ir.Node | ir.Value) -> str | None:
+    """The role of a node or an initializer, None where it is not part of the anatomy."""
+    return item.metadata_props.get(ROLE_KEY)
+
+
+def layer(item: ir.Node | ir.Value) -> str | None:
+    """The layer (`embedding`, `0`, `1`, ..., `head`) of a node or an initializer, or None."""
+    return item.metadata_props.get(LAYER_KEY)
+
+
+def nodes_of(model: ir.Model, layer: str | None = None, role: str | None = None) -> Iterator[ir.Node]:
+    """Labelled nodes in graph order, all of them or only those of one layer and/or role."""
+    return (node for node in model.graph if _selected(node, layer, role))
+
+
+def weights_of(model: ir.Model, layer: str | None = None, role: str | None = None) -> Iterator[ir.Value]:
+    """Labelled initializers, all of them or only those of one layer and/or role."""
+    return (value for value in model.graph.initializers.values() if _selected(value, layer, role))
+
+
+def _selected(item: ir.Node | ir.Value, layer: str | None, role: str | None) -> bool:
+    found = item.metadata_props.get(ROLE_KEY)
+    return (
+        found is not None
+        and (role is None or found == role)
+        and (layer is None or item.metadata_props.get(LAYER_KEY) == layer)
+    )
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What an annotated model consists of; every count is read from the labels."""
+
+    layers: int
+    hidden: int
+    heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    positions: int
+    types: int
+    norms: int
+    gelus: int
+    attentions: int
+    gelu: str
+    mask: bool
+    pooler: bool
+    head: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data, for JSON reports."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.layers} layers, hidden {self.hidden} = {self.heads} heads x {self.head_dim}, "
+            f"FFN {self.ffn}, vocabulary {self.vocab}; found {self.norms} LayerNormalization, "
+            f"{self.gelus} Gelu ({self.gelu}), {self.attentions} attentions"
+        )
+
+
+def encoder(model: ir.Model) -> Encoder:
+    """Summarise an annotated float model.
+
+    Raises:
+        BqcError: the model carries no anatomy (it was not imported).
+    """
+    tables = {name: _matrix(model, EMBEDDING, name) for name in TABLE_ROLES}
+    first = _matrix(model, "0", "ffn.intermediate")
+    split = next((n for n in nodes_of(model, "0", "attention.query") if n.op_type == "Reshape"), None)
+    target = split.inputs[1].const_value if split is not None and split.inputs[1] is not None else None
+    if tables["embedding.word"] is None or first is None or target is None:
+        raise BqcError("the model carries no anatomy labels; import it first (bqc.ir.import_model)")
+    heads, head_dim = (int(n) for n in target.numpy()[2:4])
+    roles = [(node.op_type, role(node) or "", node) for node in nodes_of(model)]
+    gelus = [node for op, _, node in roles if op == "Gelu"]
+    heads_out = [w for w in weights_of(model, HEAD, "head") if w.shape is not None and len(w.shape) == 2]
+    return Encoder(
+        layers=sum(op == "Softmax" for op, _, _ in roles),
+        hidden=_dim(tables["embedding.word"], 1),
+        heads=heads,
+        head_dim=head_dim,
+        ffn=_dim(first, 1),
+        vocab=_dim(tables["embedding.word"], 0),
+        positions=_dim(tables["embedding.position"], 0),
+        types=_dim(tables["embedding.type"], 0),
+        norms=sum(op == "LayerNormalization" for op, _, _ in roles),
+        gelus=len(gelus),
+        attentions=sum(op == "Softmax" and name == "attention.softmax" for op, name, _ in roles),
+        gelu=gelus[0].attributes.get_string("approximate", "none") or "none" if gelus else "none",
+        mask=any(name == "attention.mask" for _, name, _ in roles),
+        pooler=any(name == "pooler" for _, name, _ in roles),
+        head=_dim(heads_out[-1], 1) if heads_out else 0,
+    )
+
+
+def _matrix(model: ir.Model, layer: str, role: str) -> ir.Value | None:
+    found = (w for w in weights_of(model, layer, role) if w.shape is not None and len(w.shape) == 2)
+    return next(found, None)
+
+
+def _dim(value: ir.Value | None, axis: int) -> int:
+    if value is None or value.shape is None:
+        return 0
+    size = value.shape[axis]
+    return size if isinstance(size, int) else 0

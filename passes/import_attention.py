@@ -1,0 +1,280 @@
+"""Self-attention, however it is written, becomes the canonical MatMul, scale, mask, Softmax, MatMul."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from bqc.ir.build import Writer, write_attention_core, write_mask
+from bqc.ir.explain import explanation
+from bqc.ir.match import Linear, as_linear, is_weight, size_of, walk_back
+from bqc.ir.probe import MASK_PATTERNS, Probe, ProbeError, Sizes
+from bqc.ir.rewrite import between, drop_dead, sources, take_place
+
+__all__ = ["ImportAttention"]
+
+Array = npt.NDArray[Any]
+
+_HIDES = -1e4
+_CLOSE = 2e-4
+
+
+class _No(Exception):
+    """A predicate that failed, and how many held before it."""
+
+    def __init__(self, predicate: str, depth: int) -> None:
+        super().__init__(predicate)
+        self.depth = depth
+
+
+@dataclass(frozen=True)
+class _Region:
+    """One attention as found: three linears in, the merged context out."""
+
+    softmax: ir.Node
+    query: Linear
+    key: Linear
+    value: Linear
+    context: ir.Value
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """What the region computes."""
+
+    heads: int
+    head_dim: int
+    scale: float
+    mask: ir.Value | None
+
+
+@dataclass(frozen=True)
+class ImportAttention(ir.passes.InPlacePass):
+    """Recognise attention by what it computes between its linears, anchored at Softmax.
+
+    Before::
+
+        q, k, v = linears; any Reshape/Transpose/scale/mask/Where/Softmax/NaN guard ...; c = input of a linear
+
+    After::
+
+        s = Add(Mul(MatMul(q4, k4), scale), bias);  p = Softmax(s);  c = Reshape(Transpose(MatMul(p, v4)))
+
+    The region is run on random projections under several padding masks. It is attention if the Softmax input is
+    `scale * q k^T` where the mask is 1 and hidden (<= -1e4) where it is 0, and the result is the weighted mean of v.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph, count = model.graph, 0
+        misses = explanation(model)
+        biases: dict[ir.Value, ir.Value] = {}
+        for softmax in [n for n in graph if n.op_type == "Softmax"]:
+            try:
+                region = _find(softmax)
+                meaning = _understand(graph, region)
+            except _No as no:
+                misses.add("attention", softmax, str(no), no.depth)
+                continue
+            except ProbeError as error:
+                misses.add("attention", softmax, str(error), 4)
+                continue
+            _rewrite(graph, region, meaning, biases)
+            count += 1
+        drop_dead(model)
+        return ir.passes.PassResult(model, count > 0)
+
+
+def _find(softmax: ir.Node) -> _Region:
+    scores_in = softmax.inputs[0]
+    assert scores_in is not None, "Softmax has an input"
+    products = walk_back(scores_in, _is_product)
+    if len(products) != 1:
+        raise _No(f"{len(products)} products of two activations feed the Softmax, not one", 0)
+    scores = products[0].producer()
+    assert scores is not None, "a product has a producer"
+    query = _linear_behind(scores.inputs[0], "query")
+    key = _linear_behind(scores.inputs[1], "key")
+    context, operand = _context_of(softmax.outputs[0])
+    value = _linear_behind(operand, "value")
+    return _Region(softmax, query, key, value, _merged(context))
+
+
+def _is_product(value: ir.Value) -> bool:
+    node = value.producer()
+    return node is not None and node.op_type == "MatMul" and not any(is_weight(v) for v in node.inputs)
+
+
+def _linear_behind(value: ir.Value | None, what: str) -> Linear:
+    found = [] if value is None else walk_back(value, lambda v: as_linear(v) is not None)
+    linear = as_linear(found[0]) if len(found) == 1 else None
+    if linear is None:
+        raise _No(f"the {what} comes from {len(found)} linears, not one", 1)
+    return linear
+
+
+def _context_of(weights: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """The product of attention weights and values, and its value operand."""
+    seen, queue = set[ir.Value](), [weights]
+    while queue and len(seen) < 40:
+        value = queue.pop(0)
+        seen.add(value)
+        for use in value.consumers():
+            if use.op_type == "MatMul":
+                other = next((v for v in use.inputs if v is not value), None)
+                if other is not None and not is_weight(other):
+                    return use.outputs[0], other
+            elif use.op_type not in ("Shape", "Size"):
+                queue.extend(v for v in use.outputs if v not in seen)
+    raise _No("no product with the values follows the Softmax", 2)
+
+
+def _merged(context: ir.Value) -> ir.Value:
+    """Where the context enters the output linear."""
+    value = context
+    for _ in range(12):
+        uses = [u for u in value.consumers() if u.op_type not in ("Shape", "Size")]
+        if any(u.op_type == "MatMul" and u.inputs[0] is value and is_weight(u.inputs[1], 2) for u in uses):
+            return value
+        if len(uses) != 1:
+            break
+        value = uses[0].outputs[0]
+    raise _No("the context does not reach an output linear", 3)
+
+
+def _understand(graph: ir.Graph, region: _Region) -> _Meaning:
+    scores = region.softmax.inputs[0]
+    assert scores is not None, "Softmax has an input"
+    hidden = size_of(region.query.weight, 1)
+    if {size_of(one.weight, 1) for one in (region.key, region.value)} != {hidden}:
+        raise _No("query, key and value differ in width", 4)
+    boundary = [region.query.out, region.key.out, region.value.out]
+    probe = Probe([scores, region.context], list(dict.fromkeys(boundary)))
+    if len(set(boundary)) != 3:
+        raise _No("query, key and value share one linear", 4)
+    heads = _heads(probe, boundary, hidden, graph)
+    mask = _mask_input(graph, probe, boundary, hidden)
+    scale = _check(probe, boundary, heads, hidden, graph, mask)
+    natural = (hidden // heads) ** -0.5
+    if abs(scale / natural - 1) < 1e-4:
+        scale = natural
+    return _Meaning(heads, hidden // heads, scale, mask)
+
+
+def _heads(probe: Probe, boundary: list[ir.Value], hidden: int, graph: ir.Graph) -> int:
+    scores, context = _run(probe, boundary, hidden, graph, None, np.ones((2, 5), np.int64), seed=0)[1]
+    heads, rest = divmod(scores.size, 2 * 5 * 5)
+    if rest or scores.shape[-1] != 5:
+        raise _No(f"scores of batch 2, sequence 5 have shape {list(scores.shape)}, not [2, heads, 5, 5]", 5)
+    if context.shape != (2, 5, hidden):
+        raise _No(f"the context has shape {list(context.shape)}, not [2, 5, {hidden}]", 5)
+    if hidden % heads:
+        raise _No(f"{heads} heads do not divide the hidden size {hidden}", 5)
+    return heads
+
+
+Projections = tuple[Array, Array, Array]
+
+
+def _run(
+    probe: Probe,
+    boundary: list[ir.Value],
+    hidden: int,
+    graph: ir.Graph,
+    mask: ir.Value | None,
+    pattern: Array,
+    seed: int,
+) -> tuple[Projections, list[Array]]:
+    rng = np.random.default_rng(seed)
+    batch, sequence = pattern.shape
+    q, k, v = (rng.standard_normal((batch, sequence, hidden)).astype(np.float32) for _ in range(3))
+    feeds: dict[ir.Value, Array] = dict(zip(boundary, (q, k, v), strict=True))
+    for value in graph.inputs:
+        fill = pattern if value is mask or (mask is None and "mask" in (value.name or "")) else pattern * 0
+        if probe.depends_on(value):
+            feeds[value] = fill.astype(value.dtype.numpy() if value.dtype else np.int64)
+    return (q, k, v), probe.run(feeds, Sizes(batch, sequence))
+
+
+def _mask_input(graph: ir.Graph, probe: Probe, boundary: list[ir.Value], hidden: int) -> ir.Value | None:
+    """The graph input that hides keys: the one whose zeros change the scores."""
+    pattern = np.ones((2, 4), np.int64)
+    pattern[:, -1] = 0
+    candidates = [v for v in graph.inputs if probe.depends_on(v)]
+    candidates.sort(key=lambda v: "mask" not in (v.name or ""))
+    for value in candidates:
+        _, (some, _) = _run(probe, boundary, hidden, graph, value, pattern, 1)
+        _, (every, _) = _run(probe, boundary, hidden, graph, value, pattern * 0 + 1, 1)
+        if not np.array_equal(some, every):
+            return value
+    return None
+
+
+def _check(
+    probe: Probe,
+    boundary: list[ir.Value],
+    heads: int,
+    hidden: int,
+    graph: ir.Graph,
+    mask: ir.Value | None,
+) -> float:
+    scale = 0.0
+    for n, rows in enumerate(MASK_PATTERNS):
+        pattern = np.array(rows, np.int64)
+        (q, k, v), (scores, context) = _run(probe, boundary, hidden, graph, mask, pattern, n)
+        q4, k4, v4 = (_split(a.astype(np.float64), heads) for a in (q, k, v))
+        product = q4 @ k4.swapaxes(-1, -2)
+        scores = scores.reshape(product.shape)
+        if n == 0:
+            scale = float((scores * product).sum() / (product * product).sum())
+            if not np.allclose(scores, scale * product, atol=_CLOSE * max(1.0, np.abs(scores).max())):
+                raise _No("the Softmax input is not a multiple of query times key", 6)
+        keys = pattern.astype(bool)[:, None, None, :]
+        visible = np.broadcast_to(keys if mask is not None else np.ones_like(keys), scores.shape)
+        if not np.allclose(scores[visible], (scale * product)[visible], atol=_CLOSE * 10):
+            raise _No(f"keys with mask 1 are changed by the mask {rows}: not a plain padding mask", 7)
+        if not (scores[~visible] <= _HIDES).all():
+            raise _No(f"keys with mask 0 are not hidden under the mask {rows}", 8)
+        with np.errstate(all="ignore"):
+            raised = np.where(visible, np.exp(scale * product), 0.0)
+        wanted = _merge((raised / raised.sum(-1, keepdims=True)) @ v4)
+        if not np.allclose(context, wanted, atol=_CLOSE * 10):
+            gap = float(np.abs(context - wanted).max())
+            raise _No(f"the result is not softmax(scores) times values (off by {gap:.3g})", 9)
+    return scale
+
+
+def _split(x: Array, heads: int) -> Array:
+    batch, sequence, hidden = x.shape
+    return np.asarray(x.reshape(batch, sequence, heads, hidden // heads).transpose(0, 2, 1, 3))
+
+
+def _merge(x: Array) -> Array:
+    batch, heads, sequence, size = x.shape
+    return np.asarray(x.transpose(0, 2, 1, 3).reshape(batch, sequence, heads * size))
+
+
+def _rewrite(graph: ir.Graph, region: _Region, meaning: _Meaning, biases: dict[ir.Value, ir.Value]) -> None:
+    bias = None
+    if meaning.mask is not None:
+        if meaning.mask not in biases:
+            w = Writer(graph, source=meaning.mask.name or "")
+            biases[meaning.mask] = write_mask(w, meaning.mask)
+            graph.insert_before(graph[0], w.nodes)
+        bias = biases[meaning.mask]
+    boundary = [region.query.out, region.key.out, region.value.out]
+    old = between(region.context, [*boundary, *graph.inputs])
+    w = Writer(graph, source=sources(n for n in old if n.op_type in _TELLING))
+    made = write_attention_core(
+        w, None, *boundary, bias, heads=meaning.heads, head_dim=meaning.head_dim, scale=meaning.scale
+    )
+    producer = region.context.producer()
+    assert producer is not None, "the context was computed"
+    graph.insert_after(producer, w.nodes)
+    take_place(region.context, made)
+
+
+_TELLING = frozenset(("MatMul", "Softmax", "Transpose", "Reshape", "Mul", "Div", "Add", "Where"))

@@ -1,0 +1,51 @@
+"""Import in one pass: any supported export becomes the canonical float form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from bqc.passes.import_attention import ImportAttention
+from bqc.passes.import_embedding import ImportEmbedding
+from bqc.passes.import_fold import ImportFold
+from bqc.passes.import_gelu import ImportGelu
+from bqc.passes.import_head import ImportHead
+from bqc.passes.import_layernorm import ImportLayerNorm
+from bqc.passes.import_linear import ImportLinear
+from bqc.passes.import_opset import ImportOpset
+from bqc.passes.import_residual import ImportResidual
+from bqc.passes.import_weights import ImportWeights
+
+__all__ = ["IMPORT_PASSES", "ImportCanonicalize"]
+
+IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
+    ImportOpset,
+    ImportFold,
+    ImportWeights,
+    ImportLayerNorm,
+    ImportGelu,
+    ImportLinear,
+    ImportAttention,
+    ImportEmbedding,
+    ImportResidual,
+    ImportHead,
+)
+"""The order matters: attention is found between linears, embeddings under a LayerNormalization."""
+
+
+@dataclass(frozen=True)
+class ImportCanonicalize(ir.passes.InPlacePass):
+    """Run every import pass in order.
+
+    Before: what an exporter wrote, opset 11 to 21
+    After: the form of docs/canonical-form.md, without labels (`annotate-anatomy` writes them)
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for one in IMPORT_PASSES:
+            modified |= one()(model).modified
+        common.TopologicalSortPass()(model)
+        return ir.passes.PassResult(model, modified)

@@ -1,0 +1,177 @@
+"""Word, type and position embeddings become three Gathers, two Adds and a LayerNormalization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from bqc.ir.anatomy import EMBEDDING
+from bqc.ir.build import Writer, write_position_ids, write_type_ids
+from bqc.ir.explain import explanation
+from bqc.ir.match import is_weight, size_of
+from bqc.ir.probe import Probe, ProbeError, Sizes
+from bqc.ir.rewrite import drop_dead, sources, take_place
+
+__all__ = ["ImportEmbedding"]
+
+Array = npt.NDArray[Any]
+
+_SIZES = (Sizes(2, 3), Sizes(1, 5))
+
+
+class _No(Exception):
+    """A predicate that failed, and how many held before it."""
+
+    def __init__(self, predicate: str, depth: int) -> None:
+        super().__init__(predicate)
+        self.depth = depth
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    """One `Gather(table, index)`; `kind` is `input`, `zeros` or `positions`."""
+
+    table: ir.Value
+    node: ir.Node
+    kind: str
+    source: ir.Value | None
+
+
+@dataclass(frozen=True)
+class ImportEmbedding(ir.passes.InPlacePass):
+    """Recognise the embedding by its three tables and what indexes them.
+
+    Before::
+
+        Add(Add(Gather(word, input_ids), Gather(type, any zeros)), Gather(position, any arange))     any order
+
+    After::
+
+        Add(Add(word, type), position), indexed by inputs, zeros [B, S] or positions [1, S]
+
+    Indices are probed, not matched: an index that equals an input, 0 or 0 .. S-1 on several batches is that.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        misses, count = explanation(model), 0
+        for norm in [n for n in model.graph if n.op_type == "LayerNormalization"]:
+            try:
+                lookups, adds = _lookups(model.graph, norm)
+                if lookups:
+                    _rewrite(model.graph, norm, lookups, adds)
+                    count += 1
+            except _No as no:
+                misses.add("embedding", norm, str(no), no.depth)
+        drop_dead(model)
+        return ir.passes.PassResult(model, count > 0)
+
+
+def _lookups(graph: ir.Graph, norm: ir.Node) -> tuple[list[_Lookup], list[ir.Node]]:
+    adds: list[ir.Node] = []
+    terms = list(_terms(norm.inputs[0], adds))
+    gathers = [t.producer() for t in terms]
+    tables = [g for g in gathers if g is not None and g.op_type == "Gather" and is_weight(g.inputs[0], 2)]
+    if not tables:
+        return [], []
+    if len(terms) != len(tables):
+        others = ", ".join(g.op_type if g is not None else "a constant" for g in gathers if g not in tables)
+        raise _No(f"{len(tables)} table lookups are summed with something else ({others})", 1)
+    if len(tables) != 3:
+        raise _No(f"{len(tables)} table lookups are summed, not word + type + position", 2)
+    return [_lookup(graph, gather) for gather in tables], adds
+
+
+def _terms(value: ir.Value | None, adds: list[ir.Node]) -> Iterator[ir.Value]:
+    node = None if value is None else value.producer()
+    if value is not None and (node is None or node.op_type != "Add"):
+        yield value
+    elif node is not None:
+        adds.append(node)
+        for operand in node.inputs:
+            yield from _terms(operand, adds)
+
+
+def _lookup(graph: ir.Graph, gather: ir.Node) -> _Lookup:
+    table, index = gather.inputs
+    assert table is not None and index is not None, "Gather has two inputs"
+    try:
+        kind, source = _meaning(graph, index)
+    except ProbeError as error:
+        raise _No(f"the index into {table.name} is not a small computation: {error}", 3) from error
+    return _Lookup(table, gather, kind, source)
+
+
+def _meaning(graph: ir.Graph, index: ir.Value) -> tuple[str, ir.Value | None]:
+    if index.is_graph_input():
+        return "input", index
+    probe = Probe([index])
+    read = [v for v in graph.inputs if probe.depends_on(v)]
+    kinds: set[tuple[str, ir.Value | None]] | None = None
+    for n, sizes in enumerate(_SIZES):
+        rng = np.random.default_rng(n)
+        shape = (sizes.batch, sizes.sequence)
+        feeds: dict[ir.Value, Array] = {
+            v: rng.integers(2, 90, shape).astype(v.dtype.numpy() if v.dtype else np.int64) for v in read
+        }
+        (found,) = probe.run(feeds, sizes)
+        fits = {("input", v) for v in read if np.array_equal(found, feeds[v])}
+        row = found.reshape(-1, sizes.sequence) if found.size % sizes.sequence == 0 else found.reshape(1, -1)
+        if row.shape[1] == sizes.sequence and (row == np.arange(sizes.sequence)).all():
+            fits.add(("positions", None))
+        if not found.any():
+            fits.add(("zeros", None))
+        kinds = fits if kinds is None else kinds & fits
+    if not kinds:
+        names = ", ".join(v.name or "" for v in read) or "no input"
+        raise ProbeError(f"it is no input, not 0 .. S-1 and not zeros (it depends on {names})")
+    return sorted(kinds, key=lambda k: k[0])[0]
+
+
+def _rewrite(graph: ir.Graph, norm: ir.Node, lookups: list[_Lookup], adds: list[ir.Node]) -> None:
+    word, kind, place = _assign(lookups)
+    ids = word.source
+    assert ids is not None, "the word table is indexed by an input"
+    wide = [*(getattr(d, "value", d) for d in (ids.shape or ())), size_of(word.table, 1)]
+    w = Writer(graph, source=sources([word.node]))
+    w.at(EMBEDDING, "embedding.word")
+    x_word = w.op("Gather", word.table, ids, shape=wide, axis=0)
+    w.source = sources([kind.node])
+    type_ids = kind.source if kind.source is not None else write_type_ids(w, ids)
+    w.at(EMBEDDING, "embedding.type")
+    x_type = w.op("Gather", kind.table, type_ids, shape=wide, axis=0)
+    w.source = sources([place.node])
+    position_ids = place.source if place.source is not None else write_position_ids(w, ids)
+    w.at(EMBEDDING, "embedding.position")
+    batch = wide[0] if place.source is not None else 1
+    x_place = w.op("Gather", place.table, position_ids, shape=[batch, *wide[1:]], axis=0)
+    w.source = sources(adds)
+    w.at(EMBEDDING, "embedding.sum")
+    total = w.op("Add", w.op("Add", x_word, x_type, shape=wide), x_place, shape=wide)
+    old = norm.inputs[0]
+    assert old is not None, "LayerNormalization has an input"
+    graph.insert_before(norm, w.nodes)
+    take_place(old, total)
+
+
+def _assign(lookups: list[_Lookup]) -> tuple[_Lookup, _Lookup, _Lookup]:
+    """Word, type, position: by what indexes them, then by name and size."""
+    rest = list(lookups)
+    inputs = [one for one in rest if one.kind == "input"]
+    word = max(inputs, key=lambda one: (_named(one, "input_ids"), size_of(one.table, 0)), default=None)
+    if word is None:
+        raise _No("no table is indexed by a graph input", 4)
+    rest.remove(word)
+    rest.sort(key=lambda one: (one.kind == "positions", _named(one, "position"), size_of(one.table, 0)))
+    kind, place = rest
+    if kind.kind == "positions" or place.kind == "zeros":
+        raise _No(f"beside the words there are {kind.kind} and {place.kind}, not types and positions", 5)
+    return word, kind, place
+
+
+def _named(lookup: _Lookup, text: str) -> bool:
+    return lookup.source is not None and text in (lookup.source.name or "")

@@ -1,0 +1,117 @@
+"""Every source opset becomes opset 21, IR version 10."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+from bqc.errors import BqcError
+
+__all__ = ["ImportOpset"]
+
+_SINCE = {"LayerNormalization": 17, "Gelu": 20}
+_MEND = "bqc.mend"
+_STRIP_ABOVE = 1024
+
+
+@dataclass(frozen=True)
+class ImportOpset(ir.passes.InPlacePass):
+    """Convert to one opset, whatever the exporter wrote.
+
+    Before: opset 11, `Unsqueeze(x; axes=[1])`, `ReduceMean(x; axes=[-1])`, `Dropout(x; ratio)` ...
+    After: opset 21, `Unsqueeze(x, axes)`, `ReduceMean(x, axes)` ...
+
+    1. Mend: operators that carry a name before the opset that introduced it (exporters and optimizers do write
+       LayerNormalization into opset 11 files) step aside, because the converter does not know them there.
+    2. Convert with the weights left out: large initializers become inputs for the time of the conversion, so size
+       does not matter and nothing is copied.
+    """
+
+    opset: int = 21
+    ir_version: int = 10
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        source = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 1))
+        modified = source != self.opset or model.ir_version != self.ir_version
+        if source > self.opset:
+            raise BqcError(
+                f"the model is opset {source}; bqc reads opset 11 to {self.opset}: export it again with a lower opset"
+            )
+        if source < self.opset:
+            _convert(model, source, self.opset)
+        model.ir_version = self.ir_version
+        return ir.passes.PassResult(model, modified)
+
+
+def _convert(model: ir.Model, source: int, target: int) -> None:
+    graph = model.graph
+    mended = [n for n in graph if n.domain in ("", "ai.onnx") and _SINCE.get(n.op_type, 0) > source]
+    for node in mended:
+        node.domain = _MEND
+    if mended:
+        graph.opset_imports[_MEND] = 1
+    kept = dict(graph.initializers)
+    large = {
+        n: v for n, v in kept.items() if v.const_value is not None and v.const_value.nbytes > _STRIP_ABOVE
+    }
+    own_inputs = list(graph.inputs)
+    own_names = {v.name for v in own_inputs}
+    for name, value in large.items():
+        del graph.initializers[name]
+        if name not in own_names:
+            graph.inputs.append(value)
+    try:
+        proto = ir.to_proto(model)
+    finally:
+        while len(graph.inputs) > len(own_inputs):
+            graph.inputs.pop()
+        for name, value in large.items():
+            graph.initializers[name] = value
+    try:
+        converted = ir.from_proto(onnx.version_converter.convert_version(proto, target))
+    except Exception as error:
+        line = str(error).strip().splitlines()[0][:200]
+        raise BqcError(f"the model cannot be converted from opset {source} to {target}: {line}") from error
+    _take_over(graph, converted.graph, {v.name for v in own_inputs}, large)
+    for node in graph:
+        if node.domain == _MEND:
+            node.domain = ""
+    graph.opset_imports.clear()
+    graph.opset_imports.update({k: v for k, v in converted.graph.opset_imports.items() if k != _MEND})
+
+
+def _take_over(graph: ir.Graph, new: ir.Graph, inputs: set[str | None], large: dict[str, ir.Value]) -> None:
+    """Put the converted nodes into `graph`, whose inputs, outputs and large initializers stay the same objects."""
+    nodes = list(new)
+    new_values = {v.name: v for node in nodes for v in node.outputs}
+    outputs = [(i, v.name) for i, v in enumerate(graph.outputs)]
+    mapping: list[tuple[ir.Value, ir.Value]] = []
+    own = {v.name: v for v in graph.inputs}
+    for value in new.inputs:
+        known = own.get(value.name) or large.get(value.name or "")
+        if known is not None:
+            mapping.append((value, known))
+    small = [v for v in new.initializers.values() if v.name not in own]
+    graph_outputs = [new_values.get(name) for _, name in outputs]
+    types = [(v.type, v.shape) for v in graph.outputs]
+    new.outputs.clear()
+    new.remove(nodes)
+    graph.outputs.clear()
+    graph.remove(list(graph), safe=False)
+    for name in [n for n in graph.initializers if n not in large]:
+        del graph.initializers[name]
+    new.initializers.clear()
+    for value in small:
+        graph.register_initializer(value)
+    graph.extend(nodes)
+    for old, known in mapping:
+        old.replace_all_uses_with(known)
+    for (_, name), found, (kind, shape) in zip(outputs, graph_outputs, types, strict=True):
+        value = found if found is not None else own.get(name)
+        if value is None:
+            raise BqcError(f"output {name!r} was lost in the opset conversion")
+        if found is not None:
+            value.type, value.shape = kind, shape
+        graph.outputs.append(value)

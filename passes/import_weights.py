@@ -1,0 +1,91 @@
+"""Weights that are stored in another type or layout look like plain float32 initializers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from bqc.ir.match import is_weight
+
+__all__ = ["ImportWeights", "lazily"]
+
+
+@dataclass(frozen=True)
+class ImportWeights(ir.passes.InPlacePass):
+    """Absorb Cast, Transpose, Reshape and Identity of an initializer into the initializer.
+
+    Before: `MatMul(x, Transpose(Cast(w[fp16, N x K]; to=FLOAT); perm=[1, 0]))`
+    After: `MatMul(x, w[fp32, K x N])`
+
+    Nothing is computed here: the new initializer reads the stored one when somebody asks for its values.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for node in list(model.graph):
+            if node.domain not in ("", "ai.onnx") or not node.inputs:
+                continue
+            source, out = node.inputs[0], node.outputs[0]
+            if source is None or not is_weight(source) or out.is_graph_output():
+                continue
+            made = _absorbed(node, source)
+            if made is None:
+                continue
+            graph = model.graph
+            out.replace_all_uses_with(made)
+            graph.remove(node, safe=True)
+            stored = source.name or "weight"
+            if not source.uses() and not source.is_graph_output():
+                del graph.initializers[stored]
+            made.name = _free_name(graph, stored.removesuffix(".fp16"))
+            graph.register_initializer(made)
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def lazily(
+    source: ir.Value,
+    dtype: ir.DataType,
+    shape: list[int],
+    change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+) -> ir.Value:
+    """A new unregistered initializer whose tensor is `change(source)`, computed on first use."""
+    tensor = source.const_value
+    assert tensor is not None, "lazily wants an initializer"
+
+    def compute() -> ir.Tensor:
+        return ir.Tensor(np.asarray(change(np.asarray(tensor.numpy())), order="C"), dtype=dtype)
+
+    lazy = ir.LazyTensor(compute, dtype=dtype, shape=ir.Shape(shape), name=source.name, cache=True)
+    return ir.Value(name=source.name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=lazy)
+
+
+def _absorbed(node: ir.Node, source: ir.Value) -> ir.Value | None:
+    tensor = source.const_value
+    assert tensor is not None, "only called for initializers"
+    sizes = [int(n) for n in tensor.shape.numpy()]
+    if node.op_type == "Identity":
+        return lazily(source, tensor.dtype, sizes, lambda a: a)
+    if node.op_type == "Cast":
+        target = ir.DataType(node.attributes["to"].as_int())
+        floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+        if target is not ir.DataType.FLOAT or tensor.dtype not in floats:
+            return None
+        return lazily(source, target, sizes, lambda a: a.astype(np.float32))
+    if node.op_type == "Transpose":
+        perm = list(node.attributes.get_ints("perm", None) or reversed(range(len(sizes))))
+        return lazily(source, tensor.dtype, [sizes[i] for i in perm], lambda a: a.transpose(perm))
+    return None
+
+
+def _free_name(graph: ir.Graph, name: str) -> str:
+    unique, n = name, 0
+    while unique in graph.initializers:
+        n += 1
+        unique = f"{name}.{n}"
+    return unique
