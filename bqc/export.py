@@ -1,7 +1,7 @@
 """Hugging Face checkpoint -> float ONNX: what `bqc export` does.
 
-The exported graph has a dynamic batch and sequence, the tokenizer and config.json lie beside it, and it is not
-handed over before ONNX Runtime has reproduced torch on ragged batches. Needs the extra `bqc[export]`.
+The exported graph has a dynamic batch and sequence, the tokenizer and config.json lie beside it, and it is
+not handed over before ONNX Runtime has reproduced torch on ragged batches. Needs the extra `bqc[export]`.
 """
 
 from __future__ import annotations
@@ -77,13 +77,14 @@ def export(
     """Export a checkpoint directory or hub id to `output` (a file, or a directory that gets `model.onnx`).
 
     Inputs are int64 `[batch, sequence]`; outputs float32 `logits[batch, labels]` (classification), or
-    `last_hidden_state[batch, sequence, hidden]` and `sentence_embedding[batch, hidden]` (embedding: mean over unmasked
-    tokens, then L2 normalisation when `normalize`, by default as the checkpoint's sentence-transformers files say).
+    `last_hidden_state[batch, sequence, hidden]` and `sentence_embedding[batch, hidden]` (embedding: mean over
+    unmasked tokens, then L2 normalisation when `normalize`, by default as the checkpoint's
+    sentence-transformers files say).
     `weights="fp16"` stores weights in half precision behind Cast nodes; arithmetic stays float32.
 
     Raises:
-        BqcError: torch or transformers is missing, the checkpoint cannot be read, the task does not fit, or ONNX
-            Runtime and torch differ by more than 1e-4.
+        BqcError: torch or transformers is missing, the checkpoint cannot be read, the task does not fit, or
+            ONNX Runtime and torch differ by more than 1e-4.
     """
     torch, transformers = _libraries()
     where = _checkpoint(source)
@@ -109,8 +110,8 @@ def export(
         difference = _largest_difference(torch, wrapper, draft, feeds, inputs, outputs)
         if not difference <= TOLERANCE:
             raise BqcError(
-                f"{source}: the exported graph differs from torch by {difference:.2g} (at most {TOLERANCE:g} is "
-                f"allowed); try the other exporter or another opset"
+                f"{source}: the exported graph differs from torch by {difference:.2g} "
+                f"(at most {TOLERANCE:g} is allowed); try the other exporter or another opset"
             )
         for file in Path(folder).iterdir():
             os.replace(file, path.parent / file.name)
@@ -277,16 +278,14 @@ def _to_onnx(
 
 
 def _tidy(path: Path, weights: str) -> None:
-    """Initializers get their checkpoint names; with fp16 storage a Cast restores float32 for the arithmetic."""
+    """Initializers get their checkpoint names; with fp16 storage a Cast restores float32 before use."""
     import onnx_ir as ir
 
     model = ir.load(path)
     graph = model.graph
+    _checkpoint_names(graph)
     casts: list[ir.Node] = []
-    for name, value in list(graph.initializers.items()):
-        plain = name.removeprefix("model.")
-        if plain != name and plain not in graph.initializers:
-            value.name = plain
+    for value in list(graph.initializers.values()):
         tensor = value.const_value
         if weights != "fp16" or tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < 2:
             continue
@@ -304,7 +303,7 @@ def _tidy(path: Path, weights: str) -> None:
         wide, kept = cast.outputs[0], value.name
         wide.type, wide.shape = ir.TensorType(ir.DataType.FLOAT), value.shape
         value.replace_all_uses_with(wide)
-        del graph.initializers[kept or name]
+        del graph.initializers[kept or ""]
         wide.name = kept
         casts.append(cast)
     if casts:
@@ -322,6 +321,25 @@ def _tidy(path: Path, weights: str) -> None:
             ir.external_data.load_to_model(model)
             stale.unlink()
     ir.save(model, path, external_data=f"{path.name}.data" if big else None)
+
+
+def _checkpoint_names(graph: Any) -> None:
+    """Exporters rename the weights they transpose; the bias beside them tells what they were called."""
+    for name, value in list(graph.initializers.items()):
+        plain = name.removeprefix("model.")
+        if plain != name and plain not in graph.initializers:
+            value.name = plain
+    for node in graph:
+        if node.op_type != "Add":
+            continue
+        bias = next((v.name for v in node.inputs if v is not None and v.is_initializer()), None) or ""
+        product = next((v.producer() for v in node.inputs if v is not None and v.producer() is not None), None)
+        weight = product.inputs[1] if product is not None and product.op_type == "MatMul" else None
+        wanted = bias.removesuffix(".bias") + ".weight"
+        if weight is None or not weight.is_initializer() or not bias.endswith(".bias"):
+            continue
+        if wanted not in graph.initializers:
+            weight.name = wanted
 
 
 def _largest_difference(
@@ -349,7 +367,7 @@ def _largest_difference(
 
 
 def _normalizes(where: Path) -> bool:
-    """Does sentence-transformers' modules.json end in a Normalize module? Pooling other than the mean is refused."""
+    """Does modules.json (sentence-transformers) normalise? Pooling other than the mean is refused."""
     modules = where / "modules.json"
     pooling = where / "1_Pooling" / "config.json"
     if pooling.is_file():

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from bqc.errors import BqcError
 from bqc.ir.anatomy import EMBEDDING, HEAD, LAYER_KEY, ROLE_KEY, TABLE_ROLES, label
 from bqc.ir.explain import explanation
-from bqc.ir.match import Linear, as_linear, is_weight, walk_back
+from bqc.ir.match import Linear, as_linear, constant, is_weight, scalar, walk_back
 
 __all__ = ["AnnotateAnatomy"]
 
@@ -90,12 +90,17 @@ def _layer(hidden: ir.Value, layer: str) -> ir.Value:
     for role, linear in projections.items():
         reshape = _next(linear.out, "Reshape")
         transpose = _next(reshape.outputs[0], "Transpose")
+        target = constant(reshape.inputs[1])
+        if target is None or target.shape != (4,) or tuple(target[:2]) != (0, 0):
+            raise _Broken(f"{role} with a canonical head split")
         _put(layer, role, *linear.nodes, reshape, transpose)
     reshape = _next(projections["attention.query"].out, "Reshape")
     scores = _next(_next(reshape.outputs[0], "Transpose").outputs[0], "MatMul")
     scaled = _next(scores.outputs[0], "Mul")
     after = _next(scaled.outputs[0], "Add", "Softmax")
     softmax = after if after.op_type == "Softmax" else _next(after.outputs[0], "Softmax")
+    if scalar(scaled.inputs[1]) is None or (after is not softmax and not _is_mask(after.inputs[1])):
+        raise _Broken("attention scores in canonical form")
     _put(layer, "attention.scores", scores, scaled, *([after] if after is not softmax else []))
     _put(layer, "attention.softmax", softmax)
     context = _next(softmax.outputs[0], "MatMul")
@@ -120,6 +125,11 @@ def _block(layer: str, x: ir.Value, residual: ir.Value, linear_role: str, norm_r
     _put(layer, linear_role, *linear.nodes)
     _put(layer, norm_role, total, norm)
     return norm.outputs[0]
+
+
+def _is_mask(value: ir.Value | None) -> bool:
+    node = None if value is None else value.producer()
+    return node is not None and node.metadata_props.get(ROLE_KEY) == "attention.mask"
 
 
 def _projection_role(linear: Linear) -> str | None:

@@ -27,12 +27,12 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportLayerNorm,
     ImportGelu,
     ImportLinear,
-    ImportAttention,
     ImportEmbedding,
+    ImportAttention,
     ImportResidual,
     ImportHead,
 )
-"""The order matters: attention is found between linears, embeddings under a LayerNormalization."""
+"""The order matters: embeddings are found under a LayerNormalization, attention between linears."""
 
 
 @dataclass(frozen=True)

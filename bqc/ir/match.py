@@ -62,9 +62,9 @@ def rank(value: ir.Value) -> int | None:
     return None if value.shape is None else len(value.shape)
 
 
-def size_of(value: ir.Value, axis: int) -> int:
+def size_of(value: ir.Value | None, axis: int) -> int:
     """A static dimension of an initializer."""
-    tensor = value.const_value
+    tensor = None if value is None else value.const_value
     assert tensor is not None, "size_of is asked about initializers only"
     return int(tensor.shape.numpy()[axis])
 

@@ -4,8 +4,8 @@ Exporters write masks, position ids, head splitting and attention scaling in doz
 others. What they compute is simple. So instead of matching how it is written, a probe cuts the subgraph out
 between known values, runs it on a few small inputs and lets the caller compare with the canonical form.
 
-The shapes of large intermediate values are known without running anything, so `Shape` of a hidden state is fed,
-not computed: a probe never touches weights.
+The shapes of large intermediate values are known without running anything, so `Shape` of a hidden state is
+fed, not computed: a probe never touches weights.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from bqc.ir.match import constant
+from bqc.ir.anatomy import TABLE_ROLES, role
+from bqc.ir.match import constant, size_of
 
 __all__ = ["MASK_PATTERNS", "Probe", "ProbeError", "Sizes", "shape_of"]
 
 Array = npt.NDArray[Any]
 
-WEIGHT_LIMIT = 1 << 17
+WEIGHT_LIMIT = 1024
+BUFFER_LIMIT = 1 << 19
 NODE_LIMIT = 600
 
 MASK_PATTERNS: tuple[tuple[tuple[int, ...], ...], ...] = (
@@ -114,7 +116,8 @@ class Probe:
             if value in self.boundary or value.is_graph_input():
                 self.inputs[name] = value
             elif value.const_value is not None and value.is_initializer():
-                if value.const_value.size > WEIGHT_LIMIT:
+                floats = value.const_value.dtype.is_floating_point()
+                if value.const_value.size > (WEIGHT_LIMIT if floats else BUFFER_LIMIT):
                     raise ProbeError(f"it depends on the weight {name!r}")
                 self.constants[name] = value
             elif node is None:
@@ -172,6 +175,8 @@ def shape_of(value: ir.Value | None, sizes: Sizes) -> tuple[int, ...] | None:
     node = value.producer()
     if node is None:
         return None
+    if node.op_type == "Gather" and role(node) in TABLE_ROLES:
+        return (sizes.batch, sizes.sequence, size_of(node.inputs[0], 1))
     first = shape_of(node.inputs[0], sizes) if node.inputs else None
     if first is None or node.op_type in _SAME_SHAPE:
         return first
@@ -181,6 +186,9 @@ def shape_of(value: ir.Value | None, sizes: Sizes) -> tuple[int, ...] | None:
     if node.op_type == "Transpose":
         perm = node.attributes.get_ints("perm", tuple(reversed(range(len(first))))) or ()
         return tuple(first[i] for i in perm)
+    if node.op_type == "Unsqueeze":
+        axes = constant(node.inputs[1])
+        return None if axes is None else tuple(np.expand_dims(np.empty(first), tuple(axes.tolist())).shape)
     if node.op_type == "Reshape":
         target = constant(node.inputs[1])
         return None if target is None else _reshaped(first, [int(n) for n in target])
