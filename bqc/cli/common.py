@@ -129,7 +129,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     from rich.table import Table
     from rich.text import Text
 
-    view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         view.add_column(
             column.lstrip(">"),
@@ -138,7 +138,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         )
     for row in rows:
         view.add_row(*(Text(str(cell)) for cell in row))
-    _console().print(view)
+    console = _console()
+    console.print(Text(title, style="bold"))
+    console.print(view)
 
 
 @contextmanager

@@ -14,6 +14,11 @@ Floats = npt.NDArray[np.float64]
 # Their largest element carries no meaning, so that it stays the same is not asked of them.
 _VECTORS = ("hidden", "embedding", "pooler")
 
+# The logits of a text on the fence point anywhere, and with two classes the opposite way at the least change:
+# below this width a row has no direction worth comparing, and the cosine is taken over all rows as one
+# vector.
+_NARROW = 16
+
 
 @dataclass(frozen=True)
 class OutputErrors:
@@ -24,7 +29,7 @@ class OutputErrors:
         rows: vectors compared: texts, or tokens for an output with a sequence axis.
         max_abs: largest absolute error of an element.
         mean_abs: mean absolute error over all elements.
-        cosine_min: lowest cosine of a row; of the whole column where a row is a single number.
+        cosine_min: lowest cosine of a row; of all rows as one vector where a row is narrower than 16.
         argmax_agreement: fraction of rows with the same largest element; None where that means nothing.
     """
 
@@ -50,7 +55,7 @@ class Comparison:
         self._errors: list[Floats] = []
         self._cosines: list[Floats] = []
         self._agree: list[npt.NDArray[np.bool_]] = []
-        self._column: list[Floats] = []
+        self._narrow: list[Floats] = []
         self._rows = 0
 
     def add(
@@ -67,10 +72,13 @@ class Comparison:
         valid = mask if span else np.ones(first.shape, dtype=np.bool_)
         self._rows += len(first)
         self._errors.append(np.abs(first - second)[valid])
+        pair = np.stack([np.where(valid, values, 0.0) for values in (first, second)])
+        if first.shape[1] < _NARROW and not span:
+            self._narrow.append(pair.reshape(2, -1))
+        else:
+            self._cosines.append(_cosine(*pair))
         if first.shape[1] == 1:
-            self._column.append(np.concatenate([first, second], axis=1))
             return
-        self._cosines.append(_cosine(np.where(valid, first, 0.0), np.where(valid, second, 0.0)))
         best, expected = (np.where(valid, values, -np.inf).argmax(axis=1) for values in (first, second))
         self._agree.append(best == expected)
 
@@ -78,9 +86,9 @@ class Comparison:
         """The errors of all runs together; NaN where either model gave NaN."""
         errors = np.concatenate(self._errors)
         cosines = self._cosines
-        if self._column:
-            column = np.concatenate(self._column)
-            cosines = [*cosines, _cosine(column[None, :, 0], column[None, :, 1])]
+        if self._narrow:
+            whole = np.concatenate(self._narrow, axis=1)
+            cosines = [*cosines, _cosine(whole[:1], whole[1:])]
         ranked = self._agree and not any(word in self.name.lower() for word in _VECTORS)
         return OutputErrors(
             name=self.name,

@@ -74,7 +74,7 @@ def random_batches(
     """Random token ids with ragged masks: rows of 1 to ``sequence`` tokens, padded right and left in turn.
 
     Args:
-        vocabulary: ids are drawn from ``range(vocabulary)``; padding has id 0.
+        vocabulary: ids are drawn from ``range(1, vocabulary)``; padding has id 0.
         types: token types are drawn from ``range(types)``.
         samples: rows in all.
         batch: rows a batch; the last may be smaller.
@@ -89,7 +89,7 @@ def random_batches(
         at = np.arange(sequence)
         left = np.arange(shape[0])[:, None] % 2 == 1
         mask = np.where(left, at >= sequence - lengths, at < lengths).astype(np.int64)
-        ids = random.integers(0, vocabulary, size=shape, dtype=np.int64)
+        ids = random.integers(1, vocabulary, size=shape, dtype=np.int64)
         kinds = random.integers(0, types, size=shape, dtype=np.int64)
         yield Batch(ids * mask, mask, kinds * mask)
 

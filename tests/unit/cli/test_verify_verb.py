@@ -1,0 +1,107 @@
+"""``bqc verify`` and ``bqc.verify`` on two tiny models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bqc.cli import main
+from bqc.errors import BqcError
+from bqc.verify import BOUNDS_KEY, Bounds, verify
+from tests.support.tiny_encoder import VOCABULARY, write_classifier, write_embedder, write_tokenizer
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """A classifier and one with slightly other weights that carries bounds it keeps."""
+    weight = np.random.default_rng(0).standard_normal((len(VOCABULARY), 3)).astype(np.float32)
+    bounds = json.dumps({"cosine_min": 0.99, "argmax_agreement_min": 0.9, "max_abs": None})
+    original = write_classifier(tmp_path / "a" / "model.onnx", weight)
+    return write_classifier(
+        tmp_path / "b" / "m.bqc.onnx", weight + 1e-3, metadata={BOUNDS_KEY: bounds}
+    ), original
+
+
+def test_equal_models(pair: tuple[Path, Path]) -> None:
+    _, original = pair
+    report = verify(original, original)
+    assert report.ok
+    assert report.checks == []
+    (output,) = report.outputs
+    assert (output.rows, output.max_abs, output.cosine_min, output.argmax_agreement) == (32, 0.0, 1.0, 1.0)
+
+
+def test_stored_bounds_and_their_overrides(pair: tuple[Path, Path]) -> None:
+    compiled, original = pair
+    report = verify(compiled, original, samples=8, shape=(3, 5), seed=1)
+    assert report.ok
+    assert len(report.checks) == 2
+    assert report.inputs == "8 random rows of up to 5 tokens in batches of 3, seed 1"
+    # The error of a text is 1e-3 times its tokens, so the bound on a single token breaks.
+    broken = verify(compiled, original, bounds=Bounds(max_abs=1.5e-3))
+    assert [check.ok for check in broken.checks] == [True, True, False]
+    assert not broken.ok
+
+
+def test_exit_codes_and_json(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    compiled, original = map(str, pair)
+    assert main(["verify", compiled, "--against", original]) == 0
+    assert "[✓] logits: cosine" in capsys.readouterr().out
+    assert main(["verify", compiled, "--against", original, "--max-abs", "1e-9"]) == 1
+    assert "[x] logits: max error" in capsys.readouterr().out
+    assert main(["verify", compiled, "--against", original, "--max-abs", "1e-9", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["schema_version"] == 1
+    assert report["ok"] is False
+    assert report["outputs"][0]["name"] == "logits"
+
+
+def test_sentences_where_there_is_a_tokenizer(pair: tuple[Path, Path]) -> None:
+    compiled, original = pair
+    write_tokenizer(original.parent)
+    assert "built-in texts" in verify(compiled, original).inputs
+    assert "random rows" in verify(compiled, original, samples=2).inputs
+
+
+def test_padding_is_not_compared(tmp_path: Path) -> None:
+    original = write_embedder(tmp_path / "a.onnx")
+    compiled = write_embedder(tmp_path / "b.onnx", noise=1e-4)  # and 100 at padding
+    (output,) = verify(compiled, original).outputs
+    assert output.max_abs < 1e-2
+    assert output.cosine_min > 0.9999
+    assert output.argmax_agreement is None
+
+
+def test_inputs_from_a_file(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    compiled, original = pair
+    ones = np.ones((2, 4), dtype=np.int32)
+    file = tmp_path / "inputs.npz"
+    np.savez(file, input_ids=ones, attention_mask=ones, token_type_ids=ones)
+    assert verify(compiled, original, inputs=file).outputs[0].rows == 2
+    np.savez(file, input_ids=ones)
+    with pytest.raises(BqcError, match="lacks attention_mask"):
+        verify(compiled, original, inputs=file)
+    with pytest.raises(BqcError, match=r"not a readable \.npz"):
+        verify(compiled, original, inputs=original)
+
+
+def test_nan_passes_no_bound(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, original = pair
+    bad = write_classifier(tmp_path / "nan.onnx", np.full((len(VOCABULARY), 3), np.nan, dtype=np.float32))
+    report = verify(bad, original, bounds=Bounds(cosine_min=-1.0, max_abs=1e30))
+    assert [check.ok for check in report.checks] == [False, False]
+    assert main(["verify", str(bad), "--against", str(original), "--json", "--max-abs", "1"]) == 1
+    assert json.loads(capsys.readouterr().out)["outputs"][0]["max_abs"] is None
+
+
+def test_models_that_do_not_compare(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    compiled, _ = pair
+    with pytest.raises(BqcError, match="do not have the same outputs"):
+        verify(compiled, write_embedder(tmp_path / "e.onnx"))
+    with pytest.raises(BqcError, match="has shape"):
+        verify(compiled, write_classifier(tmp_path / "c.onnx"))

@@ -1,0 +1,158 @@
+"""Sessions: what they say about bad files, and the report of missing kernels."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from bqc.errors import BqcError
+from bqc.runtime import MissingKernelWarning, library_path, session
+from bqc.runtime.doctor import why_not_higher
+from bqc.runtime.feeds import random_batches
+from bqc.runtime.scan import DOMAIN, NodeName, bqc_nodes
+from bqc.runtime.tables import Tables
+from tests.support.tiny_encoder import VOCABULARY, write_classifier
+
+
+@pytest.fixture
+def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BQC_LIBRARY", str(tmp_path / "none.so"))
+
+
+@pytest.fixture
+def compiled(tmp_path: Path) -> Path:
+    """A model with one ai.bqc node whose body doubles its input."""
+    body = helper.make_function(
+        DOMAIN,
+        "Double",
+        ["x"],
+        ["y"],
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        [helper.make_opsetid("", 18)],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Double", ["x"], ["y"], domain=DOMAIN, name="twice")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(graph, functions=[body], opset_imports=opsets, ir_version=9)
+    path = tmp_path / "model.bqc.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+def test_nodes_of_a_file(compiled: Path, tmp_path: Path) -> None:
+    assert bqc_nodes(compiled) == [NodeName("twice", "Double")]
+    assert bqc_nodes(write_classifier(tmp_path / "float.onnx")) == []
+    assert bqc_nodes(Path(__file__)) == []
+    (tmp_path / "empty").write_bytes(b"")
+    assert bqc_nodes(tmp_path / "empty") == []
+
+
+def test_nodes_of_any_prefix_do_not_fail(compiled: Path, tmp_path: Path) -> None:
+    data = compiled.read_bytes()
+    cut = tmp_path / "cut.onnx"
+    for size in range(len(data)):
+        cut.write_bytes(data[:size])
+        bqc_nodes(cut)
+
+
+def test_bodies_run_without_the_library(compiled: Path, no_library: None) -> None:
+    with pytest.warns(MissingKernelWarning, match="1 ai.bqc node run"):
+        running = session(compiled, threads=1)
+    (y,) = running.run(None, {"x": np.asarray([1.5], dtype=np.float32)})
+    assert y.tolist() == [3.0]
+    with pytest.raises(BqcError, match="BQC_LIBRARY names"):
+        session(compiled, strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session(compiled, library=False)
+
+
+def test_a_float_model_needs_no_library(tmp_path: Path, no_library: None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session(write_classifier(tmp_path / "float.onnx"), strict=True)
+
+
+def test_bad_files(compiled: Path, tmp_path: Path) -> None:
+    with pytest.raises(BqcError, match="no such file"):
+        session(tmp_path / "none.onnx")
+    with pytest.raises(BqcError, match="is a folder"):
+        session(tmp_path)
+    for content in (b"", b"not a model", compiled.read_bytes()[:-20]):
+        (tmp_path / "bad.onnx").write_bytes(content)
+        with pytest.raises(BqcError, match="not an ONNX model, or a truncated one"):
+            session(tmp_path / "bad.onnx")
+
+
+def test_missing_external_data(tmp_path: Path) -> None:
+    path = write_classifier(tmp_path / "model.onnx", np.zeros((len(VOCABULARY), 400), dtype=np.float32))
+    onnx.save(
+        onnx.load(str(path)),
+        str(path),
+        save_as_external_data=True,
+        location="weights.data",
+        size_threshold=1024,
+    )
+    (tmp_path / "weights.data").unlink()
+    with pytest.raises(BqcError, match=r"model\.onnx: ONNX Runtime cannot load it: .*weights\.data"):
+        session(path)
+
+
+def test_no_library_says_what_to_do(no_library: None) -> None:
+    with pytest.raises(BqcError, match=r"BQC_LIBRARY names .*none\.so, which is not a file"):
+        library_path()
+
+
+def test_random_batches() -> None:
+    made = list(random_batches(50, 2, samples=7, batch=4, sequence=9, seed=3))
+    assert [batch.ids.shape for batch in made] == [(4, 9), (3, 9)]
+    for batch in made:
+        assert batch.mask[0].all()
+        assert batch.mask.any(axis=1).all()
+        assert not batch.ids[batch.mask == 0].any()
+        assert batch.ids.max() < 50
+    again = next(random_batches(50, 2, samples=7, batch=4, sequence=9, seed=3))
+    assert (again.ids == made[0].ids).all()
+
+
+def test_tables(tmp_path: Path) -> None:
+    tables = Tables(write_classifier(tmp_path / "model.onnx"))
+    assert tables.rows == {"input_ids": len(VOCABULARY)}
+    assert tables.positions is None
+
+
+@pytest.mark.parametrize(
+    ("level", "features", "compiled", "cap", "reason"),
+    [
+        ("avx512", [], [], None, None),
+        ("portable", ["sse2"], ["portable", "avx2"], None, "avx2 needs avx2, fma, which this CPU lacks"),
+        ("portable", ["avx2", "fma"], ["portable"], None, "this build has no avx2 kernels"),
+        (
+            "avx2",
+            ["avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"],
+            ["portable", "avx2", "avx512"],
+            None,
+            "avx512 needs avx512vnni, which this CPU lacks",
+        ),
+        (
+            "avx2",
+            ["avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"],
+            ["portable", "avx2", "avx512"],
+            "avx2",
+            "BQC_MAX_ISA=avx2 holds avx512 back",
+        ),
+    ],
+)
+def test_why_not_a_higher_level(
+    level: str, features: list[str], compiled: list[str], cap: str | None, reason: str | None
+) -> None:
+    assert why_not_higher(level, compiled, features, cap) == reason
