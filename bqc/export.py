@@ -333,7 +333,9 @@ def _checkpoint_names(graph: Any) -> None:
         if node.op_type != "Add":
             continue
         bias = next((v.name for v in node.inputs if v is not None and v.is_initializer()), None) or ""
-        product = next((v.producer() for v in node.inputs if v is not None and v.producer() is not None), None)
+        product = next(
+            (v.producer() for v in node.inputs if v is not None and v.producer() is not None), None
+        )
         weight = product.inputs[1] if product is not None and product.op_type == "MatMul" else None
         wanted = bias.removesuffix(".bias") + ".weight"
         if weight is None or not weight.is_initializer() or not bias.endswith(".bias"):

@@ -166,35 +166,60 @@ class Probe:
 
 def shape_of(value: ir.Value | None, sizes: Sizes) -> tuple[int, ...] | None:
     """The concrete shape for one batch and sequence size, from the few operators that make hidden states."""
+    return _shape(value, sizes, {})
+
+
+Shapes = dict[ir.Value, tuple[int, ...] | None]
+
+
+def _shape(value: ir.Value | None, sizes: Sizes, seen: Shapes) -> tuple[int, ...] | None:
     if value is None:
         return None
+    if value in seen:
+        return seen[value]
+    # Residual connections make every layer reachable on two paths, so shapes are remembered: in `seen` for this
+    # question, and on the value once known, because a rewrite never changes what shape a value has.
+    known = value.meta.setdefault(_SHAPES, {})
+    if sizes not in known:
+        found = _derived(value, sizes, seen)
+        seen[value] = found
+        if found is None:
+            return None
+        known[sizes] = found
+    shape: tuple[int, ...] = known[sizes]
+    return shape
+
+
+def _derived(value: ir.Value, sizes: Sizes, seen: Shapes) -> tuple[int, ...] | None:
     if value.const_value is not None:
         return tuple(int(d) for d in value.const_value.shape.numpy())
     if value.is_graph_input():
-        return _input_shape(value, sizes)
+        rank = None if value.shape is None else len(value.shape)
+        return (sizes.batch, sizes.sequence) if rank == 2 else None
     node = value.producer()
     if node is None:
         return None
     if node.op_type == "Gather" and role(node) in TABLE_ROLES:
         return (sizes.batch, sizes.sequence, size_of(node.inputs[0], 1))
-    first = shape_of(node.inputs[0], sizes) if node.inputs else None
+    first = _shape(node.inputs[0], sizes, seen) if node.inputs else None
     if first is None or node.op_type in _SAME_SHAPE:
         return first
     if node.op_type in ("Add", "Sub", "Mul", "Div", "MatMul", "Gather"):
-        second = shape_of(node.inputs[1], sizes)
+        second = _shape(node.inputs[1], sizes, seen)
         return None if second is None else _binary_shape(node, first, second)
     if node.op_type == "Transpose":
         perm = node.attributes.get_ints("perm", tuple(reversed(range(len(first))))) or ()
         return tuple(first[i] for i in perm)
     if node.op_type == "Unsqueeze":
         axes = constant(node.inputs[1])
-        return None if axes is None else tuple(np.expand_dims(np.empty(first), tuple(axes.tolist())).shape)
+        return None if axes is None else np.expand_dims(np.empty(first), tuple(axes.tolist())).shape
     if node.op_type == "Reshape":
         target = constant(node.inputs[1])
         return None if target is None else _reshaped(first, [int(n) for n in target])
     return None
 
 
+_SHAPES = "bqc.shapes"
 _SAME_SHAPE = frozenset(
     ("LayerNormalization", "Gelu", "Softmax", "Cast", "Identity", "Tanh", "Erf", "Relu", "Dropout", "Sqrt")
 )
@@ -219,12 +244,6 @@ def _reshaped(shape: tuple[int, ...], target: list[int]) -> tuple[int, ...] | No
     known = int(np.prod([n for n in sizes if n >= 0], dtype=np.int64))
     total = int(np.prod(shape, dtype=np.int64))
     return tuple(total // max(known, 1) if n < 0 else n for n in sizes)
-
-
-def _input_shape(value: ir.Value, sizes: Sizes) -> tuple[int, ...] | None:
-    if value.shape is None or len(value.shape) != 2:
-        return None
-    return (sizes.batch, sizes.sequence)
 
 
 def _initializer(name: str, value: ir.Value) -> onnx.TensorProto:
