@@ -53,6 +53,11 @@ class Settings:
 def _store(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
     if parameter.name is not None:
         setattr(ctx.ensure_object(Settings), parameter.name, value)
+    if parameter.name == "verbose" and value:
+        import logging
+
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("bqc").setLevel(logging.DEBUG if value > 1 else logging.INFO)
 
 
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["VOCABULARY", "write_classifier", "write_embedder", "write_tokenizer"]
+__all__ = ["VOCABULARY", "write_classifier", "write_doubler", "write_embedder", "write_tokenizer"]
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "the", "a", "is", "not", "very"]
 
@@ -83,6 +83,26 @@ def write_tokenizer(folder: Path) -> None:
         "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
     }
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_doubler(path: Path) -> Path:
+    """One ``ai.bqc`` node, ``Double`` named ``twice``, whose body doubles its float input ``x[n]``."""
+    body = [helper.make_node("Add", ["x", "x"], ["y"])]
+    standard = helper.make_opsetid("", 18)
+    graph = helper.make_graph(
+        [helper.make_node("Double", ["x"], ["y"], domain="ai.bqc", name="twice")],
+        "doubler",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
+    )
+    model = helper.make_model(
+        graph,
+        functions=[helper.make_function("ai.bqc", "Double", ["x"], ["y"], body, [standard])],
+        opset_imports=[standard, helper.make_opsetid("ai.bqc", 1)],
+        ir_version=9,
+    )
+    onnx.save(model, str(path))
+    return path
 
 
 def _tokens() -> list[onnx.NodeProto]:

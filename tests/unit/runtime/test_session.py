@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from bqc.errors import BqcError
 from bqc.runtime import MissingKernelWarning, library_path, session
 from bqc.runtime.doctor import why_not_higher
 from bqc.runtime.feeds import random_batches
-from bqc.runtime.scan import DOMAIN, NodeName, bqc_nodes
+from bqc.runtime.scan import NodeName, bqc_nodes
 from bqc.runtime.tables import Tables
-from tests.support.tiny_encoder import VOCABULARY, write_classifier
+from tests.support.tiny_encoder import VOCABULARY, write_classifier, write_doubler
 
 
 @pytest.fixture
@@ -26,26 +25,7 @@ def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def compiled(tmp_path: Path) -> Path:
-    """A model with one ai.bqc node whose body doubles its input."""
-    body = helper.make_function(
-        DOMAIN,
-        "Double",
-        ["x"],
-        ["y"],
-        [helper.make_node("Add", ["x", "x"], ["y"])],
-        [helper.make_opsetid("", 18)],
-    )
-    graph = helper.make_graph(
-        [helper.make_node("Double", ["x"], ["y"], domain=DOMAIN, name="twice")],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
-    )
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(DOMAIN, 1)]
-    model = helper.make_model(graph, functions=[body], opset_imports=opsets, ir_version=9)
-    path = tmp_path / "model.bqc.onnx"
-    onnx.save(model, str(path))
-    return path
+    return write_doubler(tmp_path / "model.bqc.onnx")
 
 
 def test_nodes_of_a_file(compiled: Path, tmp_path: Path) -> None:
