@@ -64,8 +64,9 @@ class ImportAttention(ir.passes.InPlacePass):
 
         s = Add(Mul(MatMul(q4, k4), scale), bias);  p = Softmax(s);  c = Reshape(Transpose(MatMul(p, v4)))
 
-    The region is run on random projections under several padding masks. It is attention if the Softmax input is
-    `scale * q k^T` where the mask is 1 and hidden (<= -1e4) where it is 0, and the result is the weighted mean of v.
+    The region is run on random projections under several padding masks. It is attention if the Softmax input
+    is `scale * q k^T` where the mask is 1 and at most -1e4 where it is 0, and the result is the weighted mean
+    of v.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -269,7 +270,15 @@ def _rewrite(graph: ir.Graph, region: _Region, meaning: _Meaning, biases: dict[i
     old = between(region.context, [*boundary, *graph.inputs])
     w = Writer(graph, source=sources(n for n in old if n.op_type in _TELLING))
     made = write_attention_core(
-        w, None, *boundary, bias, heads=meaning.heads, head_dim=meaning.head_dim, scale=meaning.scale
+        w,
+        None,
+        region.query.out,
+        region.key.out,
+        region.value.out,
+        bias,
+        heads=meaning.heads,
+        head_dim=meaning.head_dim,
+        scale=meaning.scale,
     )
     producer = region.context.producer()
     assert producer is not None, "the context was computed"

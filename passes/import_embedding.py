@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bqc.ir.anatomy import EMBEDDING
-from bqc.ir.build import Writer, write_position_ids, write_type_ids
+from bqc.ir.build import Writer, dims, write_position_ids, write_type_ids
 from bqc.ir.explain import explanation
 from bqc.ir.match import is_weight, size_of
 from bqc.ir.probe import Probe, ProbeError, Sizes
@@ -98,7 +98,8 @@ def _terms(value: ir.Value | None, adds: list[ir.Node]) -> Iterator[ir.Value]:
 
 def _lookup(graph: ir.Graph, gather: ir.Node) -> _Lookup:
     table, index = gather.inputs
-    assert table is not None and index is not None, "Gather has two inputs"
+    assert table is not None
+    assert index is not None, "Gather has two inputs"
     try:
         kind, source = _meaning(graph, index)
     except ProbeError as error:
@@ -119,7 +120,9 @@ def _meaning(graph: ir.Graph, index: ir.Value) -> tuple[str, ir.Value | None]:
             v: rng.integers(2, 90, shape).astype(v.dtype.numpy() if v.dtype else np.int64) for v in read
         }
         (found,) = probe.run(feeds, sizes)
-        fits = {("input", v) for v in read if np.array_equal(found, feeds[v])}
+        fits: set[tuple[str, ir.Value | None]] = {
+            ("input", v) for v in read if np.array_equal(found, feeds[v])
+        }
         row = found.reshape(-1, sizes.sequence) if found.size % sizes.sequence == 0 else found.reshape(1, -1)
         if row.shape[1] == sizes.sequence and (row == np.arange(sizes.sequence)).all():
             fits.add(("positions", None))
@@ -136,7 +139,7 @@ def _rewrite(graph: ir.Graph, norm: ir.Node, lookups: list[_Lookup], adds: list[
     word, kind, place = _assign(lookups)
     ids = word.source
     assert ids is not None, "the word table is indexed by an input"
-    wide = [*(getattr(d, "value", d) for d in (ids.shape or ())), size_of(word.table, 1)]
+    wide = [*(dims(ids) or (None, None)), size_of(word.table, 1)]
     w = Writer(graph, source=sources([word.node]))
     w.at(EMBEDDING, "embedding.word")
     x_word = w.op("Gather", word.table, ids, shape=wide, axis=0)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from bqc.ir.build import Writer
+from bqc.ir.build import Writer, dims
 from bqc.ir.explain import explanation
 from bqc.ir.match import only_consumer, scalar
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
@@ -55,8 +55,8 @@ class ImportGelu(ir.passes.InPlacePass):
 
         Gelu(x; approximate="none" | "tanh")
 
-    Around every Erf and Tanh the largest elementwise function of one value is tabulated at 33 points and compared
-    with both GELUs; a pattern per operand order would need dozens and would still miss the next exporter.
+    Around every Erf and Tanh the elementwise functions of one value are tabulated at 33 points and compared
+    with both GELUs; a pattern per operand order would need dozens and still miss the next exporter.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -74,8 +74,9 @@ class ImportGelu(ir.passes.InPlacePass):
                 continue
             out, approximate = found
             w = Writer(model.graph, source=sources(between(out, [x])))
-            shape = None if out.shape is None else [getattr(d, "value", d) for d in out.shape]
-            made = w.op("Gelu", x, shape=shape, dtype=out.dtype or ir.DataType.FLOAT, approximate=approximate)
+            made = w.op(
+                "Gelu", x, shape=dims(out), dtype=out.dtype or ir.DataType.FLOAT, approximate=approximate
+            )
             producer = out.producer()
             assert producer is not None, "the function ends in a node"
             model.graph.insert_after(producer, w.nodes)

@@ -21,7 +21,7 @@ _PROBE_WIDTH = 6
 class ImportHead(ir.passes.InPlacePass):
     """Recognise the first token under a head.
 
-    Before: `Squeeze(Slice(h, [0], [1], axes=[1]), [1])`, `Reshape(Slice(...))`, `Gather(h, [0], axis=1)` + Squeeze
+    Before: `Squeeze(Slice(h, [0], [1], [1]), [1])`, `Reshape(Slice(...))`, `Squeeze(Gather(h, [0]; axis=1))`
     After: `Gather(h, 0; axis=1)` with a rank-0 index, `[B, S, H] -> [B, H]`
     """
 

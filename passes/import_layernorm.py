@@ -9,6 +9,7 @@ import onnx_ir as ir
 from bqc.ir.build import Writer, write_norm
 from bqc.ir.explain import explanation
 from bqc.ir.match import constant, is_weight, scalar
+from bqc.ir.rewrite import drop_dead, sources, take_place
 
 __all__ = ["ImportLayerNorm"]
 
@@ -46,23 +47,16 @@ class ImportLayerNorm(ir.passes.InPlacePass):
             except _No as no:
                 misses.add("layernorm", root, str(no), no.depth)
                 continue
-            w = Writer(graph, source=",".join(n.name or n.op_type for n in nodes))
+            w = Writer(graph, source=sources(nodes))
             made = write_norm(w, x, gamma, beta, epsilon)
             made.shape, made.type = out.shape, out.type or made.type
             producer = out.producer()
             assert producer is not None, "the last Add was just matched"
             graph.insert_after(producer, w.nodes)
-            _take_place(out, made)
+            take_place(out, made)
             count += 1
-        ir.passes.common.RemoveUnusedNodesPass()(model)
+        drop_dead(model)
         return ir.passes.PassResult(model, count > 0)
-
-
-def _take_place(old: ir.Value, new: ir.Value) -> None:
-    name = old.name
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    old.name = None
-    new.name = name
 
 
 Match = tuple[ir.Value, ir.Value, ir.Value, float, ir.Value, list[ir.Node]]

@@ -47,7 +47,8 @@ class ImportLinear(ir.passes.InPlacePass):
 
 def _matmul(graph: ir.Graph, node: ir.Node) -> bool:
     x, weight = node.inputs
-    assert x is not None and weight is not None, "MatMul has two inputs"
+    assert x is not None
+    assert weight is not None, "MatMul has two inputs"
     width, product = size_of(weight, 1), node.outputs[0]
     add = only_consumer(product)
     bias = None
@@ -69,9 +70,10 @@ def _matmul(graph: ir.Graph, node: ir.Node) -> bool:
 def _gemm(model: ir.Model, node: ir.Node, turned: dict[ir.Value, ir.Value]) -> bool:
     graph = model.graph
     x, weight, bias = (*node.inputs, None)[:3]
-    assert x is not None and weight is not None, "Gemm has two inputs"
+    assert x is not None
+    assert weight is not None, "Gemm has two inputs"
     factors = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
-    if factors != (1.0, 1.0) or node.attributes.get_int("transA", 0):
+    if factors != (1.0, 1.0) or node.attributes.get_int("transA", 0) != 0:
         explanation(model).add("linear", node, f"alpha, beta are {factors} or the input is transposed")
         return False
     w = Writer(graph, source=sources([node]))

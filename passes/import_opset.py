@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from bqc.errors import BqcError
 
@@ -23,10 +24,11 @@ class ImportOpset(ir.passes.InPlacePass):
     Before: opset 11, `Unsqueeze(x; axes=[1])`, `ReduceMean(x; axes=[-1])`, `Dropout(x; ratio)` ...
     After: opset 21, `Unsqueeze(x, axes)`, `ReduceMean(x, axes)` ...
 
-    1. Mend: operators that carry a name before the opset that introduced it (exporters and optimizers do write
-       LayerNormalization into opset 11 files) step aside, because the converter does not know them there.
-    2. Convert with the weights left out: large initializers become inputs for the time of the conversion, so size
-       does not matter and nothing is copied.
+    1. Initializers that are also listed as inputs (IR version 3) are constants.
+    2. Mend: operators that carry a name before the opset that introduced it (exporters and optimizers do
+       write LayerNormalization into opset 11 files) step aside: the converter does not know them there.
+    3. Convert with the weights left out: large initializers become inputs for the time of the conversion, so
+       size does not matter and nothing is copied.
     """
 
     opset: int = 21
@@ -37,8 +39,10 @@ class ImportOpset(ir.passes.InPlacePass):
         modified = source != self.opset or model.ir_version != self.ir_version
         if source > self.opset:
             raise BqcError(
-                f"the model is opset {source}; bqc reads opset 11 to {self.opset}: export it again with a lower opset"
+                f"the model is opset {source}; bqc reads opset 11 to {self.opset}: "
+                f"export it again with a lower opset"
             )
+        common.RemoveInitializersFromInputsPass()(model)
         if source < self.opset:
             _convert(model, source, self.opset)
         model.ir_version = self.ir_version
@@ -74,7 +78,7 @@ def _convert(model: ir.Model, source: int, target: int) -> None:
     except Exception as error:
         line = str(error).strip().splitlines()[0][:200]
         raise BqcError(f"the model cannot be converted from opset {source} to {target}: {line}") from error
-    _take_over(graph, converted.graph, {v.name for v in own_inputs}, large)
+    _take_over(graph, converted.graph, large)
     for node in graph:
         if node.domain == _MEND:
             node.domain = ""
@@ -82,36 +86,28 @@ def _convert(model: ir.Model, source: int, target: int) -> None:
     graph.opset_imports.update({k: v for k, v in converted.graph.opset_imports.items() if k != _MEND})
 
 
-def _take_over(graph: ir.Graph, new: ir.Graph, inputs: set[str | None], large: dict[str, ir.Value]) -> None:
-    """Put the converted nodes into `graph`, whose inputs, outputs and large initializers stay the same objects."""
-    nodes = list(new)
-    new_values = {v.name: v for node in nodes for v in node.outputs}
-    outputs = [(i, v.name) for i, v in enumerate(graph.outputs)]
-    mapping: list[tuple[ir.Value, ir.Value]] = []
-    own = {v.name: v for v in graph.inputs}
-    for value in new.inputs:
-        known = own.get(value.name) or large.get(value.name or "")
-        if known is not None:
-            mapping.append((value, known))
-    small = [v for v in new.initializers.values() if v.name not in own]
-    graph_outputs = [new_values.get(name) for _, name in outputs]
-    types = [(v.type, v.shape) for v in graph.outputs]
+def _take_over(graph: ir.Graph, new: ir.Graph, large: dict[str, ir.Value]) -> None:
+    """Put the converted nodes into `graph`; its inputs and large initializers stay the same objects."""
+    nodes, outputs = list(new), list(graph.outputs)
+    known: dict[str | None, ir.Value] = {**{v.name: v for v in graph.inputs}, **large}
+    made = {v.name: v for node in nodes for v in node.outputs}
+    small = [v for v in new.initializers.values() if v.name not in known]
     new.outputs.clear()
     new.remove(nodes)
+    new.initializers.clear()
     graph.outputs.clear()
-    graph.remove(list(graph), safe=False)
+    graph.remove(list(graph))
     for name in [n for n in graph.initializers if n not in large]:
         del graph.initializers[name]
-    new.initializers.clear()
     for value in small:
         graph.register_initializer(value)
     graph.extend(nodes)
-    for old, known in mapping:
-        old.replace_all_uses_with(known)
-    for (_, name), found, (kind, shape) in zip(outputs, graph_outputs, types, strict=True):
-        value = found if found is not None else own.get(name)
-        if value is None:
-            raise BqcError(f"output {name!r} was lost in the opset conversion")
-        if found is not None:
-            value.type, value.shape = kind, shape
-        graph.outputs.append(value)
+    for value in new.inputs:
+        if value.name in known:
+            value.replace_all_uses_with(known[value.name])
+    for old in outputs:
+        result = made.get(old.name) or known.get(old.name)
+        if result is None:
+            raise BqcError(f"output {old.name!r} was lost in the opset conversion")
+        result.type, result.shape = old.type, old.shape
+        graph.outputs.append(result)

@@ -58,7 +58,7 @@ def lazily(
     tensor = source.const_value
     assert tensor is not None, "lazily wants an initializer"
 
-    def compute() -> ir.Tensor:
+    def compute() -> ir.TensorProtocol:
         return ir.Tensor(np.asarray(change(np.asarray(tensor.numpy())), order="C"), dtype=dtype)
 
     lazy = ir.LazyTensor(compute, dtype=dtype, shape=ir.Shape(shape), name=source.name, cache=True)

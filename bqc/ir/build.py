@@ -20,6 +20,7 @@ __all__ = [
     "FLT_MAX",
     "SOURCE_LIMIT",
     "Writer",
+    "dims",
     "write_attention_core",
     "write_linear",
     "write_mask",
@@ -97,18 +98,21 @@ class Writer:
         return Writer(self.graph).const(name, wanted)
 
 
+def dims(value: ir.Value) -> list[Dim] | None:
+    """The shape of `value` as plain integers and symbol names."""
+    return None if value.shape is None else [_plain(d) for d in value.shape]
+
+
 def write_linear(w: Writer, x: ir.Value, weight: ir.Value, bias: ir.Value) -> ir.Value:
     """`Add(MatMul(x[..., K], W[K, N]), b[N])`."""
-    lead = list(x.shape.dims[:-1]) if x.shape is not None else None
-    width = weight.shape[1] if weight.shape is not None else None
-    shape = None if lead is None else [*map(_plain, lead), _plain(width)]
+    lead, matrix = dims(x), dims(weight)
+    shape = None if lead is None or matrix is None else [*lead[:-1], matrix[1]]
     return w.op("Add", w.op("MatMul", x, weight, shape=shape), bias, shape=shape)
 
 
 def write_norm(w: Writer, x: ir.Value, gamma: ir.Value, beta: ir.Value, epsilon: float) -> ir.Value:
     """`LayerNormalization(x, gamma, beta; axis=-1, epsilon)`."""
-    shape = None if x.shape is None else [_plain(d) for d in x.shape]
-    return w.op("LayerNormalization", x, gamma, beta, shape=shape, axis=-1, epsilon=float(epsilon))
+    return w.op("LayerNormalization", x, gamma, beta, shape=dims(x), axis=-1, epsilon=float(epsilon))
 
 
 def write_mask(w: Writer, attention_mask: ir.Value) -> ir.Value:
@@ -197,6 +201,5 @@ def _plain(dim: object) -> Dim:
 
 
 def _batch_sequence(value: ir.Value) -> tuple[Dim, Dim]:
-    if value.shape is None or len(value.shape) < 2:
-        return None, None
-    return _plain(value.shape[0]), _plain(value.shape[1])
+    shape = dims(value)
+    return (None, None) if shape is None or len(shape) < 2 else (shape[0], shape[1])

@@ -1,7 +1,7 @@
 """Why a rule did not apply: misses, collected while importing, for `--explain` and for error messages.
 
-The collection travels with the model in memory (`Model.meta`, never written to a file), so that every pass can
-be run alone and still tell its story.
+The collection travels with the model in memory (`Model.meta`, never written to a file), so that every pass
+can be run alone and still tell its story.
 """
 
 from __future__ import annotations

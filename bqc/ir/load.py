@@ -1,14 +1,16 @@
 """Opening ONNX files that nobody has vouched for.
 
-Everything that can be wrong with the bytes is found here, before anything is allocated from sizes the file claims:
-later code may trust the model. External data stays on disk and is mapped when somebody reads a weight.
+Everything that can be wrong with the bytes is found here, before anything is allocated from sizes the file
+claims: later code may trust the model. External data stays on disk and is mapped when a weight is read.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 from bqc.errors import BqcError
@@ -22,8 +24,8 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     """Read a model file; external data is checked and stays lazily mapped.
 
     Raises:
-        BqcError: missing file, directory, not ONNX, truncated, or external data that is missing, outside the model's
-            folder, or shorter than the model says.
+        BqcError: missing file, directory, not ONNX, truncated, or external data that is missing, outside the
+            model's folder, or shorter than the model says.
     """
     file = Path(path)
     if file.is_dir():
@@ -38,11 +40,10 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
         raise BqcError(f"{file}: not an ONNX model, or truncated; export or download it again") from error
     if not model.graph.opset_imports or (not len(model.graph) and not model.graph.outputs):
         raise BqcError(f"{file}: not an ONNX model, or truncated; export or download it again")
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
+    for tensor in _tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             _check_external(file, tensor)
-        elif tensor is not None and not isinstance(tensor, ir.StringTensor):
+        elif not isinstance(tensor, ir.StringTensor):
             _check_inline(file, tensor)
     return model
 
@@ -52,10 +53,22 @@ def is_compiled(model: ir.Model) -> bool:
     return FORMAT_KEY in model.metadata_props
 
 
+def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Every tensor of the file: initializers and node attributes, in subgraphs and functions too."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    yield attribute.as_tensor()
+
+
 def _check_external(file: Path, tensor: ir.ExternalTensor) -> None:
     where = f"{file}: weight {tensor.name!r}"
     location = os.fspath(tensor.location)
-    folder = file.resolve().parent
+    folder = file.parent.resolve()
     data = folder / location
     if os.path.isabs(location) or not data.resolve().is_relative_to(folder):
         raise BqcError(f"{where} is stored outside the model's folder ({location}); refusing to read it")
@@ -78,12 +91,11 @@ def _check_external(file: Path, tensor: ir.ExternalTensor) -> None:
 def _check_inline(file: Path, tensor: ir.TensorProtocol) -> None:
     where = f"{file}: weight {tensor.name!r}"
     wanted = _byte_size(where, tensor)
-    try:
-        found = len(tensor.raw.raw_data) if hasattr(tensor.raw, "raw_data") else wanted
-        has_raw = hasattr(tensor.raw, "HasField") and tensor.raw.HasField("raw_data")
-    except AttributeError:
+    proto = tensor.raw
+    if not isinstance(proto, onnx.TensorProto) or not proto.HasField("raw_data"):
         return
-    if has_raw and found != wanted:
+    found = len(proto.raw_data)
+    if found != wanted:
         raise BqcError(f"{where} has {found} bytes but its type and shape need {wanted}; the file is damaged")
 
 

@@ -81,12 +81,12 @@ class Probe:
                 values[name] = np.zeros(shape, value.dtype.numpy() if value.dtype else np.int64)
         for name, node in self.shapes.items():
             source = node.inputs[0]
-            shape = shape_of(source, sizes) if source is not None else None
-            if shape is None:
-                raise ProbeError(f"the shape of {source.name if source else None!r} is not known")
+            known = shape_of(source, sizes)
+            if source is None or known is None:
+                raise ProbeError(f"the shape of {source.name if source else 'nothing'} is not known")
             start = node.attributes.get_int("start", 0)
-            end = node.attributes.get_int("end", len(shape))
-            values[name] = np.array(shape[start:end], np.int64)
+            end = node.attributes.get_int("end", len(known))
+            values[name] = np.array(known[start:end], np.int64)
         try:
             return [np.asarray(a) for a in self._session.run(None, values)]
         except Exception as error:
@@ -177,8 +177,8 @@ def _shape(value: ir.Value | None, sizes: Sizes, seen: Shapes) -> tuple[int, ...
         return None
     if value in seen:
         return seen[value]
-    # Residual connections make every layer reachable on two paths, so shapes are remembered: in `seen` for this
-    # question, and on the value once known, because a rewrite never changes what shape a value has.
+    # Residual connections make every layer reachable on two paths, so shapes are remembered: in `seen` for
+    # this question, and on the value once known, because no rewrite changes the shape of a value.
     known = value.meta.setdefault(_SHAPES, {})
     if sizes not in known:
         found = _derived(value, sizes, seen)
