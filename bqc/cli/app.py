@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import click
 
@@ -92,9 +93,10 @@ def main(args: Sequence[str] | None = None) -> int:
     says why, with a traceback only for an unforeseen error under ``-vv``. 130: interrupted.
     """
     settings = Settings()
-    warnings.showwarning = _show_warning
     try:
-        status = _group.main(args, prog_name="bqc", standalone_mode=False, obj=settings)
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show_warning, settings)
+            status = _group.main(args, prog_name="bqc", standalone_mode=False, obj=settings)
         sys.stdout.flush()
         return int(status or 0)
     except click.exceptions.Abort:
@@ -123,5 +125,9 @@ def _complain(message: str, usage: click.Context | None = None) -> None:
         click.echo(f"see '{usage.command_path} --help'", err=True)
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(f"bqc: warning: {' '.join(str(message).split())}", err=True)
+def _show_warning(
+    settings: Settings, message: Warning | str, category: type[Warning], *_: object, **__: object
+) -> None:
+    # Other packages warn about themselves; only our own warnings are about the user's model.
+    if settings.verbose or (category.__module__.startswith("bqc.") and not settings.quiet):
+        click.echo(f"bqc: warning: {' '.join(str(message).split())}", err=True)

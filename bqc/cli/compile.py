@@ -51,7 +51,7 @@ _BLOCKS = click.Choice(["16", "32", "64", "128", "256", "row"])
 @click.option(
     "--block-fallback",
     type=click.Choice(["error", "pad", "shrink", "keep"]),
-    help="Where the block does not divide an axis. [default: the scheme's]",
+    help="Where the block does not divide an axis: refuse, a shorter last block, a smaller one, float.",
 )
 @click.option(
     "--max-error", type=float, metavar="X", help="Keep roles at 8 bits whose relative weight error is larger."

@@ -86,6 +86,15 @@ def test_missing_kernels_are_named(stub: Path, tmp_path: Path) -> None:
         session(model, strict=True)
 
 
+def test_the_command_line_says_so_once(
+    stub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_doubler(tmp_path / "m.bqc.onnx")
+    assert main(["eval", str(model), "--task", "sst2"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["warning", "error"]
+
+
 def test_created_kernels_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BQC_LIBRARY", str(build(tmp_path, kernels=1)))
     session(write_doubler(tmp_path / "m.bqc.onnx"), strict=True)
