@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from bqc.errors import BqcError
-from bqc.ir.anatomy import EMBEDDING, HEAD, LAYER_KEY, ROLE_KEY, TABLE_ROLES, label
+from bqc.ir.anatomy import EMBEDDING, HEAD, LAYER_KEY, ROLE_KEY, TABLE_ROLES, label, record
 from bqc.ir.explain import explanation
 from bqc.ir.match import Linear, as_linear, constant, is_weight, scalar, walk_back
 
@@ -29,7 +29,8 @@ class AnnotateAnatomy(ir.passes.InPlacePass):
     1. The embedding is the LayerNormalization of three summed table lookups.
     2. A layer continues from a hidden state through query, key and value to two LayerNormalizations.
     3. Linears after the last layer are `pooler` (followed by Tanh) or `head`.
-    4. Nodes are renamed after their labels, so that a viewer shows the anatomy.
+    4. Nodes are renamed after their labels, so that a viewer shows the anatomy; the summary of it all is
+       recorded in the model's metadata.
 
     Raises:
         BqcError: no encoder, or an attention that belongs to no layer; the message names the nearest miss.
@@ -54,6 +55,7 @@ class AnnotateAnatomy(ir.passes.InPlacePass):
             raise BqcError(_half_found(model, layers, "an attention of the canonical form"))
         _head(graph)
         _name(graph)
+        record(model)
         return ir.passes.PassResult(model, True)
 
 

@@ -89,7 +89,7 @@ def _convert(model: ir.Model, source: int, target: int) -> None:
 def _take_over(graph: ir.Graph, new: ir.Graph, large: dict[str, ir.Value]) -> None:
     """Put the converted nodes into `graph`; its inputs and large initializers stay the same objects."""
     nodes, outputs = list(new), list(graph.outputs)
-    known: dict[str | None, ir.Value] = {**{v.name: v for v in graph.inputs}, **large}
+    known: dict[str | None, ir.Value] = {v.name: v for v in (*graph.inputs, *large.values())}
     made = {v.name: v for node in nodes for v in node.outputs}
     small = [v for v in new.initializers.values() if v.name not in known]
     new.outputs.clear()

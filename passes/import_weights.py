@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from bqc.ir.match import is_weight
+from bqc.ir.match import STORED, is_weight, stored_dtype
 
 __all__ = ["ImportWeights", "lazily"]
 
@@ -62,7 +62,9 @@ def lazily(
         return ir.Tensor(np.asarray(change(np.asarray(tensor.numpy())), order="C"), dtype=dtype)
 
     lazy = ir.LazyTensor(compute, dtype=dtype, shape=ir.Shape(shape), name=source.name, cache=True)
-    return ir.Value(name=source.name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=lazy)
+    made = ir.Value(name=source.name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=lazy)
+    made.meta[STORED] = stored_dtype(source)
+    return made
 
 
 def _absorbed(node: ir.Node, source: ir.Value) -> ir.Value | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
 
 BITS = (8, 6, 4)
+_TEXT = re.compile(r"BlockShift\((\d+),(\d+|row|tensor)(?:,group=(\d+))?\)")
 BLOCKS = (16, 32, 64, 128, 256, "row", "tensor")
 
 
@@ -47,7 +49,21 @@ class BlockShift:
             raise ValueError(f"BlockShift has no block {self.block!r}; block is one of 16, 32, 64, 128, 256, row, tensor")
 
     def __str__(self) -> str:
-        return f"BlockShift({self.bits},{self.block})"
+        group = f",group={self.group}" if self.group else ""
+        return f"BlockShift({self.bits},{self.block}{group})"
+
+    @classmethod
+    def parse(cls, text: str) -> BlockShift:
+        """Inverse of `str`. Raises ValueError for anything else."""
+        match = _TEXT.fullmatch(text.replace(" ", ""))
+        if not match:
+            raise ValueError(f"{text!r} is not a format; write it like BlockShift(8,64) or BlockShift(4,row)")
+        bits, block, group = match.groups()
+        return cls(int(bits), int(block) if block.isdigit() else block, int(group or 0))
+
+    def block_size(self, length: int) -> int:
+        """Elements of a full block in a row of ``length``."""
+        return length if isinstance(self.block, str) else self.block
 
     @property
     def low(self) -> int:
@@ -66,8 +82,7 @@ class BlockShift:
 
     def blocks(self, length: int) -> Blocks:
         """The blocks of a row of ``length`` elements."""
-        block = length if isinstance(self.block, str) else self.block
-        return Blocks(length, block, self.group)
+        return Blocks(length, self.block_size(length), self.group)
 
     def bits_per_element(self, length: int) -> float:
         """Stored bits an element of a row of ``length``, exponents included."""

@@ -22,6 +22,7 @@ __all__ = [
     "block_attention",
     "block_context",
     "block_dequantize",
+    "block_dequantize_tiles",
     "block_gather",
     "block_linear",
     "block_linear_add_norm",
@@ -35,6 +36,7 @@ __all__ = [
     "gelu",
     "layer_norm",
     "masked_softmax",
+    "softmax_dequantize",
     "tanh",
 ]
 
@@ -184,6 +186,15 @@ def block_linear_add_norm(
     return _quantize_out(layer_norm(y, gamma, beta, epsilon=epsilon), **out)
 
 
+def block_dequantize_tiles(
+    weight: U8, weight_exponents: I8, *, bits: int, block: int, group: int, rows: int, columns: int
+) -> F32:
+    """The packed weight as a float matrix [K, N]; ``rows`` is N, ``columns`` is K."""
+    owner = Blocks(columns, block, group).owner
+    codes = unpack_tiles(weight, bits, rows, columns, group or columns)
+    return f32(codes.T) * power_of_two(weight_exponents[owner, :rows])
+
+
 # Attention
 
 
@@ -214,6 +225,11 @@ def masked_softmax(scores: F32, mask: I64) -> U8:
     fraction, power = _exp2_parts(np.minimum(np.maximum((s - top) * f32(k.LOG2E), f32(k.SOFTMAX_LOW)), f32(0)))
     codes = np.rint(fraction * (power * f32(k.SOFTMAX_SCALE)))
     return np.where(keep, codes, f32(0)).astype(np.uint8)
+
+
+def softmax_dequantize(codes: U8) -> F32:
+    """Softmax codes [..., S] as probabilities: codes divided by their sum."""
+    return f32(codes) / f32(codes.sum(axis=-1, keepdims=True, dtype=np.int32))
 
 
 def block_context(probabilities: U8, values: I8, value_exponents: I8, *, heads: int, block: int) -> F32:

@@ -43,6 +43,8 @@ class Operator:
     """numpy, same inputs and attributes (but `layout`)."""
     infer: Callable[[Sequence[Shape], Attributes], Inferred]
     """Output types and shapes from input shapes and attributes."""
+    has_kernel: bool = True
+    """False for operators of the qdq dialect that compiled models do not contain."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -153,12 +155,22 @@ _ALL = (
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
+        "BlockDequantizeTiles",
+        linear.BlockDequantizeTiles,
+        reference.block_dequantize_tiles,
+        lambda i, a: [(F32, [a["columns"], a["rows"]])],
+        has_kernel=False,
+    ),
+    Operator(
         "BlockScores",
         attention.BlockScores,
         reference.block_scores,
         lambda i, a: [(F32, [i[0][0], a["heads"], i[0][1], i[2][1]])],
     ),
     Operator("MaskedSoftmax", attention.MaskedSoftmax, reference.masked_softmax, lambda i, a: [(U8, list(i[0]))]),
+    Operator(
+        "SoftmaxDequantize", attention.SoftmaxDequantize, reference.softmax_dequantize, _same, has_kernel=False
+    ),
     Operator("BlockContext", attention.BlockContext, reference.block_context, lambda i, a: [(F32, list(i[1]))]),
     Operator(
         "BlockAttention",

@@ -163,6 +163,14 @@ def bert_cases(s: Sizes) -> list[Case]:
         Case("LayerNorm", [special(floats(*lead, hidden, wide=True)), gamma, beta], {"epsilon": 1e-12}, (1, 2)),
         Case("BlockLinear", linear(hidden, s.ffn), geometry, weights, layout=tiles),
         Case("BlockLinear", linear(hidden, s.ffn, s.width), {**geometry, "group": s.width}, weights, layout=tiles),
+        Case(
+            "BlockDequantizeTiles",
+            linear(hidden, s.ffn, s.width)[2:4],
+            {**geometry, "group": s.width, "rows": s.ffn, "columns": hidden},
+            (0, 1),
+            layout=tiles,
+        ),
+        Case("SoftmaxDequantize", [codes], {}),
         Case("BlockLinearQuantize", linear(hidden, hidden), {**geometry, **out, "out_group": s.width}, weights, layout=tiles),
         Case(
             "BlockLinearQuantizeValues",

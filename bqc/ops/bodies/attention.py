@@ -85,6 +85,13 @@ def MaskedSoftmax(scores, mask):
 
 
 @script(ai_bqc)
+def SoftmaxDequantize(codes):
+    """Codes divided by the sum of their row, float."""
+    total = op.ReduceSum(op.Cast(codes, to=6), op.Constant(value_ints=[-1]), keepdims=1)
+    return op.Div(op.Cast(codes, to=1), op.Cast(total, to=1))
+
+
+@script(ai_bqc)
 def BlockContext(probabilities, values, value_exponents, heads: int = 12, block: int = 64):
     """Codes times values divided by the sum of the codes, float [B, S, H]."""
     one = op.Constant(value_ints=[1])

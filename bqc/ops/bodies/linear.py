@@ -135,6 +135,36 @@ def BlockLinear(
 
 
 @script(ai_bqc)
+def BlockDequantizeTiles(
+    weight,
+    weight_exponents,
+    bits: int = 8,
+    block: int = 64,
+    group: int = 0,
+    rows: int = 768,
+    columns: int = 768,
+    layout: str = "n16k4",
+):
+    """The packed weight as a float matrix [K, N] (rows is N, columns is K)."""
+    one = op.Constant(value_ints=[1])
+    first = op.Constant(value_ints=[0])
+    length = op.Reshape(op.Constant(value_int=columns), one)
+    outputs = op.Reshape(op.Constant(value_int=rows), one)
+    block1 = op.Reshape(op.Constant(value_int=block), one)
+    group1 = op.Reshape(op.Constant(value_int=group), one)
+    owner, span, per_group, size = BlockOwner(length, block1, group1)
+    w = UnpackTiles(weight, bits=bits)
+    groups = op.Div(length, span)
+    split = op.Concat(groups, op.Div(op.Shape(w, end=1), groups), op.Shape(w, start=1), axis=0)
+    kept = op.Slice(op.Reshape(w, split), first, span, one)
+    matrix = op.Reshape(kept, op.Concat(length, op.Shape(w, start=1), axis=0))
+    codes = op.Cast(op.Slice(matrix, first, outputs, one), to=1)
+    zero = op.Cast(op.Gather(op.Constant(value=OFFSETS), op.Constant(value_int=bits)), to=1)
+    scale = op.Gather(op.Slice(PowerOfTwo(weight_exponents), first, outputs, one), owner, axis=0)
+    return op.Mul(op.Sub(codes, zero), scale)
+
+
+@script(ai_bqc)
 def BlockLinearQuantize(
     codes,
     exponents,

@@ -1,0 +1,107 @@
+"""Writing a compiled model: aligned external data, everything or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from bqc.errors import BqcError
+
+__all__ = ["ALIGNMENT", "FORMAT_VERSION", "file_sha256", "output_path", "write"]
+
+FORMAT_VERSION = "1"
+ALIGNMENT = 64
+"""Bytes; ONNX Runtime maps the data file, and kernels read tiles in place."""
+
+_SIDE_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "special_tokens_map.json",
+    "modules.json",
+    "1_Pooling/config.json",
+)
+
+
+def output_path(source: Path, output: str | None) -> tuple[Path, bool]:
+    """Where the model goes, and whether its folder gets the tokenizer and configuration too.
+
+    ``None`` is ``NAME.bqc.onnx`` beside the source, a name that ends in ``/`` or is a folder is
+    ``DIR/NAME.bqc.onnx`` with the source's side files, any other is the file itself.
+    """
+    name = f"{source.stem}.bqc.onnx"
+    if output is None:
+        return source.with_name(name), False
+    path = Path(output)
+    if output.endswith(("/", os.sep)) or path.is_dir():
+        return path / name, True
+    if path.suffix != ".onnx":
+        raise BqcError(f"{output}: the output is a .onnx file, or a folder written with a final /")
+    return path, False
+
+
+def write(model: ir.Model, path: Path, *, single_file: bool = False, side_files_from: Path | None = None) -> list[Path]:
+    """Write the model; return the files written, the model first.
+
+    Data goes to ``NAME.onnx.data`` at offsets that are multiples of 64, or inline with ``single_file``. Nothing is
+    visible under the final names before the file has passed the ONNX checker. Raises BqcError if it cannot be written.
+    """
+    data_name = f"{path.name}.data"
+    created = not path.parent.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".bqc-", dir=path.parent) as folder:
+            fresh = Path(folder) / path.name
+            if single_file:
+                ir.save(model, fresh)
+            else:
+                ir.save(
+                    model,
+                    fresh,
+                    external_data=data_name,
+                    size_threshold_bytes=256,
+                    alignment=ALIGNMENT,
+                    align_threshold=0,
+                )
+            onnx.checker.check_model(str(fresh), full_check=True)
+            fresh_data = fresh.with_name(data_name)
+            written = [path]
+            # An older model must not be paired with the new data, should this be interrupted between the two.
+            path.unlink(missing_ok=True)
+            if fresh_data.exists():
+                os.replace(fresh_data, path.with_name(data_name))
+                written.append(path.with_name(data_name))
+            else:
+                path.with_name(data_name).unlink(missing_ok=True)
+            os.replace(fresh, path)
+    except OSError as error:
+        if created and path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+        raise BqcError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return written + (_copy_side_files(side_files_from, path.parent) if side_files_from else [])
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a file's bytes, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _copy_side_files(source: Path, target: Path) -> list[Path]:
+    copied = []
+    for name in _SIDE_FILES:
+        if (source / name).is_file() and (source / name).resolve() != (target / name).resolve():
+            (target / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, target / name)
+            copied.append(target / name)
+    return copied

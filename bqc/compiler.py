@@ -1,0 +1,216 @@
+"""`compile`: from a float ONNX encoder to the finished artifact."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from bqc.artifact import FORMAT_VERSION, file_sha256, output_path, write
+from bqc.errors import BqcError
+from bqc.ir import import_model
+from bqc.ir.load import FORMAT_KEY
+from bqc.ops.registry import DOMAIN
+from bqc.pipeline import Step, run
+from bqc.plan import Plan
+from bqc.schemes import scheme_class
+
+__all__ = ["CompileResult", "compile"]
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """What a compilation wrote and found."""
+
+    paths: tuple[Path, ...]
+    """Files written, the model first; empty after a dry run."""
+    plan: Plan
+    summary: tuple[tuple[str, str], ...]
+    """Rows to print: what was found, what it became, sizes."""
+    steps: tuple[Step, ...]
+    bytes_before: int
+    bytes_after: int
+    operators: dict[str, int] = field(default_factory=dict)
+    """``ai.bqc`` nodes by operator."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "paths": [str(path) for path in self.paths],
+            "summary": dict(self.summary),
+            "plan": {
+                "scheme": self.plan.scheme,
+                "weights": {k: str(v) for k, v in self.plan.weights.items()},
+                "activations": {k: str(v) for k, v in self.plan.activations.items()},
+                "kept": self.plan.kept,
+            },
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+            "operators": self.operators,
+            "passes": [{"name": s.name, "nodes": s.nodes, "seconds": round(s.seconds, 4)} for s in self.steps],
+        }
+
+
+def compile(
+    model: str | Path | ir.Model,
+    scheme: str = "bbct",
+    output: str | Path | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **more: Any,
+) -> CompileResult:
+    """Compile a float encoder.
+
+    Args:
+        model: a float ``.onnx`` file, or a model in memory (then ``output`` is needed).
+        scheme: name of the scheme.
+        output: a ``.onnx`` file or a folder; beside the input as ``NAME.bqc.onnx`` if not given.
+        options: the scheme's options (weight_bits, block, include, ...), and ``recipe``, ``save_recipe`` (paths),
+            ``dry_run``, ``single_file``, ``explain``; also as keywords.
+        progress: called with (steps done, steps in all).
+
+    Raises BqcError if the model cannot be read, holds no encoder or is already compiled, or an option is wrong; no file
+    is written then.
+    """
+    started = time.perf_counter()
+    known = {**(options or {}), **more}
+    recipe = known.pop("recipe", None)
+    save_recipe = known.pop("save_recipe", None)
+    dry_run = bool(known.pop("dry_run", False))
+    single_file = bool(known.pop("single_file", False))
+    explain = bool(known.pop("explain", False))
+    known.pop("seed", None)
+    text = _recipe_text(recipe, known)
+    if text is not None:
+        scheme = Plan.from_yaml(text, str(recipe)).scheme or scheme
+    chosen = _scheme(scheme, known)
+    source = None if isinstance(model, ir.Model) else Path(model)
+    if source is None and output is None and not dry_run:
+        raise BqcError("a model in memory needs an output: give compile(..., output='model.bqc.onnx')")
+    path, with_side_files = output_path(source or Path("model.onnx"), None if output is None else str(output))
+    if source is not None and path.resolve() == source.resolve():
+        raise BqcError(f"{path}: the output would overwrite the input; give another -o")
+
+    planning, lowering = chosen.plan(text, str(recipe)), [] if dry_run else chosen.lower()
+    total = 2 + len(planning) + len(lowering)
+    if progress is not None:
+        progress(0, total)
+    loaded, found = _import(model, explain)
+    before = _bytes(loaded)
+    steps = run(loaded, planning, progress, 1, total)
+    plan = Plan.of(loaded)
+    if save_recipe is not None:
+        _write_text(Path(save_recipe), plan.to_yaml())
+    if dry_run:
+        rows = (*_rows(found, plan), ("wrote", "nothing: dry run"))
+        return CompileResult((), plan, rows, tuple(steps), before, 0)
+    steps += run(loaded, lowering, progress, 1 + len(planning), total)
+    operators = _check_folds(loaded, plan)
+    _stamp(loaded, scheme, chosen, source)
+    paths = write(
+        loaded,
+        path,
+        single_file=single_file,
+        side_files_from=source.parent if source is not None and with_side_files else None,
+    )
+    after = sum(p.stat().st_size for p in paths if p.name.startswith(path.name))
+    if progress is not None:
+        progress(total, total)
+    rows = (
+        *_rows(found, plan),
+        ("operators", ", ".join(f"{count} {name}" for name, count in operators.items())),
+        ("size", f"{after / 2**20:.2f} MiB, {before / 2**20:.2f} MiB of weights before ({before / after:.2f}x)"),
+        ("time", f"{time.perf_counter() - started:.1f} s"),
+    )
+    return CompileResult(tuple(paths), plan, rows, tuple(steps), before, after, operators)
+
+
+def _import(model: str | Path | ir.Model, explain: bool) -> tuple[ir.Model, Any]:
+    from bqc.ir.explain import Explanation
+
+    explanation = Explanation() if explain else None
+    try:
+        return import_model(model, explain=explanation)
+    except BqcError as error:
+        if explanation is None:
+            raise
+        raise BqcError(f"{error} {explanation}") from None
+
+
+def _scheme(name: str, options: dict[str, Any]) -> Any:
+    kind = scheme_class(name)
+    valid = [f.name for f in fields(kind)]
+    for option in options:
+        if option not in valid:
+            near = difflib.get_close_matches(option, valid, n=1)
+            raise BqcError(f"scheme {name} has no option {option!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    return kind(**options)
+
+
+def _recipe_text(recipe: str | Path | None, options: dict[str, Any]) -> str | None:
+    if recipe is None:
+        return None
+    if options:
+        raise BqcError(f"a recipe is a whole plan: leave out {', '.join(sorted(options))} or the recipe")
+    Plan.read(Path(recipe))
+    return Path(recipe).read_text(encoding="utf-8")
+
+
+def _check_folds(model: ir.Model, plan: Plan) -> dict[str, int]:
+    """Every planned weight must have reached an integer operator."""
+    operators = Counter(node.op_type for node in model.graph if node.domain == DOMAIN)
+    return dict(sorted(operators.items()))
+
+
+def _stamp(model: ir.Model, scheme: str, options: Any, source: Path | None) -> None:
+    try:
+        own = version("bqc")
+    except PackageNotFoundError:
+        own = "unknown"
+    model.producer_name, model.producer_version = "bqc", own
+    model.ir_version = min(model.ir_version, 10)
+    model.metadata_props.update(
+        {
+            FORMAT_KEY: FORMAT_VERSION,
+            "bqc.scheme": scheme,
+            "bqc.options": json.dumps({f.name: getattr(options, f.name) for f in fields(options)}),
+            "bqc.bounds": json.dumps(options.bounds()),
+            "bqc.versions": json.dumps({"bqc": own, "onnx": onnx.__version__, "onnx_ir": ir.__version__}),
+        }
+    )
+    if source is not None:
+        model.metadata_props["bqc.input_sha256"] = file_sha256(source)
+        model.metadata_props["bqc.input_name"] = source.name
+
+
+def _rows(found: Any, plan: Plan) -> tuple[tuple[str, str], ...]:
+    weights = Counter(str(fmt) for fmt in plan.weights.values())
+    rows = [
+        ("found", str(found)),
+        ("weights", ", ".join(f"{count} in {fmt}" for fmt, count in weights.items()) or "all float"),
+        ("points", f"{len(plan.activations)} quantised activations"),
+    ]
+    rows += [("kept", f"{key}: {why}") for key, why in plan.kept.items()]
+    return tuple(rows)
+
+
+def _bytes(model: ir.Model) -> int:
+    values = model.graph.initializers.values()
+    return sum(v.const_value.nbytes for v in values if v.const_value is not None)
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BqcError(f"{path}: cannot write the recipe: {error.strerror}") from None

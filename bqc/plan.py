@@ -1,0 +1,120 @@
+"""A plan: which format every weight and every quantisation point has. It is also what a recipe file holds.
+
+Weights and points are addressed by ``layer:role`` (docs/canonical-form.md); what is not named stays float. Plan passes
+write the plan onto the graph, the quantise passes read it from there, and the artifact keeps it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import yaml
+
+from bqc.errors import BqcError
+from bqc.formats import BlockShift
+
+__all__ = ["PLAN_KEY", "Plan", "matching"]
+
+PLAN_KEY = "bqc.plan"
+VERSION = 1
+
+
+@dataclass
+class Plan:
+    """Formats by ``layer:role``; ``kept`` says why a weight stays float or at more bits than asked for."""
+
+    scheme: str
+    weights: dict[str, BlockShift] = field(default_factory=dict)
+    activations: dict[str, BlockShift] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+
+    def to_yaml(self) -> str:
+        """The recipe file."""
+        data = {
+            "bqc_recipe": VERSION,
+            "scheme": self.scheme,
+            "weights": {key: str(fmt) for key, fmt in self.weights.items()},
+            "activations": {key: str(fmt) for key, fmt in self.activations.items()},
+            "kept": dict(self.kept),
+        }
+        return yaml.safe_dump(data, sort_keys=False, width=120)
+
+    @classmethod
+    def from_yaml(cls, text: str, where: str) -> Plan:
+        """Read a recipe; ``where`` names it in errors.
+
+        Raises BqcError that names the line's key for anything that is not a recipe.
+        """
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise BqcError(f"{where}: not a YAML file: {' '.join(str(error).split())}") from None
+        if not isinstance(data, dict) or data.get("bqc_recipe") != VERSION:
+            raise BqcError(f"{where}: not a recipe: it must be a mapping that starts with 'bqc_recipe: {VERSION}'")
+        unknown = set(data) - {"bqc_recipe", "scheme", "weights", "activations", "kept"}
+        if unknown:
+            raise BqcError(f"{where}: unknown key {sorted(unknown)[0]!r}; a recipe has scheme, weights, activations, kept")
+        return cls(
+            str(data.get("scheme", "")),
+            _formats(data.get("weights"), f"{where}: weights"),
+            _formats(data.get("activations"), f"{where}: activations"),
+            {str(k): str(v) for k, v in (data.get("kept") or {}).items()},
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Read a recipe file."""
+        try:
+            return cls.from_yaml(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BqcError(f"{path}: cannot read the recipe: {error}") from None
+
+    def attach(self, model: ir.Model) -> None:
+        """Write the plan onto the model."""
+        model.metadata_props[PLAN_KEY] = self.to_yaml()
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Plan:
+        """The plan of a model. Raises BqcError if no plan pass has run."""
+        text = model.metadata_props.get(PLAN_KEY)
+        if text is None:
+            raise BqcError("the model has no plan: run a plan pass (plan-bbct) before this one")
+        return cls.from_yaml(text, "the plan in the model")
+
+
+def matching(keys: Iterable[str], patterns: Iterable[str], option: str) -> set[str]:
+    """Keys ``layer:role`` that match any pattern: ``role``, ``layer:role`` or either part with ``*`` and ``?``.
+
+    Raises BqcError naming the nearest keys if a pattern matches nothing.
+    """
+    known = list(keys)
+    found: set[str] = set()
+    for pattern in patterns:
+        full = pattern if ":" in pattern else f"*:{pattern}"
+        hits = {key for key in known if fnmatch.fnmatchcase(key, full) or key.split(":")[0] == pattern}
+        if not hits:
+            names = sorted({key.split(":")[1] for key in known})
+            near = difflib.get_close_matches(pattern.split(":")[-1], names, n=3, cutoff=0.4) or names
+            raise BqcError(f"{option} {pattern!r} matches no weight; roles here: {', '.join(near)}; layers are 0, 1, ...")
+        found |= hits
+    return found
+
+
+def _formats(data: Any, where: str) -> dict[str, BlockShift]:
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping):
+        raise BqcError(f"{where}: must map layer:role to a format")
+    result = {}
+    for key, value in data.items():
+        try:
+            result[str(key)] = BlockShift.parse(str(value))
+        except ValueError as error:
+            raise BqcError(f"{where}: {key}: {error}") from None
+    return result

@@ -1,0 +1,28 @@
+"""Schemes: one file a published system. A scheme turns options into a pipeline of passes and states its bounds."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.metadata import entry_points
+from typing import Any
+
+from bqc.errors import BqcError
+
+__all__ = ["scheme_class"]
+
+_GROUP = "bqc.schemes"
+
+
+def scheme_class(name: str) -> Any:
+    """The class of a scheme. Raises BqcError for an unknown name."""
+    if name == "bbct":
+        from bqc.schemes.bbct import Bbct
+
+        return Bbct
+    installed = {entry.name: entry for entry in entry_points(group=_GROUP)}
+    if name in installed:
+        return installed[name].load()
+    known = ["bbct", *sorted(installed)]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    raise BqcError(f"unknown scheme {name!r}; {hint}")

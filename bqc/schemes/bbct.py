@@ -1,0 +1,85 @@
+"""`bbct`: block-wise power-of-two quantisation of the whole transformer, without retraining.
+
+Source: Dong, Chen, "Blockwise compression of transformer-based models without retraining" (arXiv 2303.09184), abstract.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from bqc.passes.annotate_sensitivity import AnnotateSensitivity
+from bqc.passes.attach_functions import AttachFunctions
+from bqc.passes.finalize import Finalize
+from bqc.passes.fold_attention import FoldAttention
+from bqc.passes.fold_embedding import FoldEmbedding
+from bqc.passes.fold_gelu import FoldGelu
+from bqc.passes.fold_head import FoldHead
+from bqc.passes.fold_layernorm import FoldLayerNorm
+from bqc.passes.fold_matmul import FoldMatMul
+from bqc.passes.fold_softmax import FoldSoftmax
+from bqc.passes.pack_weights import PackWeights
+from bqc.passes.plan_bbct import PlanBbct
+from bqc.passes.plan_recipe import PlanRecipe
+from bqc.passes.quantize_activations import QuantizeActivations
+from bqc.passes.quantize_weights import QuantizeWeights
+
+__all__ = ["Bbct"]
+
+
+@dataclass(frozen=True)
+class Bbct:
+    """Options of the scheme; see docs/schemes/bbct.md."""
+
+    weight_bits: int = 8
+    """8, 6 or 4, for the encoder's linears."""
+    embedding_bits: int = 0
+    """8, 6 or 4 for the lookup tables; 0 takes weight_bits."""
+    block: int | str = 64
+    """16, 32, 64, 128, 256 or "row"."""
+    block_fallback: str = "pad"
+    """error, pad, shrink or keep, where a row is no whole number of blocks."""
+    max_error: float | None = None
+    """Weights whose relative squared error is larger stay at 8 bits."""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def plan(self, recipe: str | None = None, where: str = "recipe") -> list[ir.passes.InPlacePass]:
+        """Passes that end with a plan on the model: from the options, or from a recipe's text."""
+        if recipe is not None:
+            return [PlanRecipe(recipe, where)]
+        bits = tuple(sorted({8, self.weight_bits, self.embedding_bits or self.weight_bits}, reverse=True))
+        choose = PlanBbct(
+            weight_bits=self.weight_bits,
+            embedding_bits=self.embedding_bits,
+            block=self.block,
+            fallback=self.block_fallback,
+            max_error=self.max_error,
+            include=tuple(self.include),
+            exclude=tuple(self.exclude),
+        )
+        return [AnnotateSensitivity(bits, self.block), choose]
+
+    def lower(self) -> list[ir.passes.InPlacePass]:
+        """Passes from a planned float model to the finished one."""
+        return [
+            QuantizeWeights(),
+            QuantizeActivations(),
+            PackWeights(),
+            FoldEmbedding(),
+            FoldMatMul(),
+            FoldGelu(),
+            FoldLayerNorm(),
+            FoldSoftmax(),
+            FoldAttention(),
+            FoldHead(),
+            AttachFunctions(),
+            Finalize(),
+        ]
+
+    def bounds(self) -> dict[str, Any]:
+        """What `bqc verify` holds a compiled model to, on generated inputs."""
+        few = min(self.weight_bits, self.embedding_bits or self.weight_bits) < 6
+        return {"cosine_min": 0.8 if few else 0.97, "argmax_agreement_min": 0.7 if few else 0.9}

@@ -1,0 +1,63 @@
+"""What every fold shares: a pattern rule whose replacement is one ``ai.bqc`` operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript.rewriter import pattern
+
+from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, SOURCE_KEY
+from bqc.ir.build import SOURCE_LIMIT
+from bqc.ir.rewrite import drop_dead, sources
+from bqc.ops.registry import DOMAIN, OPERATORS, VERSION
+from bqc.passes._graph import dims, infer_types
+
+__all__ = ["DOMAIN", "FoldRule", "apply"]
+
+
+class FoldRule(pattern.RewriteRuleClassBase):  # type: ignore[misc]
+    """Base of fold rules; `fused` builds the replacement with labels, lineage and inferred types."""
+
+    reads_dequantized = False
+    """The pattern starts at dequantise nodes that others may read too, so it must leave them in place."""
+
+    def fused(
+        self,
+        op: Any,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        attributes: Mapping[str, Any],
+        *,
+        last: ir.Value,
+        like: ir.Value,
+        through: Sequence[ir.Value] = (),
+    ) -> Any:
+        """One operator of ``ai.bqc`` in place of the nodes from ``through`` to ``last``, labelled as ``like``."""
+        defaults = OPERATORS[op_type].attributes
+        chosen = {name: attributes.get(name, default) for name, default in defaults.items()}
+        known = like.producer()
+        final = last.producer()
+        assert known is not None and final is not None, "matched values have producers"
+        outputs = OPERATORS[op_type].infer([dims(v) for v in inputs], chosen)
+        made = getattr(op, op_type)(*inputs, **chosen, _domain=DOMAIN, _version=VERSION, _outputs=len(outputs))
+        node = (made if isinstance(made, ir.Value) else made[0]).producer()
+        for key in (LAYER_KEY, ROLE_KEY):
+            if key in known.metadata_props:
+                node.metadata_props[key] = known.metadata_props[key]
+        steps = [v.producer() for v in (*through, last)]
+        node.metadata_props[SOURCE_KEY] = sources([n for n in steps if n is not None])[:SOURCE_LIMIT]
+        infer_types(node)
+        return made
+
+
+def apply(model: ir.Model, *rules: type[FoldRule]) -> ir.passes.PassResult:
+    """Apply the rules until none matches, and drop what they left unused."""
+    count = 0
+    ready = pattern.RewriteRuleSet([rule.rule(remove_nodes=not rule.reads_dequantized) for rule in rules])
+    while found := ready.apply_to_model(model):
+        count += found
+        drop_dead(model)
+    return ir.passes.PassResult(model, count > 0)
+

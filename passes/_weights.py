@@ -1,0 +1,28 @@
+"""Where the weights of an annotated model are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from bqc.ir.anatomy import LINEAR_ROLES, TABLE_ROLES, role
+
+__all__ = ["weight_inputs"]
+
+
+def weight_inputs(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, int]]:
+    """(node, weight, reduction axis) of every labelled linear and lookup table, in graph order.
+
+    The axis along which blocks run is 0 for ``MatMul(x, W[K, N])`` and 1 for ``Gather(table[V, H], ids)``.
+    """
+    for node in model.graph:
+        kind = role(node)
+        if node.op_type == "MatMul" and kind in LINEAR_ROLES:
+            weight, axis = node.inputs[1], 0
+        elif node.op_type == "Gather" and kind in TABLE_ROLES:
+            weight, axis = node.inputs[0], 1
+        else:
+            continue
+        if weight is not None and weight.is_initializer() and weight.const_value is not None:
+            yield node, weight, axis

@@ -1,0 +1,31 @@
+"""The function bodies of every `ai.bqc` operator in use join the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from bqc.ops.registry import DOMAIN, VERSION, functions_for
+
+__all__ = ["AttachFunctions"]
+
+
+@dataclass(frozen=True)
+class AttachFunctions(ir.passes.InPlacePass):
+    """Save the definition of each operator in the file, so that it runs without the kernel library.
+
+    Before: nodes of ``ai.bqc``. After: the same nodes, and a model-local function for each and for all they call.
+    Contract: exact.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        used = {node.op_type for node in model.graph if node.domain == DOMAIN}
+        for proto in functions_for(used):
+            for node in proto.node:
+                node.doc_string = ""
+            function = ir.serde.deserialize_function(proto)
+            model.functions[function.identifier()] = function
+        if used:
+            model.graph.opset_imports[DOMAIN] = VERSION
+        return ir.passes.PassResult(model, bool(used))

@@ -1,0 +1,42 @@
+"""Names, types and opsets of a finished model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from bqc.ir.anatomy import layer, role
+from bqc.ir.rewrite import drop_dead
+from bqc.ops.registry import DOMAIN
+from bqc.passes._graph import infer_types
+
+__all__ = ["Finalize"]
+
+
+@dataclass(frozen=True)
+class Finalize(ir.passes.InPlacePass):
+    """Drop what is unused, sort, give every node a stable name (``layer/role/operator``) and every value a type.
+
+    Contract: exact.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        drop_dead(model)
+        common.RemoveUnusedFunctionsPass()(model)
+        common.TopologicalSortPass()(model)
+        seen: Counter[str] = Counter()
+        for node in model.graph:
+            where = f"{layer(node)}/{role(node)}" if role(node) else "graph"
+            name = f"{where}/{node.op_type}"
+            seen[name] += 1
+            node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+            if node.domain == DOMAIN:
+                infer_types(node)
+            for i, output in enumerate(node.outputs):
+                if not output.is_graph_output():
+                    output.name = node.name if i == 0 else f"{node.name}:{i}"
+        common.RemoveUnusedOpsetsPass()(model)
+        return ir.passes.PassResult(model, True)

@@ -1,0 +1,84 @@
+"""The embedding block becomes one operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript.rewriter import pattern
+
+from bqc.passes._fold import DOMAIN, FoldRule, apply
+from bqc.passes._graph import attributes_of
+from bqc.passes.fold_matmul import out_attributes
+
+__all__ = ["FoldEmbedding"]
+
+
+@dataclass(frozen=True)
+class FoldEmbedding(ir.passes.InPlacePass):
+    """Fold three lookups, their sum, the LayerNormalization and its quantisation.
+
+    Before::
+
+        BlockQuantize(LayerNormalization(Add(Add(BlockGather(ids, ...), BlockGather(type_ids, ...)),
+                                             BlockGather(position_ids, ...)), gamma, beta))
+
+    After::
+
+        EmbeddingLayerNorm(ids, type_ids, position_ids, word, ew, type, et, position, ep, gamma, beta)
+
+    Contract: ulp.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        return apply(model, _Embedding)
+
+
+class _Embedding(FoldRule):
+    def pattern(
+        self,
+        op: Any,
+        ids: Any,
+        word: Any,
+        ew: Any,
+        type_ids: Any,
+        kind: Any,
+        et: Any,
+        position_ids: Any,
+        position: Any,
+        ep: Any,
+        gamma: Any,
+        beta: Any,
+    ) -> Any:
+        options = {"_domain": DOMAIN, "_allow_other_attributes": True}
+        a = op.BlockGather(ids, word, ew, _outputs=["a"], **options)
+        b = op.BlockGather(type_ids, kind, et, _outputs=["b"], **options)
+        c = op.BlockGather(position_ids, position, ep, _outputs=["c"], **options)
+        total = op.Add(op.Add(a, b), c)
+        norm = op.LayerNormalization(total, gamma, beta, _outputs=["norm"], _allow_other_attributes=True)
+        return op.BlockQuantize(norm, _outputs=["codes", "e"], **options)
+
+    def check(self, context: Any, a: ir.Value, b: ir.Value, c: ir.Value, ids: ir.Value, **_: Any) -> Any:
+        result = pattern.MatchResult()
+        blocks = {attributes_of(v.producer())["block"] for v in (a, b, c)}
+        if len(blocks) > 1:
+            return result.fail(f"the tables have different blocks: {sorted(blocks)}", a)
+        if ids.shape is None or len(ids.shape) != 2:
+            return result.fail("ids are not [B, S]", ids)
+        return result
+
+    def rewrite(self, op: Any, a: ir.Value, b: ir.Value, c: ir.Value, norm: ir.Value, codes: ir.Value, **v: Any) -> Any:
+        word, kind, position = (attributes_of(x.producer()) for x in (a, b, c))
+        attributes = {
+            "columns": word["columns"],
+            "word_bits": word["bits"],
+            "type_bits": kind["bits"],
+            "position_bits": position["bits"],
+            "block": word["block"],
+            "epsilon": attributes_of(norm.producer()).get("epsilon", 1e-5),
+            **out_attributes(codes),
+        }
+        names = "ids type_ids position_ids word ew kind et position ep gamma beta".split()
+        inputs = [v[name] for name in names]
+        return self.fused(op, "EmbeddingLayerNorm", inputs, attributes, last=codes, like=norm, through=[a, b, c])

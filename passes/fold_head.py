@@ -1,0 +1,31 @@
+"""The pooler's tanh becomes the one whose every bit is defined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from bqc.passes._fold import DOMAIN, FoldRule, apply
+
+__all__ = ["FoldHead"]
+
+
+@dataclass(frozen=True)
+class FoldHead(ir.passes.InPlacePass):
+    """Before: ``BlockQuantize(Tanh(x))``. After: ``BlockQuantize(ai.bqc.Tanh(x))``. Contract: ulp."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        return apply(model, _Tanh)
+
+
+class _Tanh(FoldRule):
+    def pattern(self, op: Any, x: Any) -> Any:
+        t = op.Tanh(x, _outputs=["t"])
+        return op.BlockQuantize(t, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True)
+
+    def rewrite(self, op: Any, x: Any, t: ir.Value, codes: ir.Value, **_: Any) -> Any:
+        exact = self.fused(op, "Tanh", [x], {}, last=t, like=t)
+        known = {name: attr.value for name, attr in codes.producer().attributes.items()}
+        return self.fused(op, "BlockQuantize", [exact], known, last=codes, like=t, through=[t])

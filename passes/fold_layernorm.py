@@ -1,0 +1,83 @@
+"""Residual sum, LayerNormalization and quantisation join the linear before them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript.rewriter import pattern
+
+from bqc.passes._fold import DOMAIN, FoldRule, apply
+from bqc.passes._graph import attributes_of
+from bqc.passes.fold_matmul import out_attributes
+
+__all__ = ["FoldLayerNorm"]
+
+
+@dataclass(frozen=True)
+class FoldLayerNorm(ir.passes.InPlacePass):
+    """Fold the end of a sub-layer.
+
+    Before::
+
+        BlockQuantize(LayerNormalization(Add(BlockLinear(...), BlockDequantize(r, er)), gamma, beta))
+
+    After::
+
+        BlockLinearAddNorm(..., r, er, gamma, beta)
+
+    Contract: ulp (the operator sums rows in integers).
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        return apply(model, _LinearAddNorm)
+
+
+class _LinearAddNorm(FoldRule):
+    reads_dequantized = True
+
+    def pattern(
+        self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any, r: Any, er: Any, gamma: Any, beta: Any
+    ) -> Any:
+        y = op.BlockLinear(x, ex, w, ew, bias, _domain=DOMAIN, _outputs=["y"], _allow_other_attributes=True)
+        skip = op.BlockDequantize(r, er, _domain=DOMAIN, _outputs=["skip"], _allow_other_attributes=True)
+        total = op.Add(y, skip)
+        norm = op.LayerNormalization(total, gamma, beta, _outputs=["norm"], _allow_other_attributes=True)
+        return op.BlockQuantize(norm, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True)
+
+    def check(self, context: Any, norm: ir.Value, **_: Any) -> Any:
+        result = pattern.MatchResult()
+        axis = attributes_of(norm.producer()).get("axis", -1)
+        if norm.shape is not None and axis not in (-1, len(norm.shape) - 1):
+            return result.fail(f"LayerNormalization over axis {axis}, not the last", norm)
+        return result
+
+    def rewrite(
+        self,
+        op: Any,
+        x: Any,
+        ex: Any,
+        w: Any,
+        ew: Any,
+        bias: Any,
+        r: Any,
+        er: Any,
+        gamma: Any,
+        beta: Any,
+        y: ir.Value,
+        skip: ir.Value,
+        norm: ir.Value,
+        codes: ir.Value,
+        **_: Any,
+    ) -> Any:
+        residual = attributes_of(skip.producer())
+        attributes = {
+            **attributes_of(y.producer()),
+            **out_attributes(codes),
+            "residual_block": residual["block"],
+            "residual_group": residual["group"],
+            "epsilon": attributes_of(norm.producer()).get("epsilon", 1e-5),
+        }
+        inputs = [x, ex, w, ew, bias, r, er, gamma, beta]
+        return self.fused(op, "BlockLinearAddNorm", inputs, attributes, last=codes, like=y, through=[y, norm])

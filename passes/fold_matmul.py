@@ -1,0 +1,159 @@
+"""MatMul of dequantised operands becomes one integer MatMul with its bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript.rewriter import pattern
+
+from bqc.passes._fold import DOMAIN, FoldRule, apply
+from bqc.passes._graph import attributes_of
+
+__all__ = ["FoldMatMul"]
+
+
+@dataclass(frozen=True)
+class FoldMatMul(ir.passes.InPlacePass):
+    """Fold linears, and the quantisation of queries, keys and values into them.
+
+    Before::
+
+        Add(MatMul(BlockDequantize(x, ex), BlockDequantizeTiles(w, ew)), bias)
+        BlockQuantize(BlockLinear(...))            BlockQuantizeValues(BlockLinear(...), mask)
+
+    After::
+
+        BlockLinear(x, ex, w, ew, bias)
+        BlockLinearQuantize(...)                   BlockLinearQuantizeValues(..., mask)
+
+    A Gather of tokens moves above the dequantise node first. Contract: ulp (the float MatMul's order of sums is
+    undefined, the integer one's is not); the last two rules are exact.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        first = apply(model, _GatherTokens, _Linear)
+        second = apply(model, _LinearQuantize, _LinearValues)
+        return ir.passes.PassResult(model, first.modified or second.modified)
+
+
+class _GatherTokens(FoldRule):
+    """Gather(BlockDequantize(c, e), i) -> BlockDequantize(Gather(c, i), Gather(e, i)), not along the blocks."""
+
+    reads_dequantized = True
+
+    def pattern(self, op: Any, c: Any, e: Any, index: Any) -> Any:
+        x = op.BlockDequantize(c, e, _domain=DOMAIN, _outputs=["x"], _allow_other_attributes=True)
+        return op.Gather(x, index, _outputs=["y"], _allow_other_attributes=True)
+
+    def check(self, context: Any, x: ir.Value, y: ir.Value, c: ir.Value, **_: Any) -> Any:
+        result = pattern.MatchResult()
+        axis = attributes_of(y.producer()).get("axis", 0)
+        if c.is_initializer() or c.shape is None or axis in (-1, len(c.shape) - 1):
+            return result.fail("a weight, or a Gather along the blocks", y)
+        return result
+
+    def rewrite(
+        self, op: Any, c: ir.Value, e: ir.Value, index: ir.Value, x: ir.Value, y: ir.Value, **_: Any
+    ) -> Any:
+        axis = attributes_of(y.producer()).get("axis", 0)
+        parts = []
+        for part in (c, e):
+            taken = op.Gather(part, index, axis=axis)
+            taken.type = part.type
+            taken.shape = _gathered(part, index, axis)
+            parts.append(taken)
+        geometry = attributes_of(x.producer())
+        return self.fused(op, "BlockDequantize", parts, geometry, last=y, like=y, through=[x])
+
+
+class _Linear(FoldRule):
+    reads_dequantized = True
+
+    def pattern(self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any) -> Any:
+        left = op.BlockDequantize(x, ex, _domain=DOMAIN, _outputs=["left"], _allow_other_attributes=True)
+        right = op.BlockDequantizeTiles(w, ew, _domain=DOMAIN, _outputs=["right"], _allow_other_attributes=True)
+        return op.Add(op.MatMul(left, right, _outputs=["product"]), bias, _outputs=["y"])
+
+    def check(self, context: Any, left: ir.Value, right: ir.Value, bias: ir.Value, **_: Any) -> Any:
+        result = pattern.MatchResult()
+        a, b = attributes_of(left.producer()), attributes_of(right.producer())
+        if not bias.is_initializer() or bias.shape is None or len(bias.shape) != 1:
+            return result.fail("the bias is no rank-1 initializer", bias)
+        if _blocks(a, b["columns"]) != _blocks(b, b["columns"]):
+            return result.fail(f"blocks differ: activations {_blocks(a, 0)}, weight {_blocks(b, 0)}", left)
+        return result
+
+    def rewrite(
+        self,
+        op: Any,
+        x: ir.Value,
+        ex: ir.Value,
+        w: ir.Value,
+        ew: ir.Value,
+        bias: ir.Value,
+        left: ir.Value,
+        right: ir.Value,
+        product: ir.Value,
+        y: ir.Value,
+        **_: Any,
+    ) -> Any:
+        attributes = attributes_of(right.producer())
+        return self.fused(op, "BlockLinear", [x, ex, w, ew, bias], attributes, last=y, like=y, through=[product])
+
+
+class _LinearQuantize(FoldRule):
+    def pattern(self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any) -> Any:
+        y = op.BlockLinear(x, ex, w, ew, bias, _domain=DOMAIN, _outputs=["y"], _allow_other_attributes=True)
+        return op.BlockQuantize(y, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True)
+
+    def rewrite(
+        self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any, y: ir.Value, codes: ir.Value, **_: Any
+    ) -> Any:
+        attributes = {**attributes_of(y.producer()), **out_attributes(codes)}
+        return self.fused(op, "BlockLinearQuantize", [x, ex, w, ew, bias], attributes, last=codes, like=y, through=[y])
+
+
+class _LinearValues(FoldRule):
+    def pattern(self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any, mask: Any) -> Any:
+        y = op.BlockLinear(x, ex, w, ew, bias, _domain=DOMAIN, _outputs=["y"], _allow_other_attributes=True)
+        return op.BlockQuantizeValues(
+            y, mask, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True
+        )
+
+    def rewrite(
+        self,
+        op: Any,
+        x: Any,
+        ex: Any,
+        w: Any,
+        ew: Any,
+        bias: Any,
+        mask: Any,
+        y: ir.Value,
+        codes: ir.Value,
+        **_: Any,
+    ) -> Any:
+        known = attributes_of(codes.producer())
+        out = {"heads": known["heads"], "out_bits": known["bits"], "out_block": known["block"]}
+        attributes = {**attributes_of(y.producer()), **out}
+        inputs = [x, ex, w, ew, bias, mask]
+        return self.fused(op, "BlockLinearQuantizeValues", inputs, attributes, last=codes, like=y, through=[y])
+
+
+def out_attributes(codes: ir.Value) -> dict[str, Any]:
+    """Attributes of a BlockQuantize as those of an operator that ends in one."""
+    return {f"out_{name}": value for name, value in attributes_of(codes.producer()).items()}
+
+
+def _blocks(attributes: dict[str, Any], length: int) -> tuple[int, int]:
+    span = attributes["group"] or length
+    return min(attributes["block"], span), span
+
+
+def _gathered(part: ir.Value, index: ir.Value, axis: int) -> ir.Shape | None:
+    if part.shape is None or index.shape is None:
+        return None
+    at = axis % len(part.shape)
+    return ir.Shape([*part.shape[:at], *index.shape, *part.shape[at + 1 :]])

@@ -1,0 +1,118 @@
+"""The products around the softmax run on codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript.rewriter import pattern
+
+from bqc.passes._fold import DOMAIN, FoldRule, apply
+from bqc.passes._graph import attributes_of, constant
+
+__all__ = ["FoldSoftmax"]
+
+
+@dataclass(frozen=True)
+class FoldSoftmax(ir.passes.InPlacePass):
+    """Fold the head split, Q K^T and its scale, and P V with the normalisation of P.
+
+    Before::
+
+        Mul(MatMul(heads(BlockDequantize(q, eq)), heads_t(BlockDequantize(k, ek))), scale)
+        merge(MatMul(SoftmaxDequantize(p), heads(BlockDequantize(v, Unsqueeze(ev)))))
+
+    After::
+
+        BlockScores(q, eq, k, ek)
+        BlockContext(p, v, ev)
+
+    where heads is Reshape [0, 0, h, d] and Transpose. Contract: ulp.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        return apply(model, _Scores, _Context)
+
+
+class _Scores(FoldRule):
+    reads_dequantized = True
+
+    def pattern(self, op: Any, q: Any, eq: Any, k: Any, ek: Any, split_q: Any, split_k: Any, scale: Any) -> Any:
+        options = {"_domain": DOMAIN, "_allow_other_attributes": True}
+        a = op.BlockDequantize(q, eq, _outputs=["a"], **options)
+        b = op.BlockDequantize(k, ek, _outputs=["b"], **options)
+        q4 = op.Transpose(op.Reshape(a, split_q, _allow_other_attributes=True), perm=[0, 2, 1, 3])
+        k4 = op.Transpose(op.Reshape(b, split_k, _allow_other_attributes=True), perm=[0, 2, 3, 1])
+        return op.Mul(op.MatMul(q4, k4, _outputs=["product"]), scale, _outputs=["scores"])
+
+    def check(self, context: Any, a: ir.Value, b: ir.Value, split_q: ir.Value, scale: ir.Value, **_: Any) -> Any:
+        result = pattern.MatchResult()
+        split, factor = constant(split_q), constant(scale)
+        if split is None or split.shape != (4,) or factor is None or factor.size != 1:
+            return result.fail("the head split or the scale is not constant", scale)
+        left, right = (attributes_of(v.producer()) for v in (a, b))
+        if left != right or left["group"] != split[3]:
+            return result.fail("queries and keys do not share blocks inside a head", a)
+        return result
+
+    def rewrite(
+        self,
+        op: Any,
+        q: Any,
+        eq: Any,
+        k: Any,
+        ek: Any,
+        split_q: ir.Value,
+        scale: ir.Value,
+        a: ir.Value,
+        product: ir.Value,
+        scores: ir.Value,
+        **_: Any,
+    ) -> Any:
+        split, factor = constant(split_q), constant(scale)
+        assert split is not None and factor is not None, "checked"
+        attributes = {
+            "heads": int(split[2]),
+            "block": attributes_of(a.producer())["block"],
+            "scale": float(factor.reshape(-1)[0]),
+        }
+        return self.fused(op, "BlockScores", [q, eq, k, ek], attributes, last=scores, like=scores, through=[product])
+
+
+class _Context(FoldRule):
+    reads_dequantized = True
+
+    def pattern(self, op: Any, p: Any, v: Any, ev: Any, axes: Any, split: Any, merge: Any) -> Any:
+        options = {"_domain": DOMAIN, "_allow_other_attributes": True}
+        probabilities = op.SoftmaxDequantize(p, **options)
+        b = op.BlockDequantize(v, op.Unsqueeze(ev, axes), _outputs=["b"], **options)
+        v4 = op.Transpose(op.Reshape(b, split, _allow_other_attributes=True), perm=[0, 2, 1, 3])
+        c4 = op.MatMul(probabilities, v4, _outputs=["product"])
+        return op.Reshape(
+            op.Transpose(c4, perm=[0, 2, 1, 3]), merge, _outputs=["merged"], _allow_other_attributes=True
+        )
+
+    def check(self, context: Any, split: ir.Value, b: ir.Value, **_: Any) -> Any:
+        result = pattern.MatchResult()
+        shape = constant(split)
+        if shape is None or shape.shape != (4,) or attributes_of(b.producer())["group"] != shape[3]:
+            return result.fail("values have no blocks inside heads", b)
+        return result
+
+    def rewrite(
+        self,
+        op: Any,
+        p: Any,
+        v: Any,
+        ev: Any,
+        split: ir.Value,
+        b: ir.Value,
+        product: ir.Value,
+        merged: ir.Value,
+        **_: Any,
+    ) -> Any:
+        shape = constant(split)
+        assert shape is not None, "checked"
+        attributes = {"heads": int(shape[2]), "block": attributes_of(b.producer())["block"]}
+        return self.fused(op, "BlockContext", [p, v, ev], attributes, last=merged, like=merged, through=[product])

@@ -1,0 +1,87 @@
+"""Quantised weights in the layouts that kernels read in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from bqc.formats import BlockShift
+from bqc.ir.rewrite import drop_dead, take_place
+from bqc.ops.registry import DOMAIN
+from bqc.passes._graph import FORMAT_KEY, attributes_of, block_node, constant, weight_part
+
+__all__ = ["PackWeights"]
+
+
+@dataclass(frozen=True)
+class PackWeights(ir.passes.InPlacePass):
+    """Pack codes into bytes: tiles for MatMul, rows for lookup tables.
+
+    Before::
+
+        MatMul(x, Transpose(BlockDequantize(codes, exponents)))     Gather(BlockDequantize(codes, exponents), ids)
+
+    After::
+
+        MatMul(x, BlockDequantizeTiles(tiles, exponents))           BlockGather(ids, rows, exponents)
+
+    Contract: exact.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        count = 0
+        for node in list(model.graph):
+            if (node.op_type, node.domain) != ("BlockDequantize", DOMAIN):
+                continue
+            codes, exponents = node.inputs
+            if codes is None or exponents is None or not codes.is_initializer():
+                continue
+            for user, _ in list(node.outputs[0].uses()):
+                if user.op_type == "Transpose":
+                    _tiles(model, node, user)
+                    count += 1
+                elif user.op_type == "Gather":
+                    _rows(model, node, user)
+                    count += 1
+        drop_dead(model)
+        return ir.passes.PassResult(model, count > 0)
+
+
+def _tiles(model: ir.Model, dequantize: ir.Node, transpose: ir.Node) -> None:
+    codes, exponents, fmt, geometry = _weight(dequantize)
+    rows, columns = codes.shape
+    extra = -rows % 16
+    spread = np.ascontiguousarray(np.pad(exponents.T, ((0, 0), (0, extra))))
+    elements = rows * columns
+    source = dequantize.inputs[0]
+    assert source is not None, "a weight"
+    parts = [
+        weight_part(model.graph, source, "tiles", fmt.pack_matrix(codes), str(fmt), elements),
+        weight_part(model.graph, source, "scales", spread, str(fmt), 0),
+    ]
+    attributes = {**geometry, "bits": fmt.bits, "rows": rows, "columns": columns, "layout": "n16k4"}
+    new = block_node("BlockDequantizeTiles", parts, attributes, like=transpose)
+    model.graph.insert_before(transpose, new)
+    transpose.outputs[0].replace_all_uses_with(new.outputs[0])
+
+
+def _rows(model: ir.Model, dequantize: ir.Node, gather: ir.Node) -> None:
+    codes, _, fmt, geometry = _weight(dequantize)
+    source, exponents, ids = dequantize.inputs[0], dequantize.inputs[1], gather.inputs[1]
+    assert source is not None and exponents is not None and ids is not None, "a weight and its ids"
+    packed = weight_part(model.graph, source, "rows", fmt.pack_rows(codes), str(fmt), codes.size)
+    attributes = {"columns": codes.shape[1], "bits": fmt.bits, "block": geometry["block"], "layout": "row"}
+    new = block_node("BlockGather", [ids, packed, exponents], attributes, like=gather)
+    model.graph.insert_after(gather, new)
+    take_place(gather.outputs[0], new.outputs[0])
+
+
+def _weight(dequantize: ir.Node) -> tuple[np.ndarray, np.ndarray, BlockShift, dict[str, int]]:
+    codes, exponents = (constant(v) for v in dequantize.inputs)
+    source = dequantize.inputs[0]
+    assert codes is not None and exponents is not None and source is not None, "a quantised weight"
+    fmt = BlockShift.parse(source.metadata_props[FORMAT_KEY])
+    known = attributes_of(dequantize)
+    return codes, exponents, fmt, {"block": known["block"], "group": known["group"]}

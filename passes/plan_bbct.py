@@ -1,0 +1,140 @@
+"""The plan of scheme `bbct`: block-wise power-of-two integers for every weight and every intermediate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from bqc.errors import BqcError
+from bqc.formats import BlockShift
+from bqc.ir.anatomy import TABLE_ROLES, encoder, role
+from bqc.passes._graph import key_of
+from bqc.passes._weights import weight_inputs
+from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
+from bqc.plan import Plan, matching
+
+__all__ = ["LAYER_POINTS", "PlanBbct"]
+
+LAYER_POINTS = (
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.softmax",
+    "attention.context",
+    "attention.norm",
+    "ffn.gelu",
+    "ffn.norm",
+)
+"""Quantisation points of a layer; outside the layers there are `embedding:embedding.norm` and `head:pooler`."""
+
+_PER_HEAD = ("attention.query", "attention.key", "attention.value", "attention.context")
+_HEAD_ROLES = ("pooler", "head")
+FALLBACKS = ("error", "pad", "shrink", "keep")
+
+
+@dataclass(frozen=True)
+class PlanBbct(ir.passes.InPlacePass):
+    """Choose formats for scheme `bbct` and write the plan onto the model.
+
+    Options: ``weight_bits`` of the encoder's linears, ``embedding_bits`` of the tables (as weight_bits if 0),
+    ``block`` for weights and activations, ``fallback`` for rows that are no whole number of blocks (``pad``: the last
+    block is shorter; ``shrink``: the largest smaller block that fits; ``keep``: the weight stays float; ``error``),
+    ``max_error``: weights whose data-free error exceeds it get 8 bits, ``include`` and ``exclude`` patterns of weights.
+    The heads' small weights always have 8 bits. Source: BBCT, abstract (every member of the transformer).
+    """
+
+    weight_bits: int = 8
+    embedding_bits: int = 0
+    activation_bits: int = 8
+    block: int | str = 64
+    fallback: str = "pad"
+    max_error: float | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    float_points: tuple[str, ...] = ()
+    """Points (patterns) that stay float, to attribute a loss; not for deployment."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        if self.fallback not in FALLBACKS:
+            raise BqcError(f"block fallback {self.fallback!r} is unknown; use one of {', '.join(FALLBACKS)}")
+        anatomy = encoder(model)
+        plan = Plan("bbct")
+        nodes = {key_of(node): (node, weight, axis) for node, weight, axis in weight_inputs(model)}
+        chosen = self._chosen(set(nodes))
+        for key, (node, weight, axis) in nodes.items():
+            if key not in chosen:
+                plan.kept[key] = "float: excluded"
+                continue
+            assert weight.const_value is not None, "weight_inputs yields initializers"
+            length = int(weight.const_value.shape[axis])
+            self._weight(plan, key, node, length, anatomy.head_dim)
+        self._activations(plan, model, anatomy.layers, anatomy.head_dim)
+        plan.attach(model)
+        return ir.passes.PassResult(model, True)
+
+    def _chosen(self, keys: set[str]) -> set[str]:
+        chosen = matching(keys, self.include, "--include") if self.include else set(keys)
+        return chosen - matching(keys, self.exclude, "--exclude")
+
+    def _weight(self, plan: Plan, key: str, node: ir.Node, length: int, head_dim: int) -> None:
+        kind = role(node)
+        bits = self.weight_bits
+        if kind in TABLE_ROLES:
+            bits = self.embedding_bits or self.weight_bits
+        if kind in _HEAD_ROLES:
+            bits = 8
+        block = self._fit(key, length, plan)
+        if block is None:
+            return
+        if bits < 8 and self.max_error is not None:
+            scores = json.loads(node.metadata_props.get(SENSITIVITY_KEY, "{}"))
+            error = scores.get(str(BlockShift(bits, self.block)))
+            if error is None:
+                raise BqcError("--max-error needs scores: run annotate-sensitivity with the same bits and block first")
+            if error > self.max_error:
+                plan.kept[key] = f"8 bits: its error {error:.3g} at {bits} bits exceeds {self.max_error:g}"
+                bits = 8
+        # The context arrives in blocks of one head, and both operands of a product share their blocks.
+        group = head_dim if kind == "attention.output" else 0
+        plan.weights[key] = BlockShift(bits, block, group)
+
+    def _fit(self, key: str, length: int, plan: Plan) -> int | str | None:
+        if isinstance(self.block, str) or length % self.block == 0 or self.fallback == "pad":
+            return self.block
+        if self.fallback == "keep":
+            plan.kept[key] = f"float: its rows of {length} are no whole number of blocks of {self.block}"
+            return None
+        smaller = [b for b in (128, 64, 32, 16) if b < self.block and length % b == 0]
+        if self.fallback == "shrink" and smaller:
+            return smaller[0]
+        raise BqcError(
+            f"{key}: rows of {length} are no whole number of blocks of {self.block}; "
+            "use another --block, or --block-fallback pad, shrink or keep"
+        )
+
+    def _activations(self, plan: Plan, model: ir.Model, layers: int, head_dim: int) -> None:
+        present = {key_of(node) for node in model.graph}
+        points = ["embedding:embedding.norm", *(f"{i}:{p}" for i in range(layers) for p in LAYER_POINTS), "head:pooler"]
+        points = [p for p in points if p in present]
+        off = matching(points, self.float_points, "float_points")
+        # A point takes the block of the weights that read it, so that products can run on integers.
+        for point in points:
+            if point in off:
+                continue
+            layer, kind = point.split(":")
+            block = self._point_block(plan, layer, kind)
+            plan.activations[point] = BlockShift(self.activation_bits, block, head_dim if kind in _PER_HEAD else 0)
+
+    def _point_block(self, plan: Plan, layer: str, kind: str) -> int | str:
+        reader = {
+            "embedding.norm": "0:attention.query",
+            "attention.norm": f"{layer}:ffn.intermediate",
+            "ffn.gelu": f"{layer}:ffn.output",
+            "ffn.norm": f"{int(layer) + 1 if layer.isdigit() else 0}:attention.query",
+            "pooler": "head:head",
+        }.get(kind)
+        if reader in plan.weights:
+            return plan.weights[reader].block
+        return self.block

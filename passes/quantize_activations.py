@@ -1,0 +1,182 @@
+"""Quantise/dequantise pairs at the scheme's quantisation points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from bqc.formats import BlockShift
+from bqc.ir.anatomy import encoder, nodes_of
+from bqc.ir.build import Writer
+from bqc.ir.rewrite import drop_dead
+from bqc.passes._graph import block_node, produced_by, standard_node
+from bqc.plan import Plan
+
+__all__ = ["QuantizeActivations"]
+
+_POINT_OPS = {
+    "embedding.norm": "LayerNormalization",
+    "attention.query": "Add",
+    "attention.key": "Add",
+    "attention.value": "Add",
+    "attention.context": "Reshape",
+    "attention.norm": "LayerNormalization",
+    "ffn.gelu": "Gelu",
+    "ffn.norm": "LayerNormalization",
+    "pooler": "Tanh",
+}
+"""The node whose output is the point, by role."""
+
+INT64 = ir.DataType.INT64
+
+
+@dataclass(frozen=True)
+class QuantizeActivations(ir.passes.InPlacePass):
+    """Insert a pair at every point of the plan; softmax probabilities become unnormalised codes.
+
+    Before::
+
+        y = LayerNormalization(...)             p = Softmax(Add(scores, mask_bias))
+
+    After::
+
+        y = LayerNormalization(...)             p = SoftmaxDequantize(MaskedSoftmax(scores, mask))
+        y' = BlockDequantize(BlockQuantize(y))
+
+    Values have one exponent per sequence, head and block: `BlockQuantizeValues`. Contract: lossy, by the plan's formats.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        plan = Plan.of(model)
+        heads = encoder(model).heads
+        writer = Writer(model.graph)
+        mask: ir.Value | None = None
+        count = 0
+        for key, fmt in plan.activations.items():
+            layer, kind = key.split(":")
+            if kind in ("attention.value", "attention.softmax") and mask is None:
+                mask = _integer_mask(model, writer)
+            if kind == "attention.softmax":
+                assert mask is not None, "made above"
+                count += _softmax(model, layer, mask)
+                continue
+            for node in nodes_of(model, layer, kind):
+                if node.op_type != _POINT_OPS[kind]:
+                    continue
+                _pair(model, writer, node, fmt, mask if kind == "attention.value" else None, heads)
+                count += 1
+        drop_dead(model)
+        return ir.passes.PassResult(model, count > 0)
+
+
+def _pair(
+    model: ir.Model, writer: Writer, node: ir.Node, fmt: BlockShift, mask: ir.Value | None, heads: int
+) -> None:
+    point = node.outputs[0]
+    assert point.shape is not None, "canonical values are typed"
+    length = int(point.shape[-1])
+    block = fmt.block_size(length)
+    if mask is None and fmt.block == "tensor":
+        _tensor_pair(model, writer, node, fmt)
+        return
+    if mask is None:
+        attributes = {"bits": fmt.bits, "block": block, "group": fmt.group}
+        quantize = block_node("BlockQuantize", [point], attributes, like=node)
+        new = [quantize]
+        exponents = quantize.outputs[1]
+    else:
+        attributes = {"bits": fmt.bits, "block": block, "heads": heads}
+        quantize = block_node("BlockQuantizeValues", [point, mask], attributes, like=node)
+        row = writer.shared("bqc.axis_1", np.array([1], np.int64))
+        exponents = quantize.outputs[1]
+        assert exponents.shape is not None, "inferred"
+        wide = standard_node(
+            "Unsqueeze",
+            [exponents, row],
+            {},
+            like=node,
+            dtype=ir.DataType.INT8,
+            shape=[exponents.shape[0], 1, exponents.shape[1]],
+        )
+        new = [quantize, wide]
+        exponents = wide.outputs[0]
+    geometry = {"block": block, "group": fmt.group}
+    new.append(block_node("BlockDequantize", [quantize.outputs[0], exponents], geometry, like=node))
+    _take_over(model, node, new)
+
+
+def _tensor_pair(model: ir.Model, writer: Writer, node: ir.Node, fmt: BlockShift) -> None:
+    """One exponent for the whole tensor: only for comparison, since rows then depend on each other."""
+    point = node.outputs[0]
+    assert point.shape is not None, "canonical values are typed"
+    flat_shape = writer.shared("bqc.flat", np.array([-1], np.int64))
+    flat = standard_node("Reshape", [point, flat_shape], {}, like=node, dtype=ir.DataType.FLOAT, shape=[None])
+    attributes = {"bits": fmt.bits, "block": 2**62, "group": 0}
+    quantize = block_node("BlockQuantize", flat.outputs, attributes, like=node)
+    back = block_node("BlockDequantize", quantize.outputs, {"block": 2**62, "group": 0}, like=node)
+    size = standard_node("Shape", [point], {}, like=node, dtype=INT64, shape=[len(point.shape)])
+    shaped = standard_node(
+        "Reshape", [back.outputs[0], size.outputs[0]], {}, like=node, dtype=ir.DataType.FLOAT, shape=list(point.shape)
+    )
+    _take_over(model, node, [flat, quantize, back, size, shaped])
+
+
+def _take_over(model: ir.Model, node: ir.Node, new: list[ir.Node]) -> None:
+    """Insert ``new`` behind ``node``; its last output is read wherever the node's output was."""
+    point, result = node.outputs[0], new[-1].outputs[0]
+    readers = {id(n) for n in new}
+    was_output = point.is_graph_output()
+    name = point.name
+    for user, index in list(point.uses()):
+        if id(user) not in readers:
+            user.replace_input_with(index, result)
+    if was_output:
+        outputs = model.graph.outputs
+        result.type, result.shape = point.type, point.shape
+        outputs[list(outputs).index(point)] = result
+        point.name, result.name = f"{name}.float", name
+    model.graph.insert_after(node, new)
+
+
+def _softmax(model: ir.Model, layer: str, mask: ir.Value) -> int:
+    count = 0
+    for node in list(nodes_of(model, layer, "attention.softmax")):
+        if node.op_type != "Softmax":
+            continue
+        scores = node.inputs[0]
+        masked = produced_by(scores, "Add")
+        scaled = masked.inputs[0] if masked is not None else scores
+        assert scaled is not None, "canonical scores"
+        codes = block_node("MaskedSoftmax", [scaled, mask], {}, like=node)
+        back = block_node("SoftmaxDequantize", codes.outputs, {}, like=node)
+        model.graph.insert_after(node, [codes, back])
+        node.outputs[0].replace_all_uses_with(back.outputs[0])
+        count += 1
+    return count
+
+
+def _integer_mask(model: ir.Model, writer: Writer) -> ir.Value:
+    """The key padding mask int64 [B, S]; all ones where the model takes none."""
+    labelled = [n for n in nodes_of(model, role="attention.mask") if n.op_type == "Cast"]
+    if labelled:
+        cast = labelled[0]
+        source = cast.inputs[0]
+        assert source is not None, "a Cast has an input"
+        if source.dtype == INT64:
+            return source
+        shape = None if source.shape is None else list(source.shape)
+        made = standard_node("Cast", [source], {"to": INT64}, like=cast, dtype=INT64, shape=shape)
+        model.graph.insert_before(cast, made)
+        return made.outputs[0]
+    word = next(nodes_of(model, role="embedding.word"))
+    ids = word.inputs[1]
+    assert ids is not None, "a Gather has indices"
+    one = writer.shared("bqc.one", np.array(1, np.int64))
+    size = standard_node("Shape", [ids], {}, like=word, dtype=INT64, shape=[2])
+    ones = standard_node(
+        "Expand", [one, size.outputs[0]], {}, like=word, dtype=INT64, shape=None if ids.shape is None else list(ids.shape)
+    )
+    model.graph.insert_before(word, [size, ones])
+    return ones.outputs[0]

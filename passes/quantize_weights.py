@@ -1,0 +1,59 @@
+"""Weights become codes and exponents behind a dequantise node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from bqc.ir.rewrite import drop_dead
+from bqc.passes._graph import block_node, constant, key_of, standard_node, weight_part
+from bqc.passes._weights import weight_inputs
+from bqc.plan import Plan
+
+__all__ = ["QuantizeWeights"]
+
+
+@dataclass(frozen=True)
+class QuantizeWeights(ir.passes.InPlacePass):
+    """Quantise every weight that the plan names, with the exponents of least squared error.
+
+    Before::
+
+        MatMul(x, W[K, N])                 Gather(table[V, H], ids)
+
+    After::
+
+        MatMul(x, Transpose(BlockDequantize(codes[N, K], exponents[N, n])))
+        Gather(BlockDequantize(codes[V, H], exponents[V, n]), ids)
+
+    Contract: lossy, by the formats of the plan.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        plan = Plan.of(model)
+        count = 0
+        for node, weight, axis in list(weight_inputs(model)):
+            fmt = plan.weights.get(key_of(node))
+            data = constant(weight)
+            if fmt is None or data is None:
+                continue
+            matrix = data.T if axis == 0 else data
+            codes, exponents = fmt.quantize_weights(matrix)
+            parts = [
+                weight_part(model.graph, weight, "codes", codes, str(fmt), matrix.size),
+                weight_part(model.graph, weight, "exponents", exponents, str(fmt), 0),
+            ]
+            geometry = {"block": fmt.block_size(matrix.shape[1]), "group": fmt.group}
+            new = [block_node("BlockDequantize", parts, geometry, like=node)]
+            if axis == 0:
+                shape = list(data.shape)
+                turned = standard_node(
+                    "Transpose", new[0].outputs, {"perm": [1, 0]}, like=node, dtype=ir.DataType.FLOAT, shape=shape
+                )
+                new.append(turned)
+            model.graph.insert_before(node, new)
+            node.replace_input_with(1 - axis, new[-1].outputs[0])
+            count += 1
+        drop_dead(model)
+        return ir.passes.PassResult(model, count > 0)
