@@ -84,7 +84,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
         return
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
         return
-    if any(constant(v) is None for v in inputs):
+    if any(constant(v) is None for v in inputs) or _is_stored_weight(node):
         return
     out = node.outputs[0]
     try:
@@ -102,3 +102,16 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
     graph.register_initializer(value)
     out.replace_all_uses_with(value)
     graph.remove(node, safe=True)
+
+
+def _is_stored_weight(node: ir.Node) -> bool:
+    """A vector stored in half precision: `import-weights` keeps track of how it is stored."""
+    source = node.inputs[0]
+    return (
+        node.op_type == "Cast"
+        and source is not None
+        and source.dtype is not None
+        and source.dtype.is_floating_point()
+        and source.shape is not None
+        and len(source.shape) > 0
+    )

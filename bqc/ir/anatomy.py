@@ -7,6 +7,7 @@ owns the vocabulary of labels and reads them back; `passes/annotate_anatomy.py` 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import onnx_ir as ir
 from bqc.errors import BqcError
 
 __all__ = [
+    "ANATOMY_KEY",
     "EMBEDDING",
     "HEAD",
     "LAYER_KEY",
@@ -29,6 +31,7 @@ __all__ = [
     "label",
     "layer",
     "nodes_of",
+    "record",
     "role",
     "weights_of",
 ]
@@ -36,6 +39,7 @@ __all__ = [
 LAYER_KEY = "bqc.layer"
 ROLE_KEY = "bqc.role"
 SOURCE_KEY = "bqc.source"
+ANATOMY_KEY = "bqc.anatomy"
 
 EMBEDDING = "embedding"
 HEAD = "head"
@@ -141,11 +145,26 @@ class Encoder:
 
 
 def encoder(model: ir.Model) -> Encoder:
-    """Summarise an annotated float model.
+    """Summarise an annotated model; once recorded, the summary holds in every later dialect.
 
     Raises:
         BqcError: the model carries no anatomy (it was not imported).
     """
+    recorded = model.metadata_props.get(ANATOMY_KEY)
+    if recorded is not None:
+        try:
+            return Encoder(**json.loads(recorded))
+        except (ValueError, TypeError) as error:
+            raise BqcError(f"the model's {ANATOMY_KEY} metadata is damaged: {error}") from error
+    return _counted(model)
+
+
+def record(model: ir.Model) -> None:
+    """Write the summary of an annotated float model into its metadata, where it survives compilation."""
+    model.metadata_props[ANATOMY_KEY] = json.dumps(_counted(model).as_dict(), separators=(",", ":"))
+
+
+def _counted(model: ir.Model) -> Encoder:
     tables = {name: _matrix(model, EMBEDDING, name) for name in TABLE_ROLES}
     first = _matrix(model, "0", "ffn.intermediate")
     split = next((n for n in nodes_of(model, "0", "attention.query") if n.op_type == "Reshape"), None)

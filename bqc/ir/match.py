@@ -19,10 +19,12 @@ __all__ = [
     "rank",
     "scalar",
     "size_of",
+    "stored_dtype",
     "walk_back",
 ]
 
 SMALL = 4096
+STORED = "bqc.stored_dtype"
 _MOVES_FIRST = frozenset(("Reshape", "Expand", "Slice", "Unsqueeze", "Squeeze", "Split", "Tile", "Pad"))
 
 
@@ -67,6 +69,14 @@ def size_of(value: ir.Value | None, axis: int) -> int:
     tensor = None if value is None else value.const_value
     assert tensor is not None, "size_of is asked about initializers only"
     return int(tensor.shape.numpy()[axis])
+
+
+def stored_dtype(value: ir.Value) -> ir.DataType:
+    """The type an initializer has in the file, also when import presents it as float32."""
+    stored = value.meta.get(STORED)
+    if isinstance(stored, ir.DataType):
+        return stored
+    return value.const_value.dtype if value.const_value is not None else ir.DataType.FLOAT
 
 
 def as_linear(value: ir.Value | None) -> Linear | None:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from bqc.ir.anatomy import EMBEDDING, HEAD
+from bqc.ir.anatomy import EMBEDDING, HEAD, record
 from bqc.ir.build import (
     Writer,
     write_attention_core,
@@ -120,7 +120,9 @@ def canonical_bert(
         out.name = "last_hidden_state"
     graph.extend(w.nodes)
     graph.outputs.append(out)
-    return ir.Model(graph, ir_version=10, producer_name="bqc")
+    model = ir.Model(graph, ir_version=10, producer_name="bqc")
+    record(model)
+    return model
 
 
 def _input(name: str) -> ir.Value:
