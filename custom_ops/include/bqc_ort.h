@@ -1,0 +1,163 @@
+// C++ over the C ABI: attributes, tensors, parallel loops, shape inference, and the op that forwards to a kernel class.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bqc_ort_abi.h"
+#include "kernels/dispatch.h"
+
+namespace bqc {
+
+// What a wrong model or input is answered with; the boundary adds operator and node.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+inline std::string text_of(const std::string& text) { return text; }
+inline std::string text_of(int64_t number) { return std::to_string(number); }
+
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  throw Error((text_of(parts) + ...));
+}
+
+// Throws Error of all the parts, which are looked at only then.
+#define BQC_REQUIRE(good, ...) \
+  do {                         \
+    if (!(good)) ::bqc::fail(__VA_ARGS__); \
+  } while (false)
+
+struct Tensor {
+  std::vector<int64_t> dims;
+  int64_t count = 0;
+  const void* data = nullptr;
+
+  template <class T>
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
+  int64_t rank() const { return static_cast<int64_t>(dims.size()); }
+  int64_t last() const { return dims.back(); }
+  std::string shape() const;
+};
+
+// A node at kernel creation.
+class Node {
+ public:
+  Node(ort::Api api, const ort::KernelInfo* info) : api_(api), info_(info) {}
+
+  std::string name() const;
+  int64_t integer(const char* name) const;
+  int64_t integer(const char* name, int64_t fallback) const;
+  float real(const char* name) const;
+  // Throws unless the string attribute is missing or has this value.
+  void expect(const char* name, const std::string& value) const;
+  // A constant initializer of this type and rank.
+  Tensor constant(size_t index, const char* what, ort::Type type, int64_t rank) const;
+
+ private:
+  ort::Api api_;
+  const ort::KernelInfo* info_;
+};
+
+// One call of a kernel.
+class Call {
+ public:
+  Call(ort::Api api, ort::KernelContext* context) : api_(api), context_(context) {}
+
+  Tensor input(size_t index) const;
+  template <class T>
+  T* output(size_t index, const std::vector<int64_t>& dims) const {
+    return static_cast<T*>(output_data(index, dims));
+  }
+  // body(i) for i in [0, n) on the session's threads. The first exception of a body is thrown here.
+  template <class Body>
+  void parallel(int64_t n, const Body& body) const {
+    if (n == 1) body(int64_t{0});
+    if (n <= 1) return;
+    Loop<Body> loop{&body, {}, {}};
+    run_parallel(n, &Loop<Body>::step, &loop);
+    if (loop.failed) std::rethrow_exception(loop.error);
+  }
+
+ private:
+  template <class Body>
+  struct Loop {
+    const Body* body;
+    std::atomic<bool> failed;
+    std::exception_ptr error;
+
+    static void step(void* self, size_t i) {
+      Loop& loop = *static_cast<Loop*>(self);
+      if (loop.failed) return;
+      try {
+        (*loop.body)(static_cast<int64_t>(i));
+      } catch (...) {
+        if (!loop.failed.exchange(true)) loop.error = std::current_exception();
+      }
+    }
+  };
+  void* output_data(size_t index, const std::vector<int64_t>& dims) const;
+  void run_parallel(int64_t n, void (*step)(void*, size_t), void* self) const;
+
+  ort::Api api_;
+  ort::KernelContext* context_;
+};
+
+class Kernel {
+ public:
+  virtual ~Kernel() = default;
+  virtual void compute(const Call& call) const = 0;
+
+  const KernelSet* set = nullptr;  // set before the constructor of a subclass ends
+};
+
+// A dimension in shape inference: a number, or -1 with a symbol that may be empty.
+struct Dim {
+  int64_t value = -1;
+  std::string symbol;
+  Dim() = default;
+  Dim(int64_t v) : value(v) {}  // NOLINT: numbers are dimensions
+};
+
+// A node in shape inference.
+class Inference {
+ public:
+  Inference(ort::Api api, ort::ShapeContext* context) : api_(api), context_(context) {}
+
+  // Empty where the rank is unknown.
+  std::vector<Dim> input(size_t index) const;
+  int64_t integer(const char* name, int64_t fallback) const;
+  void output(size_t index, ort::Type type, const std::vector<Dim>& dims) const;
+
+ private:
+  ort::Api api_;
+  ort::ShapeContext* context_;
+};
+
+struct OpSpec {
+  const char* name;
+  std::vector<ort::Type> inputs, outputs;
+  std::unique_ptr<Kernel> (*make)(const Node&, const KernelSet*);
+  void (*infer)(const Inference&);
+};
+
+template <class T>
+std::unique_ptr<Kernel> make_kernel(const Node& node, const KernelSet* set) {
+  return std::make_unique<T>(node, set);
+}
+
+// Operators of each family.
+std::vector<OpSpec> conversion_ops();
+std::vector<OpSpec> elementwise_ops();
+std::vector<OpSpec> linear_ops();
+std::vector<OpSpec> attention_ops();
+std::vector<OpSpec> embedding_ops();
+
+}  // namespace bqc

@@ -1,0 +1,238 @@
+// AVX-512 with VNNI: vpdpbusd multiplies unsigned weights with a broadcast of four signed activations.
+//
+// The weight tiles are read in place: a tile is exactly one register of 16 outputs times 4 inputs. Stored weights are
+// codes + 2**(bits - 1), so a block's accumulators start at minus that offset times the sum of its activations.
+#include <immintrin.h>
+
+#include "kernels/constants.h"
+#include "kernels/kernels.h"
+
+namespace bqc::avx512 {
+
+#include "kernels/pack.inc"
+#include "kernels/rows.inc"
+
+namespace {
+
+constexpr int kMaxRows = 12;
+
+// Rows are worked off in tiles of at most kMaxRows, as equal as can be: calls body(first row, rows).
+template <class Body>
+inline void each_row_tile(int64_t rows, int64_t most, const Body& body) {
+  const int64_t tiles = (rows + most - 1) / most;
+  for (int64_t i = 0, at = 0; i < tiles; ++i) {
+    const int64_t some = rows / tiles + (i < rows % tiles ? 1 : 0);
+    body(at, some);
+    at += some;
+  }
+}
+
+// A panel: codes of a row tile interleaved by four inputs [tile][inputs/4][rows][4], then corrections and scales
+// [tile][count][rows].
+inline int64_t codes_bytes(const Geometry& g, int64_t rows) { return padded(rows * padded_inputs(g), 64); }
+
+int64_t panel_bytes(const Geometry* g, int64_t rows) { return codes_bytes(*g, rows) + 8 * rows * g->count; }
+
+void prepare(const Geometry* g, int bits, const int8_t* codes, int64_t stride, const int8_t* exponents,
+             int64_t exponent_stride, int64_t rows, void* panel) {
+  int8_t* data = static_cast<int8_t*>(panel);
+  int32_t* corrections = reinterpret_cast<int32_t*>(data + codes_bytes(*g, rows));
+  float* scales = reinterpret_cast<float*>(corrections + rows * g->count);
+  const int64_t inputs = padded_inputs(*g);
+  each_row_tile(rows, kMaxRows, [&](int64_t top, int64_t some) {
+    for (int64_t r = 0; r < some; ++r) {
+      const int8_t* row = codes + (top + r) * stride;
+      each_padded_block(*g, [&](int64_t i, int64_t start, int64_t size, int64_t at, int64_t wide) {
+        int8_t* out = data + top * inputs + at * some + r * 4;
+        const int64_t whole = size / 4 * 4;
+        for (int64_t j = 0; j < whole; j += 4) __builtin_memcpy(out + j * some, row + start + j, 4);
+        for (int64_t j = whole; j < wide; j += 4) {
+          int8_t four[4] = {0, 0, 0, 0};
+          for (int64_t k = 0; k < 4 && j + k < size; ++k) four[k] = row[start + j + k];
+          __builtin_memcpy(out + j * some, four, 4);
+        }
+        const int64_t where = top * g->count + i * some + r;
+        corrections[where] = -(1 << (bits - 1)) * sum_of(row + start, size);
+        scales[where] = power_of_two(exponents[(top + r) * exponent_stride + i]);
+      });
+    }
+  });
+}
+
+inline __m512i broadcast(const int8_t* four) {
+  int32_t word;
+  __builtin_memcpy(&word, four, 4);
+  return _mm512_set1_epi32(word);
+}
+
+template <int Rows, int Columns>
+inline void dot_step(__m512i (&acc)[Rows][Columns], const __m512i (&w)[Columns], const int8_t* x) {
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+    const __m512i four = broadcast(x + 4 * r);
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; ++c) acc[r][c] = _mm512_dpbusd_epi32(acc[r][c], w[c], four);
+  }
+}
+
+// Rows x (16 Columns) outputs, all blocks.
+template <int Bits, int Rows, int Columns>
+void product(const Geometry& g, const int8_t* x, const int32_t* corrections, const float* scales,
+             const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride, float* out,
+             int64_t out_stride) {
+  const int64_t strip_bytes = inputs * Bits * 2;
+  const __m512i nibble = _mm512_set1_epi8(15), top_bits = _mm512_set1_epi8(0x30);
+  each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
+    __m512i acc[Rows][Columns];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+      for (int c = 0; c < Columns; ++c) acc[r][c] = _mm512_set1_epi32(corrections[i * Rows + r]);
+    }
+    const int8_t* four = x + at * Rows;
+    if constexpr (Bits == 8) {
+      const uint8_t* tile = strip + at * 16;
+      for (const uint8_t* end = tile + wide * 16; tile != end; tile += 64, four += 4 * Rows) {
+        __m512i w[Columns];
+#pragma GCC unroll 4
+        for (int c = 0; c < Columns; ++c) w[c] = _mm512_loadu_si512(tile + c * strip_bytes);
+        dot_step<Rows, Columns>(acc, w, four);
+      }
+    } else {
+      const uint8_t* low = strip + at * 8;
+      const uint8_t* high = strip + inputs * 8 + at * 4;
+      for (const uint8_t* end = low + wide * 8; low != end; low += 128, high += 64) {
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; ++t, four += 4 * Rows) {
+          __m512i w[Columns];
+#pragma GCC unroll 4
+          for (int c = 0; c < Columns; ++c) {
+            const __m512i two = _mm512_loadu_si512(low + t / 2 * 64 + c * strip_bytes);
+            w[c] = _mm512_and_si512(t % 2 ? _mm512_srli_epi16(two, 4) : two, nibble);
+            if constexpr (Bits == 6) {
+              const __m512i h = _mm512_loadu_si512(high + c * strip_bytes);
+              const __m512i moved = t == 0   ? _mm512_slli_epi16(h, 4)
+                                    : t == 1 ? _mm512_slli_epi16(h, 2)
+                                    : t == 2 ? h
+                                             : _mm512_srli_epi16(h, 2);
+              w[c] = _mm512_or_si512(w[c], _mm512_and_si512(moved, top_bits));
+            }
+          }
+          dot_step<Rows, Columns>(acc, w, four);
+        }
+      }
+    }
+    __m512 weight_scale[Columns];
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; ++c) {
+      const __m128i e = _mm_loadu_si128(reinterpret_cast<const __m128i*>(weight_exponents + i * exponent_stride + 16 * c));
+      const __m512i biased = _mm512_add_epi32(_mm512_cvtepi8_epi32(e), _mm512_set1_epi32(127));
+      weight_scale[c] = _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      const __m512 scale = _mm512_set1_ps(scales[i * Rows + r]);
+#pragma GCC unroll 4
+      for (int c = 0; c < Columns; ++c) {
+        float* y = out + r * out_stride + 16 * c;
+        const __m512 part = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][c]), weight_scale[c]), scale);
+        const __m512 before = i ? _mm512_loadu_ps(y) : _mm512_setzero_ps();
+        _mm512_storeu_ps(y, _mm512_add_ps(before, part));
+      }
+    }
+  });
+}
+
+using Product = void (*)(const Geometry&, const int8_t*, const int32_t*, const float*, const uint8_t*, int64_t,
+                         const int8_t*, int64_t, float*, int64_t);
+
+template <int Bits, int Columns>
+Product product_for(int64_t rows) {
+  static constexpr Product kTable[kMaxRows] = {
+      product<Bits, 1, Columns>,  product<Bits, 2, Columns>,  product<Bits, 3, Columns>, product<Bits, 4, Columns>,
+      product<Bits, 5, Columns>,  product<Bits, 6, Columns>,  product<Bits, 7, Columns>, product<Bits, 8, Columns>,
+      product<Bits, 9, Columns>,  product<Bits, 10, Columns>, product<Bits, 11, Columns>, product<Bits, 12, Columns>};
+  return kTable[rows - 1];
+}
+
+template <int Bits>
+void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uint8_t* weight,
+                   const int8_t* weight_exponents, int64_t strips, int64_t first, int64_t last, float* out,
+                   int64_t out_stride) {
+  const int8_t* data = static_cast<const int8_t*>(panel);
+  const int32_t* corrections = reinterpret_cast<const int32_t*>(data + codes_bytes(g, rows));
+  const float* scales = reinterpret_cast<const float*>(corrections + rows * g.count);
+  const int64_t inputs = padded_inputs(g), strip_bytes = inputs * Bits * 2;
+  for (int64_t s = first; s < last;) {
+    const int64_t columns = last - s >= 2 ? 2 : 1;
+    each_row_tile(rows, kMaxRows, [&](int64_t top, int64_t some) {
+      const Product run = columns == 2 ? product_for<Bits, 2>(some) : product_for<Bits, 1>(some);
+      run(g, data + top * inputs, corrections + top * g.count, scales + top * g.count, weight + s * strip_bytes,
+          inputs, weight_exponents + s * 16, strips * 16, out + top * out_stride + s * 16, out_stride);
+    });
+    s += columns;
+  }
+}
+
+void multiply(const Geometry* g, int bits, const void* panel, int64_t rows, const uint8_t* weight,
+              const int8_t* weight_exponents, int64_t strips, int64_t first, int64_t last, float* out,
+              int64_t out_stride) {
+  const auto run = bits == 8 ? multiply_bits<8> : bits == 6 ? multiply_bits<6> : multiply_bits<4>;
+  run(*g, panel, rows, weight, weight_exponents, strips, first, last, out, out_stride);
+}
+
+template <int Rows, int Columns>
+void mix_tile(const uint8_t* p, int64_t stride, const int8_t* tiles, int64_t steps, int32_t* out, int64_t out_stride) {
+  __m512i acc[Rows][Columns];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; ++c) acc[r][c] = _mm512_setzero_si512();
+  }
+  for (int64_t k = 0; k < steps; ++k) {
+    __m512i v[Columns];
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; ++c) v[c] = _mm512_loadu_si512(tiles + (c * steps + k) * 64);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      const __m512i four = broadcast(reinterpret_cast<const int8_t*>(p + r * stride + 4 * k));
+#pragma GCC unroll 4
+      for (int c = 0; c < Columns; ++c) acc[r][c] = _mm512_dpbusd_epi32(acc[r][c], four, v[c]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; ++c) _mm512_storeu_si512(out + r * out_stride + 16 * c, acc[r][c]);
+  }
+}
+
+template <int Columns>
+void mix_rows(const uint8_t* p, int64_t stride, int64_t rows, const int8_t* tiles, int64_t steps, int32_t* out,
+              int64_t out_stride) {
+  constexpr decltype(&mix_tile<1, Columns>) kTable[6] = {mix_tile<1, Columns>, mix_tile<2, Columns>,
+                                                         mix_tile<3, Columns>, mix_tile<4, Columns>,
+                                                         mix_tile<5, Columns>, mix_tile<6, Columns>};
+  each_row_tile(rows, 6, [&](int64_t top, int64_t some) {
+    kTable[some - 1](p + top * stride, stride, tiles, steps, out + top * out_stride, out_stride);
+  });
+}
+
+void mix(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_t* tiles, int64_t keys, int64_t strips,
+         int32_t* out, int64_t out_stride) {
+  const int64_t steps = padded(keys, 4) / 4;
+  for (int64_t s = 0; s < strips;) {
+    const int64_t columns = strips - s >= 4 ? 4 : strips - s >= 2 ? 2 : 1;
+    const auto run = columns == 4 ? mix_rows<4> : columns == 2 ? mix_rows<2> : mix_rows<1>;
+    run(probabilities, stride, rows, tiles + s * steps * 64, steps, out + s * 16, out_stride);
+    s += columns;
+  }
+}
+
+constexpr GemmKernels kGemm = {panel_bytes, prepare, multiply, pack_keys, pack_values, mix};
+
+}  // namespace
+
+extern const KernelSet kKernels = {"avx512", &kRows, &kGemm};
+
+}  // namespace bqc::avx512

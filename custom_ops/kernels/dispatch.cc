@@ -1,0 +1,126 @@
+#include "kernels/dispatch.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#if defined(BQC_X86)
+#include <cpuid.h>
+#endif
+
+namespace bqc {
+namespace {
+
+struct Feature {
+  const char* name;
+  bool present;
+};
+
+#if defined(BQC_X86)
+// Register state that the operating system saves: 0x6 for AVX, 0xe6 for AVX-512.
+bool saves(unsigned long long wanted) {
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
+  unsigned low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & wanted) == wanted;
+}
+
+std::vector<Feature> detect() {
+  unsigned a = 0, b = 0, c = 0, d = 0, ecx1 = 0;
+  if (__get_cpuid(1, &a, &b, &c, &d)) ecx1 = c;
+  unsigned a7 = 0, b7 = 0, c7 = 0, d7 = 0;
+  __get_cpuid_count(7, 0, &a7, &b7, &c7, &d7);
+  unsigned a71 = 0, b71 = 0, c71 = 0, d71 = 0;
+  if (a7 >= 1) __get_cpuid_count(7, 1, &a71, &b71, &c71, &d71);
+  const bool ymm = saves(0x6), zmm = saves(0xe6);
+  return {
+      {"avx2", ymm && (b7 >> 5 & 1)},
+      {"fma", ymm && (ecx1 >> 12 & 1)},
+      {"avx_vnni", ymm && (a71 >> 4 & 1)},
+      {"avx512f", zmm && (b7 >> 16 & 1)},
+      {"avx512dq", zmm && (b7 >> 17 & 1)},
+      {"avx512bw", zmm && (b7 >> 30 & 1)},
+      {"avx512vl", zmm && (b7 >> 31 & 1)},
+      {"avx512_vbmi", zmm && (c7 >> 1 & 1)},
+      {"avx512_vnni", zmm && (c7 >> 11 & 1)},
+      {"avx512_vpopcntdq", zmm && (c7 >> 14 & 1)},
+      {"avx512_bf16", zmm && (a71 >> 5 & 1)},
+  };
+}
+#else
+std::vector<Feature> detect() { return {}; }
+#endif
+
+const std::vector<Feature>& features() {
+  static const std::vector<Feature> found = detect();
+  return found;
+}
+
+struct Level {
+  const KernelSet* set;
+  std::vector<const char*> needs;
+};
+
+// Slowest first.
+const std::vector<Level>& levels() {
+  static const std::vector<Level> all = {
+      {&portable::kKernels, {}},
+#if defined(BQC_X86)
+      {&avx2::kKernels, {"avx2"}},
+      {&avx512::kKernels, {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni"}},
+#endif
+  };
+  return all;
+}
+
+const char* missing_feature(const Level& level) {
+  for (const char* need : level.needs) {
+    for (const Feature& f : features()) {
+      if (!std::strcmp(f.name, need) && !f.present) return need;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Choice choose_kernels() {
+  const char* cap = std::getenv("BQC_MAX_ISA");
+  const auto& all = levels();
+  size_t limit = all.size();
+  if (cap && *cap) {
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (!std::strcmp(all[i].set->name, cap)) limit = i + 1;
+    }
+  }
+  std::string reason = limit < all.size() ? "BQC_MAX_ISA=" + std::string(cap) : "the fastest of this library";
+  size_t i = limit - 1;
+  for (; const char* lacks = missing_feature(all[i]); --i) {
+    reason = std::string("the CPU has no ") + lacks;
+  }
+  return {all[i].set, reason};
+}
+
+std::vector<const KernelSet*> runnable_kernels() {
+  std::vector<const KernelSet*> sets;
+  for (const Level& level : levels()) {
+    if (!missing_feature(level)) sets.push_back(level.set);
+  }
+  return sets;
+}
+
+std::vector<std::string> compiled_levels() {
+  std::vector<std::string> names;
+  for (const Level& level : levels()) names.emplace_back(level.set->name);
+  return names;
+}
+
+std::vector<std::string> cpu_features() {
+  std::vector<std::string> names;
+  for (const Feature& f : features()) {
+    if (f.present) names.emplace_back(f.name);
+  }
+  return names;
+}
+
+}  // namespace bqc

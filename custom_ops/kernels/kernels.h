@@ -1,0 +1,87 @@
+// The kernel families, as structs of functions. Every ISA level fills the same structs and gives the same bits.
+//
+// Plain data and fixed-width integers only: this header is compiled with the flags of every level, and inline code in
+// it could leak instructions of one level into another.
+#pragma once
+
+#include <stdint.h>
+
+namespace bqc {
+
+// How a row of `length` elements is cut: groups of `span`, each of `per_group` blocks of `block` elements (the last
+// one may be shorter); `count` blocks in all.
+struct Geometry {
+  int64_t length, block, span, groups, per_group, count;
+};
+
+// Functions of one row. Pointers never overlap.
+struct RowKernels {
+  // codes [length], exponents [count] of x.
+  void (*quantize)(const float* x, const Geometry* g, int bits, int8_t* codes, int8_t* exponents);
+  // codes of x under given exponents.
+  void (*encode)(const float* x, const int8_t* exponents, const Geometry* g, int bits, int8_t* codes);
+  // largest[i] = max(largest[i], |x[i]|), magnitudes as the bits of a float.
+  void (*magnitudes)(const float* x, int64_t n, int32_t* largest);
+  // exponents [count] of blocks with these magnitudes.
+  void (*exponents)(const int32_t* largest, const Geometry* g, int bits, int8_t* exponents);
+  void (*dequantize)(const int8_t* codes, const int8_t* exponents, const Geometry* g, float* y);
+  // y += dequantised row.
+  void (*add_dequantized)(const int8_t* codes, const int8_t* exponents, const Geometry* g, float* y);
+  // One row of a table packed as row_u<bits>, to int8 codes [ceil4(columns)].
+  void (*unpack_row)(const uint8_t* packed, int bits, int64_t columns, int8_t* codes);
+  void (*gelu)(const float* x, int64_t n, int approximate, float* y);
+  void (*tanh)(const float* x, int64_t n, float* y);
+  // scratch: n integers.
+  void (*layer_norm)(const float* x, const float* gamma, const float* beta, float epsilon, int64_t n,
+                     int32_t* scratch, float* y);
+  // y = finite(x + bias).
+  void (*add_bias)(const float* x, const float* bias, int64_t n, float* y);
+  // y = finite(x * factor).
+  void (*scale)(const float* x, float factor, int64_t n, float* y);
+  // keep[i] is -1 or 0; alive 0 treats every score as 0. x is changed.
+  void (*softmax)(float* x, const int32_t* keep, int alive, int64_t n, uint8_t* codes);
+  int32_t (*sum_codes)(const uint8_t* codes, int64_t n);
+  // y = dot * 2**exponent / total.
+  void (*context)(const int32_t* dot, const int8_t* exponents, const Geometry* g, int32_t total, float* y);
+};
+
+// Products of quantised matrices. Columns come in strips of 16.
+struct GemmKernels {
+  // Bytes that `prepare` fills for so many rows of activations.
+  int64_t (*panel_bytes)(const Geometry* g, int64_t rows);
+  // Activation rows (codes and exponents, with their strides) in the order that `multiply` reads.
+  void (*prepare)(const Geometry* g, int bits, const int8_t* codes, int64_t stride, const int8_t* exponents,
+                  int64_t exponent_stride, int64_t rows, void* panel);
+  // out[row][16 * first ... 16 * last) = sum over blocks of (dot * 2**weight exponent) * 2**activation exponent.
+  // weight: n16k4_u<bits> tiles; weight_exponents int8 [count][16 * strips].
+  void (*multiply)(const Geometry* g, int bits, const void* panel, int64_t rows, const uint8_t* weight,
+                   const int8_t* weight_exponents, int64_t strips, int64_t first, int64_t last, float* out,
+                   int64_t out_stride);
+  // Rows of a key (codes with a stride) as n16k4_u8 tiles; unused outputs are filled with code 0.
+  void (*pack_keys)(const int8_t* codes, int64_t stride, int64_t rows, const Geometry* g, uint8_t* tiles);
+  // Values [keys][width] as signed tiles [ceil16(width)/16][ceil4(keys)/4][16][4].
+  void (*pack_values)(const int8_t* codes, int64_t stride, int64_t keys, int64_t width, int8_t* tiles);
+  // out[row][16 * strips] = sum over keys of probabilities [row][ceil4(keys)] times values.
+  void (*mix)(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_t* tiles, int64_t keys,
+              int64_t strips, int32_t* out, int64_t out_stride);
+};
+
+struct KernelSet {
+  const char* name;
+  const RowKernels* rows;
+  const GemmKernels* gemm;
+};
+
+namespace portable {
+extern const KernelSet kKernels;
+}
+#if defined(BQC_X86)
+namespace avx2 {
+extern const KernelSet kKernels;
+}
+namespace avx512 {
+extern const KernelSet kKernels;
+}
+#endif
+
+}  // namespace bqc

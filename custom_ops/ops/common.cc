@@ -1,0 +1,97 @@
+#include "ops/common.h"
+
+#include <cstdlib>
+#include <algorithm>
+#include <new>
+#include <thread>
+
+namespace bqc {
+
+Geometry make_geometry(int64_t length, int64_t block, int64_t group) {
+  BQC_REQUIRE(length >= 1 && block >= 1 && group >= 0, "blocks of ", block, " in groups of ", group, " in a row of ", length,
+          ": block and row must be at least 1");
+  const int64_t span = group ? group : length;
+  BQC_REQUIRE(length % span == 0, "a row of ", length, " is not a whole number of groups of ", span);
+  const int64_t groups = length / span, per_group = ceil_div(span, block < span ? block : span);
+  return {length, block < span ? block : span, span, groups, per_group, groups * per_group};
+}
+
+int64_t block_count(int64_t length, int64_t block, int64_t group) {
+  if (length < 1 || block < 1 || group < 0 || (group && length % group)) return -1;
+  return make_geometry(length, block, group).count;
+}
+
+int checked_bits(int64_t bits, const std::string& name) {
+  BQC_REQUIRE(bits == 8 || bits == 6 || bits == 4, "attribute ", name, " is ", bits, "; it is one of 8, 6, 4");
+  return static_cast<int>(bits);
+}
+
+Format Format::from(const Node& node, const std::string& prefix, bool grouped) {
+  Format f;
+  f.bits = checked_bits(node.integer((prefix + "bits").c_str()), prefix + "bits");
+  f.block = node.integer((prefix + "block").c_str());
+  f.group = grouped ? node.integer((prefix + "group").c_str(), 0) : 0;
+  BQC_REQUIRE(f.block >= 1 && f.group >= 0, "attributes ", prefix, "block ", f.block, " and ", prefix, "group ", f.group,
+          ": a block is at least 1, a group at least 0");
+  return f;
+}
+
+void check_pair(const Tensor& codes, const Tensor& exponents, const Geometry& g, const char* what) {
+  bool good = codes.rank() >= 1 && exponents.rank() == codes.rank() && codes.last() == g.length &&
+              exponents.last() == g.count;
+  for (int64_t i = 0; good && i + 1 < codes.rank(); ++i) {
+    good = codes.dims[static_cast<size_t>(i)] == exponents.dims[static_cast<size_t>(i)];
+  }
+  BQC_REQUIRE(good, what, " codes ", codes.shape(), " and exponents ", exponents.shape(), " should end in ", g.length,
+          " and ", g.count, " and agree before");
+}
+
+std::vector<int64_t> with_last(std::vector<int64_t> dims, int64_t last) {
+  dims.back() = last;
+  return dims;
+}
+
+std::vector<Dim> with_last(std::vector<Dim> dims, Dim last) {
+  dims.back() = last;
+  return dims;
+}
+
+int64_t rows_of(const Tensor& x) {
+  int64_t rows = 1;
+  for (size_t i = 0; i + 1 < x.dims.size(); ++i) rows *= x.dims[i];
+  return rows;
+}
+
+void* scratch_bytes(Slot slot, size_t bytes) {
+  struct Buffer {
+    void* data = nullptr;
+    size_t size = 0;
+    ~Buffer() { std::free(data); }
+  };
+  thread_local Buffer buffers[static_cast<size_t>(Slot::count)];
+  Buffer& buffer = buffers[static_cast<size_t>(slot)];
+  if (bytes > buffer.size) {
+    std::free(buffer.data);
+    buffer.size = 0;
+    const size_t wanted = (bytes + bytes / 4 + 4095) / 4096 * 4096;
+    buffer.data = std::aligned_alloc(64, wanted);
+    if (!buffer.data) throw std::bad_alloc();
+    buffer.size = wanted;
+  }
+  return buffer.data;
+}
+
+int64_t likely_threads() {
+  static const int64_t threads = std::max<int64_t>(1, std::thread::hardware_concurrency());
+  return threads;
+}
+
+void infer_quantized(const Inference& node, const std::vector<Dim>& like, Dim columns, const std::string& prefix) {
+  if (like.empty()) return;
+  const int64_t block = node.integer((prefix + "block").c_str(), -1);
+  const int64_t group = node.integer((prefix + "group").c_str(), 0);
+  node.output(0, ort::Type::i8, with_last(like, columns));
+  node.output(1, ort::Type::i8, with_last(like, Dim(block_count(columns.value, block, group))));
+}
+
+}  // namespace bqc

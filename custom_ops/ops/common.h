@@ -1,0 +1,65 @@
+// What several operators share: checked block geometry, scratch memory, how work is shared out.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bqc_ort.h"
+#include "kernels/kernels.h"
+
+namespace bqc {
+
+// Blocks of a row; group 0 is the whole row. Throws Error as formats/geometry.py does.
+Geometry make_geometry(int64_t length, int64_t block, int64_t group);
+
+// Number of blocks where the attributes make sense, otherwise -1.
+int64_t block_count(int64_t length, int64_t block, int64_t group);
+
+// The attributes of a quantisation.
+struct Format {
+  int bits = 8;
+  int64_t block = 0, group = 0;
+
+  // From the attributes PREFIXbits, PREFIXblock, PREFIXgroup.
+  static Format from(const Node& node, const std::string& prefix, bool grouped = true);
+};
+
+int checked_bits(int64_t bits, const std::string& name);
+
+// Throws unless codes [..., length] have exponents [..., count] of equal leading dimensions.
+void check_pair(const Tensor& codes, const Tensor& exponents, const Geometry& g, const char* what);
+
+std::vector<int64_t> with_last(std::vector<int64_t> dims, int64_t last);
+std::vector<Dim> with_last(std::vector<Dim> dims, Dim last);
+int64_t rows_of(const Tensor& x);
+
+// 64-byte-aligned memory of this thread that grows and is kept. A slot belongs to one use at a time: the caller's
+// slots may be read by the threads of its parallel loop, which write to theirs only.
+enum class Slot { shared, shared2, panel, tile, row, row2, row3, keys, values, codes, count };
+void* scratch_bytes(Slot slot, size_t bytes);
+template <class T>
+T* scratch(Slot slot, int64_t count) {
+  return static_cast<T*>(scratch_bytes(slot, static_cast<size_t>(count) * sizeof(T)));
+}
+
+// Threads that a session is likely to have.
+int64_t likely_threads();
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// body(first, last) over ranges of [0, n) with at least `least` elements each.
+template <class Body>
+void parallel_ranges(const Call& call, int64_t n, int64_t least, const Body& body) {
+  if (n <= 0) return;
+  int64_t parts = n / (least < 1 ? 1 : least);
+  const int64_t most = 4 * likely_threads();
+  parts = parts < 1 ? 1 : parts > most ? most : parts;
+  call.parallel(parts, [&](int64_t i) { body(n * i / parts, n * (i + 1) / parts); });
+}
+
+// Shape inference of a quantised output pair shaped like `like` with a last dimension of `columns`.
+void infer_quantized(const Inference& node, const std::vector<Dim>& like, Dim columns, const std::string& prefix);
+
+}  // namespace bqc

@@ -1,0 +1,160 @@
+// BlockGather and EmbeddingLayerNorm: rows of packed lookup tables.
+#include "ops/common.h"
+
+namespace bqc {
+namespace {
+
+using ort::Type;
+
+// A table row_u<bits>, read in place.
+class Table {
+ public:
+  Table(const Node& node, const char* name, size_t index, int64_t bits, const std::string& bits_name, int64_t columns,
+        int64_t block)
+      : name_(name), bits_(checked_bits(bits, bits_name)), columns_(columns) {
+    BQC_REQUIRE(columns >= 1, "a table of ", columns, " columns");
+    g_ = make_geometry(columns, block, 0);
+    const Tensor codes = node.constant(index, name, Type::u8, 2);
+    const Tensor exponents = node.constant(index + 1, (std::string(name) + " exponents").c_str(), Type::i8, 2);
+    rows_ = codes.dims[0];
+    row_bytes_ = bits_ == 8 ? columns : round_up(columns, 4) * bits_ / 8;
+    BQC_REQUIRE(codes.dims[1] == row_bytes_, name, " ", codes.shape(), " should have rows of ", row_bytes_, " bytes");
+    BQC_REQUIRE(exponents.dims[0] == rows_ && exponents.dims[1] == g_.count, name, " exponents ", exponents.shape(),
+            " should be [", rows_, ", ", g_.count, "]");
+    codes_ = codes.as<uint8_t>();
+    exponents_ = exponents.as<int8_t>();
+  }
+
+  void check(const Tensor& ids) const {
+    for (int64_t i = 0; i < ids.count; ++i) {
+      const int64_t id = ids.as<int64_t>()[i];
+      BQC_REQUIRE(id >= -rows_ && id < rows_, "id ", id, " of ", name_, " is outside [-", rows_, ", ", rows_, ")");
+    }
+  }
+
+  // y = row, or y += row.
+  void read(const KernelSet* set, int64_t id, bool add, float* y) const {
+    const int64_t row = id < 0 ? id + rows_ : id;
+    int8_t* codes = scratch<int8_t>(Slot::codes, round_up(columns_, 4));
+    set->rows->unpack_row(codes_ + row * row_bytes_, bits_, columns_, codes);
+    const auto run = add ? set->rows->add_dequantized : set->rows->dequantize;
+    run(codes, exponents_ + row * g_.count, &g_, y);
+  }
+
+ private:
+  const char* name_;
+  int bits_;
+  int64_t columns_, rows_, row_bytes_;
+  Geometry g_;
+  const uint8_t* codes_;
+  const int8_t* exponents_;
+};
+
+class BlockGather : public Kernel {
+ public:
+  BlockGather(const Node& node, const KernelSet* kernels)
+      : columns_(node.integer("columns")),
+        table_(node, "table", 1, node.integer("bits"), "bits", columns_, node.integer("block")) {
+    set = kernels;
+    node.expect("layout", "row");
+  }
+
+  void compute(const Call& call) const override {
+    const Tensor ids = call.input(0);
+    table_.check(ids);
+    std::vector<int64_t> dims = ids.dims;
+    dims.push_back(columns_);
+    float* y = call.output<float>(0, dims);
+    parallel_ranges(call, ids.count, 8, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) table_.read(set, ids.as<int64_t>()[i], false, y + i * columns_);
+    });
+  }
+
+  static void infer(const Inference& node) {
+    std::vector<Dim> dims = node.input(0);
+    if (dims.empty()) return;  // also a scalar, which looks the same here
+    dims.emplace_back(node.integer("columns", -1));
+    node.output(0, Type::f32, dims);
+  }
+
+ private:
+  int64_t columns_;
+  Table table_;
+};
+
+class EmbeddingLayerNorm : public Kernel {
+ public:
+  EmbeddingLayerNorm(const Node& node, const KernelSet* kernels)
+      : gamma_(node.constant(9, "gamma", Type::f32, 1)),
+        beta_(node.constant(10, "beta", Type::f32, 1)),
+        columns_(gamma_.count),
+        word_(node, "word table", 3, node.integer("word_bits"), "word_bits", columns_, node.integer("block")),
+        type_(node, "type table", 5, node.integer("type_bits"), "type_bits", columns_, node.integer("block")),
+        position_(node, "position table", 7, node.integer("position_bits"), "position_bits", columns_,
+                  node.integer("block")),
+        epsilon_(node.real("epsilon")),
+        format_(Format::from(node, "out_")),
+        out_(make_geometry(columns_, format_.block, format_.group)) {
+    set = kernels;
+    node.expect("layout", "row");
+    BQC_REQUIRE(beta_.count == columns_, "gamma ", gamma_.shape(), " and beta ", beta_.shape(), " should be alike");
+    BQC_REQUIRE(epsilon_ >= 0, "attribute epsilon is negative");
+  }
+
+  void compute(const Call& call) const override {
+    const Tensor ids = call.input(0), types = call.input(1), positions = call.input(2);
+    BQC_REQUIRE(ids.rank() == 2 && types.dims == ids.dims && positions.rank() == 2 &&
+                (positions.dims[0] == 1 || positions.dims[0] == ids.dims[0]) && positions.dims[1] == ids.dims[1],
+            "ids ", ids.shape(), ", type ids ", types.shape(), " and position ids ", positions.shape(),
+            " should be [batch, sequence], the last also [1, sequence]");
+    word_.check(ids);
+    type_.check(types);
+    position_.check(positions);
+    int8_t* codes = call.output<int8_t>(0, {ids.dims[0], ids.dims[1], columns_});
+    int8_t* exponents = call.output<int8_t>(1, {ids.dims[0], ids.dims[1], out_.count});
+    parallel_ranges(call, ids.count, 8, [&](int64_t first, int64_t last) {
+      float* x = scratch<float>(Slot::row, columns_);
+      float* y = scratch<float>(Slot::row2, columns_);
+      int32_t* q = scratch<int32_t>(Slot::row3, columns_);
+      for (int64_t i = first; i < last; ++i) {
+        word_.read(set, ids.as<int64_t>()[i], false, x);
+        type_.read(set, types.as<int64_t>()[i], true, x);
+        position_.read(set, positions.as<int64_t>()[i % positions.count], true, x);
+        set->rows->layer_norm(x, gamma_.as<float>(), beta_.as<float>(), epsilon_, columns_, q, y);
+        set->rows->quantize(y, &out_, format_.bits, codes + i * columns_, exponents + i * out_.count);
+      }
+    });
+  }
+
+  static void infer(const Inference& node) {
+    std::vector<Dim> dims = node.input(0);
+    const std::vector<Dim> gamma = node.input(9);
+    if (dims.size() != 2) return;
+    dims.emplace_back();
+    infer_quantized(node, dims, gamma.size() == 1 ? gamma[0] : Dim(), "out_");
+  }
+
+ private:
+  Tensor gamma_, beta_;
+  int64_t columns_;
+  Table word_, type_, position_;
+  float epsilon_;
+  Format format_;
+  Geometry out_;
+};
+
+}  // namespace
+
+std::vector<OpSpec> embedding_ops() {
+  const Type id = Type::i64, u8 = Type::u8, i8 = Type::i8;
+  return {
+      {"BlockGather", {id, u8, i8}, {Type::f32}, make_kernel<BlockGather>, BlockGather::infer},
+      {"EmbeddingLayerNorm",
+       {id, id, id, u8, i8, u8, i8, u8, i8, Type::f32, Type::f32},
+       {i8, i8},
+       make_kernel<EmbeddingLayerNorm>,
+       EmbeddingLayerNorm::infer},
+  };
+}
+
+}  // namespace bqc

@@ -1,0 +1,93 @@
+// The C interface for questions about the library; bqc/runtime/native.py asks them.
+#include "ops/introspection.h"
+
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#include "bqc_ort_abi.h"
+#include "kernels/dispatch.h"
+
+namespace bqc {
+namespace {
+
+struct Created {
+  std::mutex lock;
+  std::vector<std::string> lines;
+};
+
+Created& created() {
+  static auto* all = new Created;
+  return *all;
+}
+
+std::string json_list(const std::vector<std::string>& names) {
+  std::string text = "[";
+  for (const std::string& name : names) text += (text.size() > 1 ? ", \"" : "\"") + name + "\"";
+  return text + "]";
+}
+
+// Copies at most n bytes including the final 0; returns the size that holds all of it.
+long copy_out(const std::string& text, char* buffer, long n) {
+  const long needed = static_cast<long>(text.size()) + 1;
+  if (buffer && n > 0) {
+    const long copied = needed < n ? needed - 1 : n - 1;
+    std::memcpy(buffer, text.data(), static_cast<size_t>(copied));
+    buffer[copied] = 0;
+  }
+  return needed;
+}
+
+}  // namespace
+
+void note_kernel(const std::string& node, const char* op, const char* level) {
+  const std::lock_guard<std::mutex> lock(created().lock);
+  created().lines.push_back(node + "\t" + op + "\t" + level);
+}
+
+}  // namespace bqc
+
+BQC_EXPORT const char* BqcBuildInfo() {
+  static const std::string text = "{\"version\": \"" BQC_VERSION "\", \"api_level\": " +
+                                  std::to_string(bqc::ort::kApiLevel) +
+                                  ", \"levels\": " + bqc::json_list(bqc::compiled_levels()) + "}";
+  return text.c_str();
+}
+
+BQC_EXPORT const char* BqcIsa() { return bqc::choose_kernels().set->name; }
+
+BQC_EXPORT const char* BqcCpuFeatures() {
+  static const std::string text = bqc::json_list(bqc::cpu_features());
+  return text.c_str();
+}
+
+BQC_EXPORT long BqcKernelsCreated() {
+  const std::lock_guard<std::mutex> lock(bqc::created().lock);
+  return static_cast<long>(bqc::created().lines.size());
+}
+
+BQC_EXPORT void BqcKernelReset() {
+  const std::lock_guard<std::mutex> lock(bqc::created().lock);
+  bqc::created().lines.clear();
+}
+
+BQC_EXPORT long BqcKernelNames(char* buffer, long n) {
+  std::string text;
+  {
+    const std::lock_guard<std::mutex> lock(bqc::created().lock);
+    for (const std::string& line : bqc::created().lines) text += line + "\n";
+  }
+  return bqc::copy_out(text, buffer, n);
+}
+
+BQC_EXPORT int BqcSelfTest(char* buffer, long n) {
+  std::string report;
+  int failures = 1;
+  try {
+    failures = bqc::self_test(&report);
+  } catch (...) {
+    report += "FAIL self test stopped by an exception\n";
+  }
+  bqc::copy_out(report, buffer, n);
+  return failures;
+}
