@@ -96,7 +96,7 @@ def _take_over(graph: ir.Graph, new: ir.Graph, large: dict[str, ir.Value]) -> No
     new.remove(nodes)
     new.initializers.clear()
     graph.outputs.clear()
-    graph.remove(list(graph))
+    graph.remove(list(graph), safe=True)
     for name in [n for n in graph.initializers if n not in large]:
         del graph.initializers[name]
     for value in small:
