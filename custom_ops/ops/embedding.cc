@@ -97,6 +97,7 @@ class EmbeddingLayerNorm : public Kernel {
         out_(make_geometry(columns_, format_.block, format_.group)) {
     set = kernels;
     node.expect("layout", "row");
+    BQC_REQUIRE(node.integer("columns", columns_) == columns_, "attribute columns does not fit gamma ", gamma_.shape());
     BQC_REQUIRE(beta_.count == columns_, "gamma ", gamma_.shape(), " and beta ", beta_.shape(), " should be alike");
     BQC_REQUIRE(epsilon_ >= 0, "attribute epsilon is negative");
   }
