@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FILE",
     "Settings",
+    "Shape",
     "check_mark",
     "common_options",
     "emit_json",
@@ -48,6 +49,22 @@ class Settings:
     json: bool = False
     quiet: bool = False
     verbose: int = 0
+
+
+class Shape(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """An option ``BxS``: batch and sequence length in tokens."""
+
+    name = "shape"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"'{value}' is not batch x sequence, as in 8x64", param, ctx)
+        return int(parts[0]), int(parts[1])
 
 
 def _store(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -134,7 +151,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     from rich.table import Table
     from rich.text import Text
 
-    view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    view = Table(box=box.SIMPLE_HEAD if any(columns) else None, pad_edge=False, show_header=any(columns))
     for column in columns:
         view.add_column(
             column.lstrip(">"),

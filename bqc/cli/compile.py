@@ -62,8 +62,8 @@ _BLOCKS = click.Choice(["16", "32", "64", "128", "256", "row"])
 @click.option(
     "--exclude", multiple=True, metavar="PATTERN", help="All but these: ROLE or LAYER:ROLE, with * and ?."
 )
-@click.option("--recipe", type=FILE, metavar="FILE", help="Take the options and the plan from a YAML file.")
-@click.option("--save-recipe", type=FILE, metavar="FILE", help="Write the options and the plan as YAML.")
+@click.option("--recipe", type=FILE, metavar="FILE", help="Take the whole plan from a YAML file.")
+@click.option("--save-recipe", type=FILE, metavar="FILE", help="Write the plan as YAML.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, write no model.")
 @click.option("--single-file", is_flag=True, help="Weights inside the .onnx file instead of beside it.")
 @click.option("--explain", is_flag=True, help="Say which predicate failed where a pattern nearly matched.")

@@ -8,19 +8,24 @@ from typing import Any
 
 import click
 
-from bqc.cli.common import FILE, Settings, common_options, emit_json, examples, say, table
+from bqc.cli.common import FILE, Settings, Shape, common_options, emit_json, examples, say, table
 
 __all__ = ["command"]
 
 
-@click.command("inspect", epilog=examples("bqc inspect model.onnx", "bqc inspect model.bqc.onnx --json"))
+@click.command(
+    "inspect", epilog=examples("bqc inspect model.onnx", "bqc inspect model.bqc.onnx --shape 8x64 --json")
+)
 @click.argument("model", type=FILE, metavar="MODEL")
+@click.option(
+    "--shape", type=Shape(), default="1x128", show_default=True, metavar="BxS", help="Run to count MACs of."
+)
 @common_options
-def command(settings: Settings, model: Path) -> None:
+def command(settings: Settings, model: Path, shape: tuple[int, int]) -> None:
     """Show a model's anatomy, parameters and MACs by role and layer, bit widths, and bytes."""
     from bqc.inspect import inspect
 
-    report = inspect(model)
+    report = inspect(model, batch=shape[0], sequence=shape[1])
     if settings.json:
         emit_json(report.pop("schema_version"), report)
     elif not settings.quiet:
@@ -36,7 +41,7 @@ def _show(settings: Settings, report: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping):
             inner = {name: item for name, item in value.items() if not _nested(item)}
             if inner:
-                table(title, ("", ">"), [(_words(name), _cell(item)) for name, item in inner.items()])
+                table(title, ("", ""), [(_words(name), _cell(item)) for name, item in inner.items()])
             _show(settings, {f"{key} {name}": item for name, item in value.items() if _nested(item)})
         elif isinstance(value, list) and isinstance(value[0], Mapping):
             columns = list(value[0])

@@ -9,6 +9,7 @@ import click
 from bqc.cli.common import (
     FILE,
     Settings,
+    Shape,
     check_mark,
     common_options,
     emit_json,
@@ -22,22 +23,6 @@ from bqc.cli.common import (
 __all__ = ["command"]
 
 SCHEMA_VERSION = 1
-
-
-class _Shape(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """``BxS``: two positive numbers."""
-
-    name = "shape"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).lower().split("x")
-        if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"'{value}' is not batch x sequence, as in 8x64", param, ctx)
-        return int(parts[0]), int(parts[1])
 
 
 @click.command(
@@ -54,7 +39,7 @@ class _Shape(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     "--samples", type=click.IntRange(min=1), metavar="N", help="Run on N rows of random ids. [default: 32]"
 )
 @click.option(
-    "--shape", type=_Shape(), metavar="BxS", help="Batch and tokens of a random run. [default: 8x64]"
+    "--shape", type=Shape(), metavar="BxS", help="Batch and tokens of a random run. [default: 8x64]"
 )
 @seed_option
 @click.option("--bits", is_flag=True, help="Also require the same bits with and without the kernel library.")
