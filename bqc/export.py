@@ -80,7 +80,8 @@ def export(
     `last_hidden_state[batch, sequence, hidden]` and `sentence_embedding[batch, hidden]` (embedding: mean over
     unmasked tokens, then L2 normalisation when `normalize`, by default as the checkpoint's
     sentence-transformers files say).
-    `weights="fp16"` stores weights in half precision behind Cast nodes; arithmetic stays float32.
+    `weights="fp16"` rounds weights to half precision and stores them behind Cast nodes; arithmetic stays
+    float32.
 
     Raises:
         BqcError: torch or transformers is missing, the checkpoint cannot be read, the task does not fit, or
@@ -95,6 +96,10 @@ def export(
     config = _load(transformers.AutoConfig, where, source)
     task = task or _task_of(config, where)
     network = _network(transformers, torch, where, source, task, attention)
+    if weights == "fp16":
+        # The reference for the comparison below is the model as stored, not the one it was rounded from.
+        for parameter in network.parameters():
+            parameter.data = parameter.data.half().float()
     if normalize is None:
         normalize = _normalizes(where)
     wrapper, outputs = _wrapper(torch, network, task, normalize)
@@ -401,7 +406,12 @@ def _quiet() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        sink = io.StringIO()
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(sink),
+            contextlib.redirect_stderr(sink),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,7 +1,7 @@
 """What is in a model file: anatomy, cost by role and layer, bit widths, bytes. The data behind `bqc inspect`.
 
-One report serves float and compiled models. Both carry labels on weights and nodes; a compiled weight also says
-its number format and how many weights it stands for, because packed bytes have other shapes than matrices.
+One report serves float and compiled models. Both carry labels on weights and nodes; a compiled weight also
+says its number format and how many weights it stands for, because packed bytes have other shapes.
 """
 
 from __future__ import annotations

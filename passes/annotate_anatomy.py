@@ -92,22 +92,24 @@ def _layer(hidden: ir.Value, layer: str) -> ir.Value:
     for role, linear in projections.items():
         reshape = _next(linear.out, "Reshape")
         transpose = _next(reshape.outputs[0], "Transpose")
-        target = constant(reshape.inputs[1])
-        if target is None or target.shape != (4,) or tuple(target[:2]) != (0, 0):
-            raise _Broken(f"{role} with a canonical head split")
+        order = [0, 2, 3, 1] if role == "attention.key" else [0, 2, 1, 3]
+        _require(_target(reshape)[:2] == [0, 0] and len(_target(reshape)) == 4, f"{role} split [0, 0, h, d]")
+        _require(_perm(transpose) == order, f"{role} transposed by {order}")
         _put(layer, role, *linear.nodes, reshape, transpose)
     reshape = _next(projections["attention.query"].out, "Reshape")
     scores = _next(_next(reshape.outputs[0], "Transpose").outputs[0], "MatMul")
     scaled = _next(scores.outputs[0], "Mul")
     after = _next(scaled.outputs[0], "Add", "Softmax")
     softmax = after if after.op_type == "Softmax" else _next(after.outputs[0], "Softmax")
-    if scalar(scaled.inputs[1]) is None or (after is not softmax and not _is_mask(after.inputs[1])):
-        raise _Broken("attention scores in canonical form")
+    _require(scalar(scaled.inputs[1]) is not None, "attention scores times a number")
+    _require(after is softmax or _is_mask(after.inputs[1]), "attention scores with the padding mask added")
+    _require(softmax.attributes.get_int("axis", -1) in (-1, 3), "Softmax over the last axis")
     _put(layer, "attention.scores", scores, scaled, *([after] if after is not softmax else []))
     _put(layer, "attention.softmax", softmax)
     context = _next(softmax.outputs[0], "MatMul")
     turned = _next(context.outputs[0], "Transpose")
     merged = _next(turned.outputs[0], "Reshape")
+    _require(_perm(turned) == [0, 2, 1, 3] and _target(merged)[:2] == [0, 0], "heads merged to [0, 0, H]")
     _put(layer, "attention.context", context, turned, merged)
     attended = _block(layer, merged.outputs[0], hidden, "attention.output", "attention.norm")
     inner = _one_linear(attended, "the first linear of an FFN")
@@ -127,6 +129,20 @@ def _block(layer: str, x: ir.Value, residual: ir.Value, linear_role: str, norm_r
     _put(layer, linear_role, *linear.nodes)
     _put(layer, norm_role, total, norm)
     return norm.outputs[0]
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise _Broken(what)
+
+
+def _target(reshape: ir.Node) -> list[int]:
+    found = constant(reshape.inputs[1])
+    return [] if found is None else [int(n) for n in found.reshape(-1)]
+
+
+def _perm(transpose: ir.Node) -> list[int]:
+    return list(transpose.attributes.get_ints("perm", ()) or ())
 
 
 def _is_mask(value: ir.Value | None) -> bool:
@@ -173,7 +189,7 @@ def _next(value: ir.Value, *op_types: str) -> ir.Node:
         names = ", ".join(u.op_type for u in uses) or "nothing"
         producer = value.producer()
         after = producer.op_type if producer is not None else value.name
-        raise _Broken(f"{' or '.join(op_types)} after {after} (found {names})")
+        raise _Broken(f"{' or '.join(op_types)} after {after} (but {names})")
     return found[0]
 
 
@@ -252,7 +268,7 @@ def _nothing_found(model: ir.Model, sought: str) -> str:
 
 def _half_found(model: ir.Model, layers: int, sought: str) -> str:
     return (
-        f"only part of the encoder is recognised: {layers} complete layers, then no {sought}; "
+        f"only part of the encoder is recognised: {layers} complete layers, then not {sought}; "
         f"{_counts(model.graph)}{_nearest(model)}"
     )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from bqc.ir.build import Writer, write_norm
 from bqc.ir.explain import explanation
-from bqc.ir.match import constant, is_weight, scalar
+from bqc.ir.match import constant, is_weight, scalar, size_of
 from bqc.ir.rewrite import drop_dead, sources, take_place
 
 __all__ = ["ImportLayerNorm"]
@@ -36,6 +37,8 @@ class ImportLayerNorm(ir.passes.InPlacePass):
     After::
 
         y = LayerNormalization(x, gamma, beta; axis=-1, epsilon)
+
+    A LayerNormalization that is already there gets the axis -1 and a beta of zeros where it has none.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -55,8 +58,32 @@ class ImportLayerNorm(ir.passes.InPlacePass):
             graph.insert_after(producer, w.nodes)
             take_place(out, made)
             count += 1
+        for norm in [n for n in graph if n.op_type == "LayerNormalization"]:
+            count += _complete(graph, norm)
         drop_dead(model)
         return ir.passes.PassResult(model, count > 0)
+
+
+def _complete(graph: ir.Graph, norm: ir.Node) -> bool:
+    gamma = norm.inputs[1]
+    if gamma is None or not is_weight(gamma, 1):
+        return False
+    changed = False
+    if norm.attributes.get_int("axis", -1) != -1 and norm.attributes.get_int("axis", -1) == _last(norm):
+        norm.attributes["axis"] = ir.AttrInt64("axis", -1)
+        changed = True
+    if len(norm.inputs) < 3 or norm.inputs[2] is None:
+        zeros = np.zeros(size_of(gamma, 0), np.float32)
+        norm.resize_inputs(3)
+        norm.replace_input_with(2, Writer(graph).const(f"{gamma.name}.zero_beta", zeros))
+        changed = True
+    return changed
+
+
+def _last(node: ir.Node) -> int:
+    """The last axis of a node's input; hidden states of unknown rank have three."""
+    x = node.inputs[0]
+    return len(x.shape) - 1 if x is not None and x.shape is not None else 2
 
 
 Match = tuple[ir.Value, ir.Value, ir.Value, float, ir.Value, list[ir.Node]]
@@ -136,9 +163,7 @@ def _last_axis(node: ir.Node, depth: int) -> None:
     found = (
         [int(a) for a in axes.reshape(-1)] if axes is not None else list(node.attributes.get_ints("axes", ()))
     )
-    x = node.inputs[0]
-    last = len(x.shape) - 1 if x is not None and x.shape is not None else 2
-    if found not in ([-1], [last]) or node.attributes.get_int("keepdims", 1) != 1:
+    if found not in ([-1], [_last(node)]) or node.attributes.get_int("keepdims", 1) != 1:
         raise _No(f"the mean is over axes {found}, not the last one", depth)
 
 
