@@ -124,7 +124,7 @@ def _onnxruntime() -> Finding:
 
 def _kernels(library: NativeLibrary, info: dict[str, Any]) -> Finding:
     level = library.isa()
-    compiled = info.get("isa") or info.get("isa_levels") or info.get("levels") or []
+    compiled = info.get("levels", [])
     features = library.cpu_features() or _cpu_flags()
     reason = why_not_higher(level, compiled, features, os.environ.get("BQC_MAX_ISA"))
     return Finding(True, "kernels", f"{level}; {reason}" if reason else level)

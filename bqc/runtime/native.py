@@ -36,7 +36,6 @@ class NativeLibrary:
             self._dll = ctypes.CDLL(path)
             for name in ("BqcBuildInfo", "BqcIsa", "BqcCpuFeatures"):
                 getattr(self._dll, name).restype = ctypes.c_char_p
-            self._dll.BqcKernelsCreated.restype = ctypes.c_long
             self._dll.BqcKernelNames.restype = ctypes.c_long
             self._dll.BqcKernelNames.argtypes = [ctypes.c_char_p, ctypes.c_long]
             self._dll.BqcKernelReset.restype = None
@@ -63,10 +62,8 @@ class NativeLibrary:
 
     def kernels(self) -> list[Kernel]:
         """Kernels created, in this process, since the last reset."""
-        # Generous: a name is far shorter than 512 bytes, and the library never writes past the given size.
-        size = 4096 + 512 * int(self._dll.BqcKernelsCreated())
-        buffer = ctypes.create_string_buffer(size)
-        self._dll.BqcKernelNames(buffer, size)
+        buffer = ctypes.create_string_buffer(self._dll.BqcKernelNames(None, 0))
+        self._dll.BqcKernelNames(buffer, len(buffer))
         rows = (line.split("\t") for line in buffer.value.decode().splitlines() if line)
         return [Kernel(*row[:3]) for row in rows if len(row) >= 3]
 
