@@ -13,7 +13,8 @@ import numpy.typing as npt
 from bqc.errors import BqcError
 from bqc.evaluate.data import load_examples
 from bqc.evaluate.extras import require
-from bqc.evaluate.labels import check_labels, read_config
+from bqc.evaluate.files import read_json
+from bqc.evaluate.labels import check_labels
 from bqc.evaluate.metrics import score
 from bqc.evaluate.predict import Predictor
 from bqc.evaluate.task import Examples, Task
@@ -107,7 +108,7 @@ def evaluate(
     running = session(path, strict=strict, threads=threads, library=library)
     encoder = TextEncoder(tokenizer or Path(path).parent, max_length)
     predict = Predictor(running, encoder, batch_size, progress)
-    config = read_config(path)
+    config = read_json(Path(path).with_name("config.json"))
     width = next(value for value in running.get_outputs() if value.name == predict.head.output).shape[-1]
     if predict.head.embeds:
         _check_embeds(task)

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 from bqc.errors import BqcError
 from bqc.evaluate.task import Task
 
-__all__ = ["check_labels", "read_config"]
+__all__ = ["check_labels"]
 
 _GENERIC = re.compile(r"label[ _]?(\d+)")
-
-
-def read_config(model: str | Path) -> dict[str, Any]:
-    """The ``config.json`` beside a model file; empty if there is none.
-
-    Raises:
-        BqcError: it is not JSON.
-    """
-    file = Path(model).parent / "config.json"
-    if not file.is_file():
-        return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise BqcError(f"{file}: not a JSON object ({error})") from error
 
 
 def check_labels(task: Task, config: dict[str, Any], width: int) -> bool:

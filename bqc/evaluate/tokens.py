@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bqc.errors import BqcError
 from bqc.evaluate.extras import require
+from bqc.evaluate.files import read_json
 from bqc.runtime.inputs import Batch
 
 __all__ = ["Encoding", "TextEncoder", "batches"]
@@ -53,8 +52,8 @@ class TextEncoder:
         except Exception as error:  # the Rust binding raises a bare Exception
             raise BqcError(f"{file}: not a tokenizer ({error})") from error
         config, settings = (
-            _json(file.with_name("config.json")),
-            _json(file.with_name("tokenizer_config.json")),
+            read_json(file.with_name("config.json")),
+            read_json(file.with_name("tokenizer_config.json")),
         )
         positions = int(config.get("max_position_embeddings", DEFAULT_MAX_LENGTH))
         self.max_length = max_length or min(DEFAULT_MAX_LENGTH, positions)
@@ -87,12 +86,3 @@ def batches(encodings: Sequence[Encoding], size: int) -> Iterator[npt.NDArray[np
     order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), size):
         yield order[start : start + size]
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise BqcError(f"{file}: not a JSON object ({error})") from error
