@@ -1,4 +1,5 @@
-// C++ over the C ABI: attributes, tensors, parallel loops, shape inference, and the op that forwards to a kernel class.
+// C++ over the C ABI: attributes, tensors, parallel loops, shape inference, and the op that forwards to a
+// kernel class.
 #pragma once
 
 #include <atomic>
@@ -28,8 +29,8 @@ template <class... Parts>
 }
 
 // Throws Error of all the parts, which are looked at only then.
-#define BQC_REQUIRE(good, ...) \
-  do {                         \
+#define BQC_REQUIRE(good, ...)             \
+  do {                                     \
     if (!(good)) ::bqc::fail(__VA_ARGS__); \
   } while (false)
 
@@ -53,9 +54,9 @@ class Node {
   Node(ort::Api api, const ort::KernelInfo* info) : api_(api), info_(info) {}
 
   std::string name() const;
-  int64_t integer(const char* name) const;
+  // Attributes, with the defaults of the operator's function body.
   int64_t integer(const char* name, int64_t fallback) const;
-  float real(const char* name) const;
+  float real(const char* name, float fallback) const;
   // Throws unless the string attribute is missing or has this value.
   void expect(const char* name, const std::string& value) const;
   // A constant initializer of this type and rank.

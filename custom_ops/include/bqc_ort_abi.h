@@ -1,9 +1,9 @@
 // The part of the ONNX Runtime C ABI that these custom ops call.
 //
 // ONNX Runtime hands a plug-in one pointer to a two-entry struct; its first entry returns a table of function
-// pointers for a requested API level. The position of an entry never changes once released, so the table is described
-// here by slot number. tests/abi_check.cc compares every number and field offset with the official header wherever
-// that header is installed.
+// pointers for a requested API level. The position of an entry never changes once released, so the table is
+// described here by slot number. tests/abi_check.cc compares every number and field offset with the official
+// header wherever that header is installed.
 #pragma once
 
 #include <cstddef>

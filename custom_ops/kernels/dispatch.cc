@@ -34,16 +34,11 @@ std::vector<Feature> detect() {
   if (a7 >= 1) __get_cpuid_count(7, 1, &a71, &b71, &c71, &d71);
   const bool ymm = saves(0x6), zmm = saves(0xe6);
   return {
-      {"avx2", ymm && (b7 >> 5 & 1)},
-      {"fma", ymm && (ecx1 >> 12 & 1)},
-      {"avx_vnni", ymm && (a71 >> 4 & 1)},
-      {"avx512f", zmm && (b7 >> 16 & 1)},
-      {"avx512dq", zmm && (b7 >> 17 & 1)},
-      {"avx512bw", zmm && (b7 >> 30 & 1)},
-      {"avx512vl", zmm && (b7 >> 31 & 1)},
-      {"avx512_vbmi", zmm && (c7 >> 1 & 1)},
-      {"avx512_vnni", zmm && (c7 >> 11 & 1)},
-      {"avx512_vpopcntdq", zmm && (c7 >> 14 & 1)},
+      {"avx2", ymm && (b7 >> 5 & 1)},         {"fma", ymm && (ecx1 >> 12 & 1)},
+      {"avx_vnni", ymm && (a71 >> 4 & 1)},    {"avx512f", zmm && (b7 >> 16 & 1)},
+      {"avx512dq", zmm && (b7 >> 17 & 1)},    {"avx512bw", zmm && (b7 >> 30 & 1)},
+      {"avx512vl", zmm && (b7 >> 31 & 1)},    {"avx512_vbmi", zmm && (c7 >> 1 & 1)},
+      {"avx512_vnni", zmm && (c7 >> 11 & 1)}, {"avx512_vpopcntdq", zmm && (c7 >> 14 & 1)},
       {"avx512_bf16", zmm && (a71 >> 5 & 1)},
   };
 }

@@ -1,15 +1,16 @@
-// The kernel families, as structs of functions. Every ISA level fills the same structs and gives the same bits.
+// The kernel families, as structs of functions. Every ISA level fills the same structs and gives the same
+// bits.
 //
-// Plain data and fixed-width integers only: this header is compiled with the flags of every level, and inline code in
-// it could leak instructions of one level into another.
+// Plain data and fixed-width integers only: this header is compiled with the flags of every level, and inline
+// code in it could leak instructions of one level into another.
 #pragma once
 
 #include <stdint.h>
 
 namespace bqc {
 
-// How a row of `length` elements is cut: groups of `span`, each of `per_group` blocks of `block` elements (the last
-// one may be shorter); `count` blocks in all.
+// How a row of `length` elements is cut: groups of `span`, each of `per_group` blocks of `block` elements
+// (the last one may be shorter); `count` blocks in all.
 struct Geometry {
   int64_t length, block, span, groups, per_group, count;
 };
@@ -52,8 +53,8 @@ struct GemmKernels {
   // Activation rows (codes and exponents, with their strides) in the order that `multiply` reads.
   void (*prepare)(const Geometry* g, int bits, const int8_t* codes, int64_t stride, const int8_t* exponents,
                   int64_t exponent_stride, int64_t rows, void* panel);
-  // out[row][16 * first ... 16 * last) = sum over blocks of (dot * 2**weight exponent) * 2**activation exponent.
-  // weight: n16k4_u<bits> tiles; weight_exponents int8 [count][16 * strips].
+  // out[row][16 * first ... 16 * last) = sum over blocks of (dot * 2**weight exponent) * 2**activation
+  // exponent. weight: n16k4_u<bits> tiles; weight_exponents int8 [count][16 * strips].
   void (*multiply)(const Geometry* g, int bits, const void* panel, int64_t rows, const uint8_t* weight,
                    const int8_t* weight_exponents, int64_t strips, int64_t first, int64_t last, float* out,
                    int64_t out_stride);

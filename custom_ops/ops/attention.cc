@@ -14,13 +14,16 @@ constexpr int64_t kQueryRows = 24;  // queries worked off together, their scores
 struct HeadAttributes {
   int64_t heads, block;
 
-  explicit HeadAttributes(const Node& node) : heads(node.integer("heads")), block(node.integer("block")) {
-    BQC_REQUIRE(heads >= 1 && block >= 1, "attributes heads ", heads, " and block ", block, " must be at least 1");
+  explicit HeadAttributes(const Node& node)
+      : heads(node.integer("heads", 12)), block(node.integer("block", 64)) {
+    BQC_REQUIRE(heads >= 1 && block >= 1, "attributes heads ", heads, " and block ", block,
+                " must be at least 1");
   }
 
   // Blocks of one head of `columns`.
   Geometry head(int64_t columns) const {
-    BQC_REQUIRE(columns >= 1 && columns % heads == 0, columns, " columns are not a whole number of ", heads, " heads");
+    BQC_REQUIRE(columns >= 1 && columns % heads == 0, columns, " columns are not a whole number of ", heads,
+                " heads");
     return make_geometry(columns / heads, block, 0);
   }
 };
@@ -37,31 +40,33 @@ struct Sizes {
     tokens = x.dims[1];
     columns = x.dims[2];
     head = a.head(columns);
-    BQC_REQUIRE(head.block == head.span || head.block % 16 == 0, "blocks of ", a.block, " are not a multiple of 16");
+    BQC_REQUIRE(head.block == head.span || head.block % 16 == 0, "blocks of ", a.block,
+                " are not a multiple of 16");
   }
   int64_t exponents() const { return heads * head.count; }
   void check(const Tensor& codes, const Tensor& e, const char* what) const {
     BQC_REQUIRE(codes.dims == std::vector<int64_t>({batch, tokens, columns}) &&
-                e.dims == std::vector<int64_t>({batch, tokens, exponents()}),
-            what, " codes ", codes.shape(), " and exponents ", e.shape(), " should be [", batch, ", ", tokens, ", ",
-            columns, "] and [", batch, ", ", tokens, ", ", exponents(), "]");
+                    e.dims == std::vector<int64_t>({batch, tokens, exponents()}),
+                what, " codes ", codes.shape(), " and exponents ", e.shape(), " should be [", batch, ", ",
+                tokens, ", ", columns, "] and [", batch, ", ", tokens, ", ", exponents(), "]");
   }
   void check_values(const Tensor& codes, const Tensor& e) const {
     BQC_REQUIRE(codes.dims == std::vector<int64_t>({batch, tokens, columns}) &&
-                e.dims == std::vector<int64_t>({batch, exponents()}),
-            "value codes ", codes.shape(), " and exponents ", e.shape(), " should be [", batch, ", ", tokens, ", ",
-            columns, "] and [", batch, ", ", exponents(), "]");
+                    e.dims == std::vector<int64_t>({batch, exponents()}),
+                "value codes ", codes.shape(), " and exponents ", e.shape(), " should be [", batch, ", ",
+                tokens, ", ", columns, "] and [", batch, ", ", exponents(), "]");
   }
 };
 
 // Keys of one head, packed for the products with queries.
 class PackedKeys {
  public:
-  PackedKeys(const KernelSet* set, const Sizes& s, const Tensor& key, const Tensor& exponents, int64_t b, int64_t h)
+  PackedKeys(const KernelSet* set, const Sizes& s, const Tensor& key, const Tensor& exponents, int64_t b,
+             int64_t h)
       : set_(set), s_(s), strips_(ceil_div(s.tokens, 16)) {
     uint8_t* tiles = scratch<uint8_t>(Slot::keys, strips_ * 16 * round_up(s.head.span, 16));
-    set->gemm->pack_keys(key.as<int8_t>() + b * s.tokens * s.columns + h * s.head.span, s.columns, s.tokens, &s.head,
-                         tiles);
+    set->gemm->pack_keys(key.as<int8_t>() + b * s.tokens * s.columns + h * s.head.span, s.columns, s.tokens,
+                         &s.head, tiles);
     int8_t* e = scratch<int8_t>(Slot::codes, s.head.count * strips_ * 16);
     const int8_t* from = exponents.as<int8_t>() + b * s.tokens * s.exponents() + h * s.head.count;
     for (int64_t i = 0; i < s.head.count; ++i) {
@@ -81,7 +86,8 @@ class PackedKeys {
     void* panel = scratch<char>(Slot::panel, set_->gemm->panel_bytes(&s_.head, rows));
     const int64_t row = b * s_.tokens + first;
     set_->gemm->prepare(&s_.head, 8, q.as<int8_t>() + row * s_.columns + h * s_.head.span, s_.columns,
-                        exponents.as<int8_t>() + row * s_.exponents() + h * s_.head.count, s_.exponents(), rows, panel);
+                        exponents.as<int8_t>() + row * s_.exponents() + h * s_.head.count, s_.exponents(),
+                        rows, panel);
     set_->gemm->multiply(&s_.head, 8, panel, rows, tiles_, exponents_, strips_, 0, strips_, out, stride());
   }
 
@@ -96,18 +102,20 @@ class PackedKeys {
 // Values of one head, packed for the products with softmax codes.
 class PackedValues {
  public:
-  PackedValues(const KernelSet* set, const Sizes& s, const Tensor& values, const Tensor& exponents, int64_t b, int64_t h)
+  PackedValues(const KernelSet* set, const Sizes& s, const Tensor& values, const Tensor& exponents, int64_t b,
+               int64_t h)
       : set_(set),
         s_(s),
         strips_(ceil_div(s.head.span, 16)),
         exponents_(exponents.as<int8_t>() + (b * s.heads + h) * s.head.count) {
     int8_t* tiles = scratch<int8_t>(Slot::values, strips_ * 16 * round_up(s.tokens, 4));
-    set->gemm->pack_values(values.as<int8_t>() + b * s.tokens * s.columns + h * s.head.span, s.columns, s.tokens,
-                           s.head.span, tiles);
+    set->gemm->pack_values(values.as<int8_t>() + b * s.tokens * s.columns + h * s.head.span, s.columns,
+                           s.tokens, s.head.span, tiles);
     tiles_ = tiles;
   }
 
-  // row(i, context [span]) for each row of codes, whose stride is a multiple of 4 with zeros after the last key.
+  // row(i, context [span]) for each row of codes, whose stride is a multiple of 4 with zeros after the last
+  // key.
   template <class Row>
   void mix(const uint8_t* codes, int64_t stride, int64_t rows, const Row& row) const {
     const int64_t wide = strips_ * 16;
@@ -115,7 +123,8 @@ class PackedValues {
     float* y = scratch<float>(Slot::row3, wide);
     set_->gemm->mix(codes, stride, rows, tiles_, s_.tokens, strips_, dot, wide);
     for (int64_t r = 0; r < rows; ++r) {
-      set_->rows->context(dot + r * wide, exponents_, &s_.head, set_->rows->sum_codes(codes + r * stride, s_.tokens), y);
+      set_->rows->context(dot + r * wide, exponents_, &s_.head,
+                          set_->rows->sum_codes(codes + r * stride, s_.tokens), y);
       row(r, y);
     }
   }
@@ -128,7 +137,8 @@ class PackedValues {
   const int8_t* tiles_;
 };
 
-// Tasks are (batch, head) times chunks of queries: enough of them for all threads, few enough that packing is cheap.
+// Tasks are (batch, head) times chunks of queries: enough of them for all threads, few enough that packing is
+// cheap.
 int64_t query_chunks(const Sizes& s) {
   const int64_t heads = s.batch * s.heads;
   return std::clamp<int64_t>(ceil_div(4 * likely_threads(), std::max<int64_t>(heads, 1)), 1,
@@ -148,7 +158,9 @@ void each_head(const Call& call, const Sizes& s, const Body& body) {
 
 class BlockScores : public Kernel {
  public:
-  BlockScores(const Node& node, const KernelSet* kernels) : heads_(node), scale_(node.real("scale")) { set = kernels; }
+  BlockScores(const Node& node, const KernelSet* kernels) : heads_(node), scale_(node.real("scale", 1.0f)) {
+    set = kernels;
+  }
 
   void compute(const Call& call) const override {
     const Tensor q = call.input(0), qe = call.input(1), key = call.input(2), ke = call.input(3);
@@ -172,7 +184,7 @@ class BlockScores : public Kernel {
 
   static void infer(const Inference& node) {
     const std::vector<Dim> q = node.input(0);
-    if (q.size() == 3) node.output(0, Type::f32, {q[0], Dim(node.integer("heads", -1)), q[1], q[1]});
+    if (q.size() == 3) node.output(0, Type::f32, {q[0], Dim(node.integer("heads", 12)), q[1], q[1]});
   }
 
  private:
@@ -186,8 +198,9 @@ class MaskedSoftmax : public Kernel {
 
   void compute(const Call& call) const override {
     const Tensor scores = call.input(0), mask = call.input(1);
-    BQC_REQUIRE(scores.rank() == 4 && mask.rank() == 2 && mask.dims[0] == scores.dims[0] && mask.last() == scores.last(),
-            "mask ", mask.shape(), " should be [batch, keys] of scores ", scores.shape());
+    BQC_REQUIRE(scores.rank() == 4 && mask.rank() == 2 && mask.dims[0] == scores.dims[0] &&
+                    mask.last() == scores.last(),
+                "mask ", mask.shape(), " should be [batch, keys] of scores ", scores.shape());
     uint8_t* codes = call.output<uint8_t>(0, scores.dims);
     const int64_t keys = scores.last(), rows = scores.dims[1] * scores.dims[2];
     if (scores.count == 0) return;
@@ -196,7 +209,8 @@ class MaskedSoftmax : public Kernel {
       float* x = scratch<float>(Slot::row2, keys);
       bool alive = false;
       for (int64_t r = first; r < last; ++r) {
-        if (r == first || r % rows == 0) alive = effective_mask(mask.as<int64_t>() + r / rows * keys, keys, keep);
+        if (r == first || r % rows == 0)
+          alive = effective_mask(mask.as<int64_t>() + r / rows * keys, keys, keep);
         std::memcpy(x, scores.as<float>() + r * keys, static_cast<size_t>(keys) * sizeof(float));
         set->rows->softmax(x, keep, alive, keys, codes + r * keys);
       }
@@ -217,8 +231,8 @@ class BlockContext : public Kernel {
     const Tensor p = call.input(0), values = call.input(1), e = call.input(2);
     const Sizes s(values, heads_, "values");
     s.check_values(values, e);
-    BQC_REQUIRE(p.dims == std::vector<int64_t>({s.batch, s.heads, s.tokens, s.tokens}), "probabilities ", p.shape(),
-            " should be [", s.batch, ", ", s.heads, ", ", s.tokens, ", ", s.tokens, "]");
+    BQC_REQUIRE(p.dims == std::vector<int64_t>({s.batch, s.heads, s.tokens, s.tokens}), "probabilities ",
+                p.shape(), " should be [", s.batch, ", ", s.heads, ", ", s.tokens, ", ", s.tokens, "]");
     float* y = call.output<float>(0, values.dims);
     each_head(call, s, [&](int64_t b, int64_t h, int64_t first, int64_t last) {
       const PackedValues packed(set, s, values, e, b, h);
@@ -251,7 +265,9 @@ class BlockContext : public Kernel {
 class BlockAttention : public Kernel {
  public:
   BlockAttention(const Node& node, const KernelSet* kernels)
-      : heads_(node), scale_(node.real("scale")), out_bits_(checked_bits(node.integer("out_bits"), "out_bits")) {
+      : heads_(node),
+        scale_(node.real("scale", 1.0f)),
+        out_bits_(checked_bits(node.integer("out_bits", 8), "out_bits")) {
     set = kernels;
   }
 
@@ -262,8 +278,8 @@ class BlockAttention : public Kernel {
     s.check(q, qe, "query");
     s.check(key, ke, "key");
     s.check_values(values, ve);
-    BQC_REQUIRE(mask.dims == std::vector<int64_t>({s.batch, s.tokens}), "mask ", mask.shape(), " should be [", s.batch,
-            ", ", s.tokens, "]");
+    BQC_REQUIRE(mask.dims == std::vector<int64_t>({s.batch, s.tokens}), "mask ", mask.shape(), " should be [",
+                s.batch, ", ", s.tokens, "]");
     int8_t* codes = call.output<int8_t>(0, q.dims);
     int8_t* exponents = call.output<int8_t>(1, with_last(q.dims, s.exponents()));
     each_head(call, s, [&](int64_t b, int64_t h, int64_t first, int64_t last) {

@@ -1,15 +1,15 @@
 #include "ops/common.h"
 
-#include <cstdlib>
 #include <algorithm>
+#include <cstdlib>
 #include <new>
 #include <thread>
 
 namespace bqc {
 
 Geometry make_geometry(int64_t length, int64_t block, int64_t group) {
-  BQC_REQUIRE(length >= 1 && block >= 1 && group >= 0, "blocks of ", block, " in groups of ", group, " in a row of ", length,
-          ": block and row must be at least 1");
+  BQC_REQUIRE(length >= 1 && block >= 1 && group >= 0, "blocks of ", block, " in groups of ", group,
+              " in a row of ", length, ": block and row must be at least 1");
   const int64_t span = group ? group : length;
   BQC_REQUIRE(length % span == 0, "a row of ", length, " is not a whole number of groups of ", span);
   const int64_t groups = length / span, per_group = ceil_div(span, block < span ? block : span);
@@ -22,17 +22,18 @@ int64_t block_count(int64_t length, int64_t block, int64_t group) {
 }
 
 int checked_bits(int64_t bits, const std::string& name) {
-  BQC_REQUIRE(bits == 8 || bits == 6 || bits == 4, "attribute ", name, " is ", bits, "; it is one of 8, 6, 4");
+  BQC_REQUIRE(bits == 8 || bits == 6 || bits == 4, "attribute ", name, " is ", bits,
+              "; it is one of 8, 6, 4");
   return static_cast<int>(bits);
 }
 
 Format Format::from(const Node& node, const std::string& prefix, bool grouped) {
   Format f;
-  f.bits = checked_bits(node.integer((prefix + "bits").c_str()), prefix + "bits");
-  f.block = node.integer((prefix + "block").c_str());
+  f.bits = checked_bits(node.integer((prefix + "bits").c_str(), 8), prefix + "bits");
+  f.block = node.integer((prefix + "block").c_str(), 64);
   f.group = grouped ? node.integer((prefix + "group").c_str(), 0) : 0;
-  BQC_REQUIRE(f.block >= 1 && f.group >= 0, "attributes ", prefix, "block ", f.block, " and ", prefix, "group ", f.group,
-          ": a block is at least 1, a group at least 0");
+  BQC_REQUIRE(f.block >= 1 && f.group >= 0, "attributes ", prefix, "block ", f.block, " and ", prefix,
+              "group ", f.group, ": a block is at least 1, a group at least 0");
   return f;
 }
 
@@ -42,8 +43,8 @@ void check_pair(const Tensor& codes, const Tensor& exponents, const Geometry& g,
   for (int64_t i = 0; good && i + 1 < codes.rank(); ++i) {
     good = codes.dims[static_cast<size_t>(i)] == exponents.dims[static_cast<size_t>(i)];
   }
-  BQC_REQUIRE(good, what, " codes ", codes.shape(), " and exponents ", exponents.shape(), " should end in ", g.length,
-          " and ", g.count, " and agree before");
+  BQC_REQUIRE(good, what, " codes ", codes.shape(), " and exponents ", exponents.shape(), " should end in ",
+              g.length, " and ", g.count, " and agree before");
 }
 
 std::vector<int64_t> with_last(std::vector<int64_t> dims, int64_t last) {
@@ -86,9 +87,10 @@ int64_t likely_threads() {
   return threads;
 }
 
-void infer_quantized(const Inference& node, const std::vector<Dim>& like, Dim columns, const std::string& prefix) {
+void infer_quantized(const Inference& node, const std::vector<Dim>& like, Dim columns,
+                     const std::string& prefix) {
   if (like.empty()) return;
-  const int64_t block = node.integer((prefix + "block").c_str(), -1);
+  const int64_t block = node.integer((prefix + "block").c_str(), 64);
   const int64_t group = node.integer((prefix + "group").c_str(), 0);
   node.output(0, ort::Type::i8, with_last(like, columns));
   node.output(1, ort::Type::i8, with_last(like, Dim(block_count(columns.value, block, group))));

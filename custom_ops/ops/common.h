@@ -34,8 +34,8 @@ std::vector<int64_t> with_last(std::vector<int64_t> dims, int64_t last);
 std::vector<Dim> with_last(std::vector<Dim> dims, Dim last);
 int64_t rows_of(const Tensor& x);
 
-// 64-byte-aligned memory of this thread that grows and is kept. A slot belongs to one use at a time: the caller's
-// slots may be read by the threads of its parallel loop, which write to theirs only.
+// 64-byte-aligned memory of this thread that grows and is kept. A slot belongs to one use at a time: the
+// caller's slots may be read by the threads of its parallel loop, which write to theirs only.
 enum class Slot { shared, shared2, panel, tile, row, row2, row3, keys, values, codes, count };
 void* scratch_bytes(Slot slot, size_t bytes);
 template <class T>
@@ -60,6 +60,7 @@ void parallel_ranges(const Call& call, int64_t n, int64_t least, const Body& bod
 }
 
 // Shape inference of a quantised output pair shaped like `like` with a last dimension of `columns`.
-void infer_quantized(const Inference& node, const std::vector<Dim>& like, Dim columns, const std::string& prefix);
+void infer_quantized(const Inference& node, const std::vector<Dim>& like, Dim columns,
+                     const std::string& prefix);
 
 }  // namespace bqc

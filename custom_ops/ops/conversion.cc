@@ -8,7 +8,9 @@ using ort::Type;
 
 class BlockQuantize : public Kernel {
  public:
-  BlockQuantize(const Node& node, const KernelSet* kernels) : format_(Format::from(node, "")) { set = kernels; }
+  BlockQuantize(const Node& node, const KernelSet* kernels) : format_(Format::from(node, "")) {
+    set = kernels;
+  }
 
   void compute(const Call& call) const override {
     const Tensor x = call.input(0);
@@ -36,10 +38,10 @@ class BlockQuantize : public Kernel {
 class BlockDequantize : public Kernel {
  public:
   BlockDequantize(const Node& node, const KernelSet* kernels)
-      : block_(node.integer("block")), group_(node.integer("group", 0)) {
+      : block_(node.integer("block", 64)), group_(node.integer("group", 0)) {
     set = kernels;
     BQC_REQUIRE(block_ >= 1 && group_ >= 0, "attributes block ", block_, " and group ", group_,
-            ": a block is at least 1, a group at least 0");
+                ": a block is at least 1, a group at least 0");
   }
 
   void compute(const Call& call) const override {
@@ -89,7 +91,11 @@ class BlockQuantizeValues : public Kernel {
 std::vector<OpSpec> conversion_ops() {
   return {
       {"BlockQuantize", {Type::f32}, {Type::i8, Type::i8}, make_kernel<BlockQuantize>, BlockQuantize::infer},
-      {"BlockDequantize", {Type::i8, Type::i8}, {Type::f32}, make_kernel<BlockDequantize>, BlockDequantize::infer},
+      {"BlockDequantize",
+       {Type::i8, Type::i8},
+       {Type::f32},
+       make_kernel<BlockDequantize>,
+       BlockDequantize::infer},
       {"BlockQuantizeValues",
        {Type::f32, Type::i64},
        {Type::i8, Type::i8},

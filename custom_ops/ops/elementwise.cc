@@ -44,7 +44,7 @@ class Tanh : public Kernel {
 
 class LayerNorm : public Kernel {
  public:
-  LayerNorm(const Node& node, const KernelSet* kernels) : epsilon_(node.real("epsilon")) {
+  LayerNorm(const Node& node, const KernelSet* kernels) : epsilon_(node.real("epsilon", 1e-12f)) {
     set = kernels;
     BQC_REQUIRE(epsilon_ >= 0, "attribute epsilon is negative");
   }
@@ -53,14 +53,14 @@ class LayerNorm : public Kernel {
     const Tensor x = call.input(0), gamma = call.input(1), beta = call.input(2);
     BQC_REQUIRE(x.rank() >= 1 && x.last() >= 1, "x ", x.shape(), " has no columns");
     const int64_t columns = x.last();
-    BQC_REQUIRE(gamma.rank() == 1 && gamma.count == columns && beta.rank() == 1 && beta.count == columns, "gamma ",
-            gamma.shape(), " and beta ", beta.shape(), " should be [", columns, "]");
+    BQC_REQUIRE(gamma.rank() == 1 && gamma.count == columns && beta.rank() == 1 && beta.count == columns,
+                "gamma ", gamma.shape(), " and beta ", beta.shape(), " should be [", columns, "]");
     float* y = call.output<float>(0, x.dims);
     parallel_ranges(call, rows_of(x), 8, [&](int64_t first, int64_t last) {
       int32_t* q = scratch<int32_t>(Slot::row, columns);
       for (int64_t r = first; r < last; ++r) {
-        set->rows->layer_norm(x.as<float>() + r * columns, gamma.as<float>(), beta.as<float>(), epsilon_, columns, q,
-                              y + r * columns);
+        set->rows->layer_norm(x.as<float>() + r * columns, gamma.as<float>(), beta.as<float>(), epsilon_,
+                              columns, q, y + r * columns);
       }
     });
   }

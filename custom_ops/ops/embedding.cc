@@ -9,18 +9,20 @@ using ort::Type;
 // A table row_u<bits>, read in place.
 class Table {
  public:
-  Table(const Node& node, const char* name, size_t index, int64_t bits, const std::string& bits_name, int64_t columns,
-        int64_t block)
+  Table(const Node& node, const char* name, size_t index, int64_t bits, const std::string& bits_name,
+        int64_t columns, int64_t block)
       : name_(name), bits_(checked_bits(bits, bits_name)), columns_(columns) {
     BQC_REQUIRE(columns >= 1, "a table of ", columns, " columns");
     g_ = make_geometry(columns, block, 0);
     const Tensor codes = node.constant(index, name, Type::u8, 2);
-    const Tensor exponents = node.constant(index + 1, (std::string(name) + " exponents").c_str(), Type::i8, 2);
+    const Tensor exponents =
+        node.constant(index + 1, (std::string(name) + " exponents").c_str(), Type::i8, 2);
     rows_ = codes.dims[0];
     row_bytes_ = bits_ == 8 ? columns : round_up(columns, 4) * bits_ / 8;
-    BQC_REQUIRE(codes.dims[1] == row_bytes_, name, " ", codes.shape(), " should have rows of ", row_bytes_, " bytes");
-    BQC_REQUIRE(exponents.dims[0] == rows_ && exponents.dims[1] == g_.count, name, " exponents ", exponents.shape(),
-            " should be [", rows_, ", ", g_.count, "]");
+    BQC_REQUIRE(codes.dims[1] == row_bytes_, name, " ", codes.shape(), " should have rows of ", row_bytes_,
+                " bytes");
+    BQC_REQUIRE(exponents.dims[0] == rows_ && exponents.dims[1] == g_.count, name, " exponents ",
+                exponents.shape(), " should be [", rows_, ", ", g_.count, "]");
     codes_ = codes.as<uint8_t>();
     exponents_ = exponents.as<int8_t>();
   }
@@ -28,7 +30,8 @@ class Table {
   void check(const Tensor& ids) const {
     for (int64_t i = 0; i < ids.count; ++i) {
       const int64_t id = ids.as<int64_t>()[i];
-      BQC_REQUIRE(id >= -rows_ && id < rows_, "id ", id, " of ", name_, " is outside [-", rows_, ", ", rows_, ")");
+      BQC_REQUIRE(id >= -rows_ && id < rows_, "id ", id, " of ", name_, " is outside [-", rows_, ", ", rows_,
+                  ")");
     }
   }
 
@@ -53,8 +56,8 @@ class Table {
 class BlockGather : public Kernel {
  public:
   BlockGather(const Node& node, const KernelSet* kernels)
-      : columns_(node.integer("columns")),
-        table_(node, "table", 1, node.integer("bits"), "bits", columns_, node.integer("block")) {
+      : columns_(node.integer("columns", 768)),
+        table_(node, "table", 1, node.integer("bits", 8), "bits", columns_, node.integer("block", 64)) {
     set = kernels;
     node.expect("layout", "row");
   }
@@ -73,7 +76,7 @@ class BlockGather : public Kernel {
   static void infer(const Inference& node) {
     std::vector<Dim> dims = node.input(0);
     if (dims.empty()) return;  // also a scalar, which looks the same here
-    dims.emplace_back(node.integer("columns", -1));
+    dims.emplace_back(node.integer("columns", 768));
     node.output(0, Type::f32, dims);
   }
 
@@ -88,26 +91,31 @@ class EmbeddingLayerNorm : public Kernel {
       : gamma_(node.constant(9, "gamma", Type::f32, 1)),
         beta_(node.constant(10, "beta", Type::f32, 1)),
         columns_(gamma_.count),
-        word_(node, "word table", 3, node.integer("word_bits"), "word_bits", columns_, node.integer("block")),
-        type_(node, "type table", 5, node.integer("type_bits"), "type_bits", columns_, node.integer("block")),
-        position_(node, "position table", 7, node.integer("position_bits"), "position_bits", columns_,
-                  node.integer("block")),
-        epsilon_(node.real("epsilon")),
+        word_(node, "word table", 3, node.integer("word_bits", 8), "word_bits", columns_,
+              node.integer("block", 64)),
+        type_(node, "type table", 5, node.integer("type_bits", 8), "type_bits", columns_,
+              node.integer("block", 64)),
+        position_(node, "position table", 7, node.integer("position_bits", 8), "position_bits", columns_,
+                  node.integer("block", 64)),
+        epsilon_(node.real("epsilon", 1e-12f)),
         format_(Format::from(node, "out_")),
         out_(make_geometry(columns_, format_.block, format_.group)) {
     set = kernels;
     node.expect("layout", "row");
-    BQC_REQUIRE(node.integer("columns", columns_) == columns_, "attribute columns does not fit gamma ", gamma_.shape());
-    BQC_REQUIRE(beta_.count == columns_, "gamma ", gamma_.shape(), " and beta ", beta_.shape(), " should be alike");
+    BQC_REQUIRE(node.integer("columns", 768) == columns_, "attribute columns does not fit gamma ",
+                gamma_.shape());
+    BQC_REQUIRE(beta_.count == columns_, "gamma ", gamma_.shape(), " and beta ", beta_.shape(),
+                " should be alike");
     BQC_REQUIRE(epsilon_ >= 0, "attribute epsilon is negative");
   }
 
   void compute(const Call& call) const override {
     const Tensor ids = call.input(0), types = call.input(1), positions = call.input(2);
     BQC_REQUIRE(ids.rank() == 2 && types.dims == ids.dims && positions.rank() == 2 &&
-                (positions.dims[0] == 1 || positions.dims[0] == ids.dims[0]) && positions.dims[1] == ids.dims[1],
-            "ids ", ids.shape(), ", type ids ", types.shape(), " and position ids ", positions.shape(),
-            " should be [batch, sequence], the last also [1, sequence]");
+                    (positions.dims[0] == 1 || positions.dims[0] == ids.dims[0]) &&
+                    positions.dims[1] == ids.dims[1],
+                "ids ", ids.shape(), ", type ids ", types.shape(), " and position ids ", positions.shape(),
+                " should be [batch, sequence], the last also [1, sequence]");
     word_.check(ids);
     type_.check(types);
     position_.check(positions);

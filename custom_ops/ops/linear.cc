@@ -1,4 +1,5 @@
-// BlockLinear and its fused forms: y = x W^T + bias on blocks, then whatever follows while the rows are in cache.
+// BlockLinear and its fused forms: y = x W^T + bias on blocks, then whatever follows while the rows are in
+// cache.
 #include <algorithm>
 
 #include "ops/values.h"
@@ -13,8 +14,8 @@ class Linear {
  public:
   Linear(const Node& node, const KernelSet* set) : set_(set) {
     node.expect("layout", "n16k4");
-    bits_ = checked_bits(node.integer("bits"), "bits");
-    block_ = node.integer("block");
+    bits_ = checked_bits(node.integer("bits", 8), "bits");
+    block_ = node.integer("block", 64);
     group_ = node.integer("group", 0);
     const Tensor weight = node.constant(2, "weight", Type::u8, 4);
     const Tensor exponents = node.constant(3, "weight_exponents", Type::i8, 2);
@@ -22,18 +23,21 @@ class Linear {
     columns_ = bias.count;
     strips_ = ceil_div(columns_, 16);
     BQC_REQUIRE(columns_ >= 1, "bias is empty");
-    BQC_REQUIRE(weight.dims[0] == strips_ && weight.dims[2] == 16 && weight.dims[3] == 4, "weight ", weight.shape(),
-            " should be [", strips_, ", K' * ", bits_, "/32, 16, 4] for a bias of ", columns_);
-    BQC_REQUIRE(exponents.dims[1] == strips_ * 16 && exponents.dims[0] >= 1, "weight_exponents ", exponents.shape(),
-            " should be [blocks, ", strips_ * 16, "]");
-    // K follows from K' and the number of blocks only with the group; the first call checks it against the input.
+    BQC_REQUIRE(weight.dims[0] == strips_ && weight.dims[2] == 16 && weight.dims[3] == 4, "weight ",
+                weight.shape(), " should be [", strips_, ", K' * ", bits_, "/32, 16, 4] for a bias of ",
+                columns_);
+    BQC_REQUIRE(exponents.dims[1] == strips_ * 16 && exponents.dims[0] >= 1, "weight_exponents ",
+                exponents.shape(), " should be [blocks, ", strips_ * 16, "]");
+    // K follows from K' and the number of blocks only with the group; the first call checks it against the
+    // input.
     padded_inputs_ = weight.dims[1] * 32 / bits_;
     blocks_ = exponents.dims[0];
-    BQC_REQUIRE(padded_inputs_ >= 16 && padded_inputs_ % 16 == 0 && padded_inputs_ * bits_ == weight.dims[1] * 32,
-            "weight ", weight.shape(), " is no whole number of 16 inputs");
+    BQC_REQUIRE(
+        padded_inputs_ >= 16 && padded_inputs_ % 16 == 0 && padded_inputs_ * bits_ == weight.dims[1] * 32,
+        "weight ", weight.shape(), " is no whole number of 16 inputs");
     BQC_REQUIRE(padded_inputs_ <= 65536, "weight ", weight.shape(), " has more than 65536 inputs");
     BQC_REQUIRE(block_ >= 1 && group_ >= 0, "attributes block ", block_, " and group ", group_,
-            ": a block is at least 1, a group at least 0");
+                ": a block is at least 1, a group at least 0");
     weight_ = weight.as<uint8_t>();
     exponents_ = exponents.as<int8_t>();
     bias_ = bias.as<float>();
@@ -47,8 +51,9 @@ class Linear {
     BQC_REQUIRE(codes.rank() >= 1 && codes.last() >= 1, "input ", codes.shape(), " has no columns");
     const Geometry g = make_geometry(codes.last(), block_, group_);
     BQC_REQUIRE(g.block == g.span || g.block % 16 == 0, "blocks of ", block_, " are not a multiple of 16");
-    BQC_REQUIRE(g.groups * round_up(g.span, 16) == padded_inputs_ && g.count == blocks_, "input ", codes.shape(), " in ",
-            g.count, " blocks does not fit a weight of ", padded_inputs_, " padded inputs in ", blocks_, " blocks");
+    BQC_REQUIRE(g.groups * round_up(g.span, 16) == padded_inputs_ && g.count == blocks_, "input ",
+                codes.shape(), " in ", g.count, " blocks does not fit a weight of ", padded_inputs_,
+                " padded inputs in ", blocks_, " blocks");
     check_pair(codes, exponents, g, "input");
     return g;
   }
@@ -75,14 +80,16 @@ class Linear {
                         exponents.as<int8_t>() + row * g.count, g.count, rows, panel);
   }
 
-  void multiply(const Geometry& g, const void* panel, int64_t rows, int64_t first, int64_t last, float* out) const {
-    set_->gemm->multiply(&g, bits_, panel, rows, weight_, exponents_, strips_, first, last, out, strips_ * 16);
+  void multiply(const Geometry& g, const void* panel, int64_t rows, int64_t first, int64_t last,
+                float* out) const {
+    set_->gemm->multiply(&g, bits_, panel, rows, weight_, exponents_, strips_, first, last, out,
+                         strips_ * 16);
   }
 
   // A task takes some rows through everything; its products stay in its own cache.
   template <class Epilogue>
-  void by_rows(const Call& call, const Tensor& codes, const Tensor& exponents, const Geometry& g, int64_t rows,
-               const Epilogue& epilogue) const {
+  void by_rows(const Call& call, const Tensor& codes, const Tensor& exponents, const Geometry& g,
+               int64_t rows, const Epilogue& epilogue) const {
     const int64_t threads = likely_threads();
     const int64_t fits = std::clamp<int64_t>(kPanelFloats / (strips_ * 16), 12, kPanelRows);
     int64_t panels = ceil_div(rows, fits);
@@ -99,8 +106,8 @@ class Linear {
 
   // Few rows: tasks share out the columns, so that the weights are read once in all; then the rows.
   template <class Epilogue>
-  void by_columns(const Call& call, const Tensor& codes, const Tensor& exponents, const Geometry& g, int64_t rows,
-                  const Epilogue& epilogue) const {
+  void by_columns(const Call& call, const Tensor& codes, const Tensor& exponents, const Geometry& g,
+                  int64_t rows, const Epilogue& epilogue) const {
     const int64_t threads = likely_threads(), panels = ceil_div(rows, kPanelRows);
     const auto first_row = [&](int64_t i) { return rows * i / panels; };
     const int64_t panel_size = round_up(set_->gemm->panel_bytes(&g, ceil_div(rows, panels)), 64);
@@ -112,7 +119,8 @@ class Linear {
     const int64_t pairs = ceil_div(strips_, 2), chunks = std::min(pairs, 4 * threads);
     call.parallel(panels * chunks, [&](int64_t task) {
       const int64_t i = task % panels, chunk = task / panels;
-      const int64_t from = 2 * (pairs * chunk / chunks), to = std::min(strips_, 2 * (pairs * (chunk + 1) / chunks));
+      const int64_t from = 2 * (pairs * chunk / chunks),
+                    to = std::min(strips_, 2 * (pairs * (chunk + 1) / chunks));
       multiply(g, prepared + i * panel_size, first_row(i + 1) - first_row(i), from, to,
                products + first_row(i) * strips_ * 16);
     });
@@ -224,11 +232,13 @@ class BlockLinearAddNorm : public QuantizedLinear {
  public:
   BlockLinearAddNorm(const Node& node, const KernelSet* kernels)
       : QuantizedLinear(node, kernels),
-        residual_(make_geometry(linear_.columns(), node.integer("residual_block"), node.integer("residual_group", 0))),
-        epsilon_(node.real("epsilon")) {
-    const Tensor gamma = node.constant(7, "gamma", Type::f32, 1), beta = node.constant(8, "beta", Type::f32, 1);
-    BQC_REQUIRE(gamma.count == linear_.columns() && beta.count == linear_.columns(), "gamma ", gamma.shape(), " and beta ",
-            beta.shape(), " should be [", linear_.columns(), "]");
+        residual_(make_geometry(linear_.columns(), node.integer("residual_block", 64),
+                                node.integer("residual_group", 0))),
+        epsilon_(node.real("epsilon", 1e-12f)) {
+    const Tensor gamma = node.constant(7, "gamma", Type::f32, 1),
+                 beta = node.constant(8, "beta", Type::f32, 1);
+    BQC_REQUIRE(gamma.count == linear_.columns() && beta.count == linear_.columns(), "gamma ", gamma.shape(),
+                " and beta ", beta.shape(), " should be [", linear_.columns(), "]");
     BQC_REQUIRE(epsilon_ >= 0, "attribute epsilon is negative");
     gamma_ = gamma.as<float>();
     beta_ = beta.as<float>();
@@ -238,11 +248,11 @@ class BlockLinearAddNorm : public QuantizedLinear {
     const Tensor input = call.input(0), codes = call.input(5), exponents = call.input(6);
     check_pair(codes, exponents, residual_, "residual");
     BQC_REQUIRE(rows_of(codes) == rows_of(input), "residual ", codes.shape(), " and input ", input.shape(),
-            " should have the same rows");
+                " should have the same rows");
     const int64_t columns = linear_.columns();
     run(call, [&](int64_t row, float* y) {
-      set->rows->add_dequantized(codes.as<int8_t>() + row * columns, exponents.as<int8_t>() + row * residual_.count,
-                                 &residual_, y);
+      set->rows->add_dequantized(codes.as<int8_t>() + row * columns,
+                                 exponents.as<int8_t>() + row * residual_.count, &residual_, y);
       float* z = scratch<float>(Slot::row2, columns);
       set->rows->layer_norm(y, gamma_, beta_, epsilon_, columns, scratch<int32_t>(Slot::row3, columns), z);
       return z;
@@ -300,8 +310,8 @@ std::vector<OpSpec> linear_ops() {
       {"BlockLinearQuantizeValues", with({Type::i64}), pair, make_kernel<BlockLinearQuantizeValues>,
        BlockLinearQuantizeValues::infer},
       {"BlockLinearGelu", five, pair, make_kernel<BlockLinearGelu>, QuantizedLinear::infer},
-      {"BlockLinearAddNorm", with({Type::i8, Type::i8, Type::f32, Type::f32}), pair, make_kernel<BlockLinearAddNorm>,
-       QuantizedLinear::infer},
+      {"BlockLinearAddNorm", with({Type::i8, Type::i8, Type::f32, Type::f32}), pair,
+       make_kernel<BlockLinearAddNorm>, QuantizedLinear::infer},
   };
 }
 

@@ -1,7 +1,7 @@
 // The C++ side of the ABI: attributes, tensors, shape inference.
-#include "bqc_ort.h"
-
 #include <cmath>
+
+#include "bqc_ort.h"
 
 namespace bqc {
 
@@ -71,17 +71,12 @@ std::string Tensor::shape() const {
 std::string Node::name() const {
   size_t size = 0;
   // The first call tells the size: one version answers it with an error, another with success.
-  if (!works(api_, api_.call(kInfoNodeName, info_, static_cast<char*>(nullptr), &size)) && size == 0) return {};
+  if (!works(api_, api_.call(kInfoNodeName, info_, static_cast<char*>(nullptr), &size)) && size == 0)
+    return {};
   std::string text(size, '\0');
   if (size && !works(api_, api_.call(kInfoNodeName, info_, text.data(), &size))) return {};
   while (!text.empty() && text.back() == '\0') text.pop_back();
   return text;
-}
-
-int64_t Node::integer(const char* name) const {
-  int64_t value = 0;
-  if (!works(api_, api_.call(kInfoInt, info_, name, &value))) fail("integer attribute ", name, " is missing");
-  return value;
 }
 
 int64_t Node::integer(const char* name, int64_t fallback) const {
@@ -89,9 +84,9 @@ int64_t Node::integer(const char* name, int64_t fallback) const {
   return works(api_, api_.call(kInfoInt, info_, name, &value)) ? value : fallback;
 }
 
-float Node::real(const char* name) const {
+float Node::real(const char* name, float fallback) const {
   float value = 0;
-  if (!works(api_, api_.call(kInfoFloat, info_, name, &value))) fail("float attribute ", name, " is missing");
+  if (!works(api_, api_.call(kInfoFloat, info_, name, &value))) return fallback;
   BQC_REQUIRE(std::isfinite(value), "attribute ", name, " is not finite");
   return value;
 }
@@ -141,7 +136,8 @@ void Call::run_parallel(int64_t n, void (*step)(void*, size_t), void* self) cons
 
 std::vector<Dim> Inference::input(size_t index) const {
   Shape* shape = nullptr;
-  if (!works(api_, api_.call(kInferInputShape, static_cast<const ShapeContext*>(context_), index, &shape)) || !shape) {
+  if (!works(api_, api_.call(kInferInputShape, static_cast<const ShapeContext*>(context_), index, &shape)) ||
+      !shape) {
     return {};
   }
   const Shape* s = shape;
@@ -161,7 +157,8 @@ std::vector<Dim> Inference::input(size_t index) const {
 
 int64_t Inference::integer(const char* name, int64_t fallback) const {
   const Attribute* attribute = nullptr;
-  if (!works(api_, api_.call(kInferAttribute, static_cast<const ShapeContext*>(context_), name, &attribute)) ||
+  if (!works(api_,
+             api_.call(kInferAttribute, static_cast<const ShapeContext*>(context_), name, &attribute)) ||
       !attribute) {
     return fallback;
   }

@@ -61,7 +61,8 @@ struct Operator : Op {
     create = &Operator::create_kernel;
     compute = [](void* self, KernelContext* context) -> Status* {
       const Instance& instance = *static_cast<const Instance*>(self);
-      return guarded(instance.api, instance.label, [&] { instance.kernel->compute(Call(instance.api, context)); });
+      return guarded(instance.api, instance.label,
+                     [&] { instance.kernel->compute(Call(instance.api, context)); });
     };
     destroy = [](void* self) { delete static_cast<Instance*>(self); };
     infer = [](const Op* op, ShapeContext* context) -> Status* {
@@ -129,7 +130,8 @@ BQC_EXPORT bqc::ort::Status* RegisterCustomOps(bqc::ort::Options* options, const
   using namespace bqc::ort;
   const void* const* table = base->table(kApiLevel);
   if (!table) {
-    const std::string text = std::string("ai.bqc needs ONNX Runtime 1.18 or newer; this is ") + base->version();
+    const std::string text =
+        std::string("ai.bqc needs ONNX Runtime 1.18 or newer; this is ") + base->version();
     return Api(base->table(1)).error(text.c_str());
   }
   const std::lock_guard<std::mutex> lock(bqc::registration);

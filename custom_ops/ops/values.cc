@@ -17,21 +17,22 @@ bool effective_mask(const int64_t* mask, int64_t tokens, int32_t* keep) {
 }
 
 ValuesQuantizer::ValuesQuantizer(const Node& node, const std::string& prefix)
-    : bits_(checked_bits(node.integer((prefix + "bits").c_str()), prefix + "bits")),
-      heads_(node.integer("heads")),
-      block_(node.integer((prefix + "block").c_str())) {
+    : bits_(checked_bits(node.integer((prefix + "bits").c_str(), 8), prefix + "bits")),
+      heads_(node.integer("heads", 12)),
+      block_(node.integer((prefix + "block").c_str(), 64)) {
   BQC_REQUIRE(heads_ >= 1 && block_ >= 1, "attributes heads ", heads_, " and ", prefix, "block ", block_,
-          " must be at least 1");
+              " must be at least 1");
 }
 
 void ValuesQuantizer::check(const std::vector<int64_t>& dims, const Tensor& mask) const {
-  BQC_REQUIRE(dims.size() == 3 && mask.rank() == 2 && mask.dims[0] == dims[0] && mask.dims[1] == dims[1], "mask ",
-          mask.shape(), " should be [batch, sequence] of the values");
-  BQC_REQUIRE(dims[2] >= 1 && dims[2] % heads_ == 0, dims[2], " columns are not a whole number of ", heads_, " heads");
+  BQC_REQUIRE(dims.size() == 3 && mask.rank() == 2 && mask.dims[0] == dims[0] && mask.dims[1] == dims[1],
+              "mask ", mask.shape(), " should be [batch, sequence] of the values");
+  BQC_REQUIRE(dims[2] >= 1 && dims[2] % heads_ == 0, dims[2], " columns are not a whole number of ", heads_,
+              " heads");
 }
 
-void ValuesQuantizer::run(const Call& call, const KernelSet* set, const float* x, const std::vector<int64_t>& dims,
-                          const Tensor& mask) const {
+void ValuesQuantizer::run(const Call& call, const KernelSet* set, const float* x,
+                          const std::vector<int64_t>& dims, const Tensor& mask) const {
   check(dims, mask);
   const int64_t batch = dims[0], tokens = dims[1], columns = dims[2], width = columns / heads_;
   const Geometry head = make_geometry(width, block_, 0);
@@ -57,7 +58,7 @@ void ValuesQuantizer::run(const Call& call, const KernelSet* set, const float* x
 
 void ValuesQuantizer::infer(const Inference& node, const std::vector<Dim>& like, Dim columns,
                             const std::string& prefix) {
-  const int64_t heads = node.integer("heads", -1), block = node.integer((prefix + "block").c_str(), -1);
+  const int64_t heads = node.integer("heads", 12), block = node.integer((prefix + "block").c_str(), 64);
   node.output(0, ort::Type::i8, with_last(like, columns));
   const bool known = columns.value > 0 && heads > 0 && columns.value % heads == 0;
   const int64_t count = known ? block_count(columns.value, block, columns.value / heads) : -1;

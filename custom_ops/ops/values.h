@@ -5,8 +5,8 @@
 
 namespace bqc {
 
-// Bytes per token of a sequence: -1 where the mask keeps it, 0 where not; all -1 in a sequence where nothing is kept.
-// Returns whether anything was kept.
+// Bytes per token of a sequence: -1 where the mask keeps it, 0 where not; all -1 in a sequence where nothing
+// is kept. Returns whether anything was kept.
 bool effective_mask(const int64_t* mask, int64_t tokens, int32_t* keep);
 
 class ValuesQuantizer {
@@ -19,7 +19,8 @@ class ValuesQuantizer {
   // Throws where [B, S, H] or the mask does not fit; called before work is done.
   void check(const std::vector<int64_t>& dims, const Tensor& mask) const;
 
-  static void infer(const Inference& node, const std::vector<Dim>& like, Dim columns, const std::string& prefix);
+  static void infer(const Inference& node, const std::vector<Dim>& like, Dim columns,
+                    const std::string& prefix);
 
  private:
   int bits_;

@@ -1,9 +1,10 @@
-// Compares bqc_ort_abi.h with an official onnxruntime_c_api.h (any API level from 18); compiling it is the test.
-#include "bqc_ort_abi.h"
-
+// Compares bqc_ort_abi.h with an official onnxruntime_c_api.h (any API level from 18); compiling it is the
+// test.
 #include <onnxruntime_c_api.h>
 
 #include <cstddef>
+
+#include "bqc_ort_abi.h"
 
 #define SLOT(mine, theirs) static_assert(offsetof(OrtApi, theirs) == bqc::ort::mine * sizeof(void*), #theirs)
 SLOT(kCreateStatus, CreateStatus);
@@ -37,7 +38,8 @@ SLOT(kShapeSetSymbols, SetSymbolicDimensions);
 SLOT(kReadAttribute, ReadOpAttr);
 SLOT(kParallelFor, KernelContext_ParallelFor);
 
-#define FIELD(mine, theirs) static_assert(offsetof(OrtCustomOp, theirs) == offsetof(bqc::ort::Op, mine), #theirs)
+#define FIELD(mine, theirs) \
+  static_assert(offsetof(OrtCustomOp, theirs) == offsetof(bqc::ort::Op, mine), #theirs)
 FIELD(level, version);
 FIELD(create_v1, CreateKernel);
 FIELD(name, GetName);

@@ -1,11 +1,12 @@
 // AVX2: bytes widened to 16 bits and multiplied by vpmaddwd, which cannot saturate here.
 //
-// vpmaddubsw would be faster but saturates: 255 * 127 * 2 exceeds 16 bits. Accumulators hold, for every output, the
-// sums of even and odd pairs of inputs side by side, and are added up when a block ends.
+// vpmaddubsw would be faster but saturates: 255 * 127 * 2 exceeds 16 bits. Accumulators hold, for every
+// output, the sums of even and odd pairs of inputs side by side, and are added up when a block ends.
+#include "kernels/kernels.h"
+
 #include <immintrin.h>
 
 #include "kernels/constants.h"
-#include "kernels/kernels.h"
 
 namespace bqc::avx2 {
 
@@ -17,7 +18,9 @@ namespace {
 constexpr int kMaxRows = 2;
 
 // A panel: activations widened to int16 [rows][padded inputs], then corrections and scales [rows][count].
-inline int64_t codes_bytes(const Geometry& g, int64_t rows) { return padded(rows * padded_inputs(g) * 2, 64); }
+inline int64_t codes_bytes(const Geometry& g, int64_t rows) {
+  return padded(rows * padded_inputs(g) * 2, 64);
+}
 
 int64_t panel_bytes(const Geometry* g, int64_t rows) { return codes_bytes(*g, rows) + 8 * rows * g->count; }
 
@@ -74,8 +77,8 @@ inline void flush(float* y, bool first, __m256i dot, __m256 weight, __m256 scale
 
 template <int Bits, int Rows>
 void product(const Geometry& g, const int16_t* x, const int32_t* corrections, const float* scales,
-             const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride, float* out,
-             int64_t out_stride) {
+             const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride,
+             float* out, int64_t out_stride) {
   const __m128i nibble = _mm_set1_epi8(15), top_bits = _mm_set1_epi8(0x30);
   each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
     __m256i acc[Rows][4];
@@ -90,7 +93,8 @@ void product(const Geometry& g, const int16_t* x, const int32_t* corrections, co
       for (const uint8_t* end = tile + wide * 16; tile != end; tile += 64, four += 4) {
 #pragma GCC unroll 4
         for (int q = 0; q < 4; ++q) {
-          dot_quarter<Rows>(acc, q, _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile) + q), four, inputs);
+          dot_quarter<Rows>(acc, q, _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile) + q), four,
+                            inputs);
         }
       }
     } else {
@@ -143,8 +147,9 @@ void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uin
   for (int64_t s = first; s < last; ++s) {
     for (int64_t top = 0; top < rows; top += kMaxRows) {
       const auto run = rows - top >= kMaxRows ? product<Bits, kMaxRows> : product<Bits, 1>;
-      run(g, data + top * inputs, corrections + top * g.count, scales + top * g.count, weight + s * strip_bytes,
-          inputs, weight_exponents + s * 16, strips * 16, out + top * out_stride + s * 16, out_stride);
+      run(g, data + top * inputs, corrections + top * g.count, scales + top * g.count,
+          weight + s * strip_bytes, inputs, weight_exponents + s * 16, strips * 16,
+          out + top * out_stride + s * 16, out_stride);
     }
   }
 }
@@ -175,7 +180,8 @@ inline void mix_tile(const uint8_t* p, int64_t stride, const int8_t* tile, int64
     }
 #pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) {
-      const __m256i v = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + k * 64) + q));
+      const __m256i v =
+          _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tile + k * 64) + q));
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) acc[r][q] = _mm256_add_epi32(acc[r][q], _mm256_madd_epi16(v, four[r]));
     }
@@ -190,14 +196,14 @@ inline void mix_tile(const uint8_t* p, int64_t stride, const int8_t* tile, int64
   }
 }
 
-void mix(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_t* tiles, int64_t keys, int64_t strips,
-         int32_t* out, int64_t out_stride) {
+void mix(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_t* tiles, int64_t keys,
+         int64_t strips, int32_t* out, int64_t out_stride) {
   const int64_t steps = padded(keys, 4) / 4;
   for (int64_t s = 0; s < strips; ++s) {
     for (int64_t top = 0; top < rows; top += kMaxRows) {
       const auto run = rows - top >= kMaxRows ? mix_tile<kMaxRows> : mix_tile<1>;
-      run(probabilities + top * stride, stride, tiles + s * steps * 64, steps, out + top * out_stride + s * 16,
-          out_stride);
+      run(probabilities + top * stride, stride, tiles + s * steps * 64, steps,
+          out + top * out_stride + s * 16, out_stride);
     }
   }
 }

@@ -1,11 +1,13 @@
 // AVX-512 with VNNI: vpdpbusd multiplies unsigned weights with a broadcast of four signed activations.
 //
-// The weight tiles are read in place: a tile is exactly one register of 16 outputs times 4 inputs. Stored weights are
-// codes + 2**(bits - 1), so a block's accumulators start at minus that offset times the sum of its activations.
+// The weight tiles are read in place: a tile is exactly one register of 16 outputs times 4 inputs. Stored
+// weights are codes + 2**(bits - 1), so a block's accumulators start at minus that offset times the sum of
+// its activations.
+#include "kernels/kernels.h"
+
 #include <immintrin.h>
 
 #include "kernels/constants.h"
-#include "kernels/kernels.h"
 
 namespace bqc::avx512 {
 
@@ -14,7 +16,8 @@ namespace bqc::avx512 {
 
 namespace {
 
-constexpr int kMaxRows = 12;
+// 16 accumulators: enough to hide the latency of vpdpbusd, and none is spilled where a block ends.
+constexpr int kMaxRows = 8;
 
 // Rows are worked off in tiles of at most kMaxRows, as equal as can be: calls body(first row, rows).
 template <class Body>
@@ -27,8 +30,8 @@ inline void each_row_tile(int64_t rows, int64_t most, const Body& body) {
   }
 }
 
-// A panel: codes of a row tile interleaved by four inputs [tile][inputs/4][rows][4], then corrections and scales
-// [tile][count][rows].
+// A panel: codes of a row tile interleaved by four inputs [tile][inputs/4][rows][4], then corrections and
+// scales [tile][count][rows].
 inline int64_t codes_bytes(const Geometry& g, int64_t rows) { return padded(rows * padded_inputs(g), 64); }
 
 int64_t panel_bytes(const Geometry* g, int64_t rows) { return codes_bytes(*g, rows) + 8 * rows * g->count; }
@@ -78,8 +81,8 @@ inline void dot_step(__m512i (&acc)[Rows][Columns], const __m512i (&w)[Columns],
 // Rows x (16 Columns) outputs, all blocks.
 template <int Bits, int Rows, int Columns>
 void product(const Geometry& g, const int8_t* x, const int32_t* corrections, const float* scales,
-             const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride, float* out,
-             int64_t out_stride) {
+             const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride,
+             float* out, int64_t out_stride) {
   const int64_t strip_bytes = inputs * Bits * 2;
   const __m512i nibble = _mm512_set1_epi8(15), top_bits = _mm512_set1_epi8(0x30);
   each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
@@ -92,11 +95,14 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
     const int8_t* four = x + at * Rows;
     if constexpr (Bits == 8) {
       const uint8_t* tile = strip + at * 16;
-      for (const uint8_t* end = tile + wide * 16; tile != end; tile += 64, four += 4 * Rows) {
-        __m512i w[Columns];
+      for (const uint8_t* end = tile + wide * 16; tile != end; tile += 256, four += 16 * Rows) {
 #pragma GCC unroll 4
-        for (int c = 0; c < Columns; ++c) w[c] = _mm512_loadu_si512(tile + c * strip_bytes);
-        dot_step<Rows, Columns>(acc, w, four);
+        for (int t = 0; t < 4; ++t) {
+          __m512i w[Columns];
+#pragma GCC unroll 4
+          for (int c = 0; c < Columns; ++c) w[c] = _mm512_loadu_si512(tile + 64 * t + c * strip_bytes);
+          dot_step<Rows, Columns>(acc, w, four + 4 * Rows * t);
+        }
       }
     } else {
       const uint8_t* low = strip + at * 8;
@@ -125,7 +131,8 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
     __m512 weight_scale[Columns];
 #pragma GCC unroll 4
     for (int c = 0; c < Columns; ++c) {
-      const __m128i e = _mm_loadu_si128(reinterpret_cast<const __m128i*>(weight_exponents + i * exponent_stride + 16 * c));
+      const __m128i e =
+          _mm_loadu_si128(reinterpret_cast<const __m128i*>(weight_exponents + i * exponent_stride + 16 * c));
       const __m512i biased = _mm512_add_epi32(_mm512_cvtepi8_epi32(e), _mm512_set1_epi32(127));
       weight_scale[c] = _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
     }
@@ -135,7 +142,8 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
 #pragma GCC unroll 4
       for (int c = 0; c < Columns; ++c) {
         float* y = out + r * out_stride + 16 * c;
-        const __m512 part = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][c]), weight_scale[c]), scale);
+        const __m512 part =
+            _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][c]), weight_scale[c]), scale);
         const __m512 before = i ? _mm512_loadu_ps(y) : _mm512_setzero_ps();
         _mm512_storeu_ps(y, _mm512_add_ps(before, part));
       }
@@ -143,15 +151,15 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
   });
 }
 
-using Product = void (*)(const Geometry&, const int8_t*, const int32_t*, const float*, const uint8_t*, int64_t,
-                         const int8_t*, int64_t, float*, int64_t);
+using Product = void (*)(const Geometry&, const int8_t*, const int32_t*, const float*, const uint8_t*,
+                         int64_t, const int8_t*, int64_t, float*, int64_t);
 
 template <int Bits, int Columns>
 Product product_for(int64_t rows) {
-  static constexpr Product kTable[kMaxRows] = {
-      product<Bits, 1, Columns>,  product<Bits, 2, Columns>,  product<Bits, 3, Columns>, product<Bits, 4, Columns>,
-      product<Bits, 5, Columns>,  product<Bits, 6, Columns>,  product<Bits, 7, Columns>, product<Bits, 8, Columns>,
-      product<Bits, 9, Columns>,  product<Bits, 10, Columns>, product<Bits, 11, Columns>, product<Bits, 12, Columns>};
+  static constexpr Product kTable[kMaxRows] = {product<Bits, 1, Columns>, product<Bits, 2, Columns>,
+                                               product<Bits, 3, Columns>, product<Bits, 4, Columns>,
+                                               product<Bits, 5, Columns>, product<Bits, 6, Columns>,
+                                               product<Bits, 7, Columns>, product<Bits, 8, Columns>};
   return kTable[rows - 1];
 }
 
@@ -167,8 +175,9 @@ void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uin
     const int64_t columns = last - s >= 2 ? 2 : 1;
     each_row_tile(rows, kMaxRows, [&](int64_t top, int64_t some) {
       const Product run = columns == 2 ? product_for<Bits, 2>(some) : product_for<Bits, 1>(some);
-      run(g, data + top * inputs, corrections + top * g.count, scales + top * g.count, weight + s * strip_bytes,
-          inputs, weight_exponents + s * 16, strips * 16, out + top * out_stride + s * 16, out_stride);
+      run(g, data + top * inputs, corrections + top * g.count, scales + top * g.count,
+          weight + s * strip_bytes, inputs, weight_exponents + s * 16, strips * 16,
+          out + top * out_stride + s * 16, out_stride);
     });
     s += columns;
   }
@@ -182,7 +191,8 @@ void multiply(const Geometry* g, int bits, const void* panel, int64_t rows, cons
 }
 
 template <int Rows, int Columns>
-void mix_tile(const uint8_t* p, int64_t stride, const int8_t* tiles, int64_t steps, int32_t* out, int64_t out_stride) {
+void mix_tile(const uint8_t* p, int64_t stride, const int8_t* tiles, int64_t steps, int32_t* out,
+              int64_t out_stride) {
   __m512i acc[Rows][Columns];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
@@ -208,8 +218,8 @@ void mix_tile(const uint8_t* p, int64_t stride, const int8_t* tiles, int64_t ste
 }
 
 template <int Columns>
-void mix_rows(const uint8_t* p, int64_t stride, int64_t rows, const int8_t* tiles, int64_t steps, int32_t* out,
-              int64_t out_stride) {
+void mix_rows(const uint8_t* p, int64_t stride, int64_t rows, const int8_t* tiles, int64_t steps,
+              int32_t* out, int64_t out_stride) {
   constexpr decltype(&mix_tile<1, Columns>) kTable[6] = {mix_tile<1, Columns>, mix_tile<2, Columns>,
                                                          mix_tile<3, Columns>, mix_tile<4, Columns>,
                                                          mix_tile<5, Columns>, mix_tile<6, Columns>};
@@ -218,8 +228,8 @@ void mix_rows(const uint8_t* p, int64_t stride, int64_t rows, const int8_t* tile
   });
 }
 
-void mix(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_t* tiles, int64_t keys, int64_t strips,
-         int32_t* out, int64_t out_stride) {
+void mix(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_t* tiles, int64_t keys,
+         int64_t strips, int32_t* out, int64_t out_stride) {
   const int64_t steps = padded(keys, 4) / 4;
   for (int64_t s = 0; s < strips;) {
     const int64_t columns = strips - s >= 4 ? 4 : strips - s >= 2 ? 2 : 1;

@@ -37,7 +37,8 @@ void prepare(const Geometry* g, int bits, const int8_t* codes, int64_t stride, c
 }
 
 // 16 inputs of 16 outputs as bytes [4][16][4]; `at` is their first input.
-inline void unpack_tiles(const uint8_t* strip, int bits, int64_t inputs, int64_t at, uint8_t* __restrict out) {
+inline void unpack_tiles(const uint8_t* strip, int bits, int64_t inputs, int64_t at,
+                         uint8_t* __restrict out) {
   if (bits == 8) {
     __builtin_memcpy(out, strip + at * 16, 256);
     return;
@@ -106,8 +107,8 @@ void multiply(const Geometry* g, int bits, const void* panel, int64_t rows, cons
   }
 }
 
-void mix(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_t* tiles, int64_t keys, int64_t strips,
-         int32_t* out, int64_t out_stride) {
+void mix(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_t* tiles, int64_t keys,
+         int64_t strips, int32_t* out, int64_t out_stride) {
   const int64_t steps = padded(keys, 4) / 4;
   for (int64_t r = 0; r < rows; ++r) {
     const uint8_t* p = probabilities + r * stride;

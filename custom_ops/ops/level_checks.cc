@@ -1,0 +1,248 @@
+#include "ops/level_checks.h"
+
+#include <cstring>
+#include <limits>
+#include <random>
+
+#include "ops/common.h"
+
+namespace bqc {
+namespace {
+
+class Random {
+ public:
+  explicit Random(uint32_t seed) : engine_(seed) {}
+
+  int64_t between(int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(engine_);
+  }
+
+  template <class T>
+  std::vector<T> bytes(int64_t n, int64_t low, int64_t high) {
+    std::vector<T> out(static_cast<size_t>(n));
+    for (T& x : out) x = static_cast<T>(between(low, high));
+    return out;
+  }
+
+  // A mixture of ordinary values, any bit pattern, and values where rules change.
+  std::vector<float> floats(int64_t n) {
+    static const float kEdges[] = {0.0f,
+                                   -0.0f,
+                                   1e-45f,
+                                   0x1p-126f,
+                                   -0x1p-126f,
+                                   0x1.fffffcp-127f,
+                                   0x1p127f,
+                                   -0x1p127f,
+                                   0.5f,
+                                   1.5f,
+                                   2.5f,
+                                   127.5f,
+                                   5.0f,
+                                   -5.0f,
+                                   9.0f,
+                                   -9.0f,
+                                   3.4028235e38f,
+                                   -3.4028235e38f,
+                                   std::numeric_limits<float>::infinity(),
+                                   -std::numeric_limits<float>::infinity(),
+                                   std::numeric_limits<float>::quiet_NaN()};
+    std::normal_distribution<float> normal(0, 2);
+    const int64_t kind = between(0, 2);
+    std::vector<float> out(static_cast<size_t>(n));
+    for (float& x : out) {
+      x = normal(engine_);
+      const int64_t dice = between(0, 19);
+      if (kind == 1 && dice == 0) x = kEdges[between(0, std::size(kEdges) - 1)];
+      if (kind == 2) {
+        const uint32_t bits = static_cast<uint32_t>(engine_());
+        std::memcpy(&x, &bits, sizeof x);
+      }
+    }
+    return out;
+  }
+
+ private:
+  std::mt19937 engine_;
+};
+
+// Result buffers of both levels, filled alike so that stray writes show too.
+template <class T>
+struct Both {
+  std::vector<T> a, b;
+  explicit Both(int64_t n) : a(static_cast<size_t>(n) + 64, T(77)), b(a) {}
+  explicit Both(const std::vector<T>& start) : a(start), b(start) {}
+  bool same() const { return std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0; }
+};
+
+class Comparison {
+ public:
+  Comparison(const KernelSet& expected, const KernelSet& actual, uint32_t seed)
+      : x_(expected), y_(actual), random_(seed) {}
+
+  std::vector<LevelCheck> run() {
+    static const int64_t kLengths[] = {1, 7, 16, 26, 64, 312, 384, 768};
+    for (const int64_t n : kLengths) functions(n);
+    for (const int64_t n : kLengths) quantisation(n);
+    for (const int bits : {8, 6, 4}) {
+      for (int i = 0; i < 6; ++i) product(bits);
+      for (const int64_t n : kLengths) unpacking(bits, n);
+    }
+    for (int i = 0; i < 6; ++i) attention();
+    return std::move(checks_);
+  }
+
+ private:
+  template <class... Parts>
+  void note(bool same, const Parts&... parts) {
+    checks_.push_back({(text_of(parts) + ...), same});
+  }
+
+  Geometry geometry(int64_t length) {
+    static const int64_t kBlocks[] = {16, 32, 64, 128, 256, 1 << 20};
+    static const int64_t kSpans[] = {26, 32, 64};
+    const int64_t span = kSpans[random_.between(0, 2)];
+    const bool grouped = length % span == 0 && random_.between(0, 1);
+    return make_geometry(length, kBlocks[random_.between(0, 5)], grouped ? span : 0);
+  }
+
+  void functions(int64_t n) {
+    const auto in = random_.floats(n), gamma = random_.floats(n), beta = random_.floats(n);
+    Both<float> y(n);
+    for (const int approximate : {0, 1}) {
+      x_.rows->gelu(in.data(), n, approximate, y.a.data());
+      y_.rows->gelu(in.data(), n, approximate, y.b.data());
+      note(y.same(), "gelu ", approximate, " of ", n);
+    }
+    x_.rows->tanh(in.data(), n, y.a.data());
+    y_.rows->tanh(in.data(), n, y.b.data());
+    note(y.same(), "tanh of ", n);
+    std::vector<int32_t> q(static_cast<size_t>(n));
+    x_.rows->layer_norm(in.data(), gamma.data(), beta.data(), 1e-12f, n, q.data(), y.a.data());
+    y_.rows->layer_norm(in.data(), gamma.data(), beta.data(), 1e-12f, n, q.data(), y.b.data());
+    note(y.same(), "layer norm of ", n);
+    x_.rows->add_bias(in.data(), beta.data(), n, y.a.data());
+    y_.rows->add_bias(in.data(), beta.data(), n, y.b.data());
+    note(y.same(), "bias of ", n);
+    x_.rows->scale(in.data(), 0.125f, n, y.a.data());
+    y_.rows->scale(in.data(), 0.125f, n, y.b.data());
+    note(y.same(), "scale of ", n);
+    const auto keep = random_.bytes<int32_t>(n, -1, 0);
+    Both<float> scores(in);
+    Both<uint8_t> codes(n);
+    for (const int alive : {1, 0}) {
+      x_.rows->softmax(scores.a.data(), keep.data(), alive, n, codes.a.data());
+      y_.rows->softmax(scores.b.data(), keep.data(), alive, n, codes.b.data());
+      note(codes.same(), "softmax ", alive, " of ", n);
+    }
+    note(x_.rows->sum_codes(codes.a.data(), n) == y_.rows->sum_codes(codes.a.data(), n), "sum of ", n);
+  }
+
+  void quantisation(int64_t n) {
+    const Geometry g = geometry(n);
+    const auto in = random_.floats(n);
+    for (const int bits : {8, 6, 4}) {
+      Both<int8_t> codes(n), exponents(g.count);
+      x_.rows->quantize(in.data(), &g, bits, codes.a.data(), exponents.a.data());
+      y_.rows->quantize(in.data(), &g, bits, codes.b.data(), exponents.b.data());
+      note(codes.same() && exponents.same(), "quantize ", bits, " bits, ", n, " in ", g.count, " blocks");
+      const auto other = random_.floats(n);
+      x_.rows->encode(other.data(), exponents.a.data(), &g, bits, codes.a.data());
+      y_.rows->encode(other.data(), exponents.a.data(), &g, bits, codes.b.data());
+      note(codes.same(), "encode ", bits, " bits, ", n, " in ", g.count, " blocks");
+      Both<float> y(n);
+      x_.rows->dequantize(codes.a.data(), exponents.a.data(), &g, y.a.data());
+      y_.rows->dequantize(codes.a.data(), exponents.a.data(), &g, y.b.data());
+      x_.rows->add_dequantized(codes.a.data(), exponents.a.data(), &g, y.a.data());
+      y_.rows->add_dequantized(codes.a.data(), exponents.a.data(), &g, y.b.data());
+      note(y.same(), "dequantize ", n, " in ", g.count, " blocks");
+      Both<int32_t> largest(std::vector<int32_t>(static_cast<size_t>(n), 0));
+      x_.rows->magnitudes(in.data(), n, largest.a.data());
+      y_.rows->magnitudes(in.data(), n, largest.b.data());
+      x_.rows->exponents(largest.a.data(), &g, bits, exponents.a.data());
+      y_.rows->exponents(largest.a.data(), &g, bits, exponents.b.data());
+      note(largest.same() && exponents.same(), "exponents ", bits, " bits, ", n, " in ", g.count, " blocks");
+    }
+  }
+
+  void unpacking(int bits, int64_t columns) {
+    const auto packed = random_.bytes<uint8_t>(round_up(columns, 4), 0, 255);
+    Both<int8_t> codes(round_up(columns, 4));
+    x_.rows->unpack_row(packed.data(), bits, columns, codes.a.data());
+    y_.rows->unpack_row(packed.data(), bits, columns, codes.b.data());
+    note(codes.same(), "table row ", bits, " bits of ", columns);
+  }
+
+  std::vector<float> multiply(const KernelSet& set, const Geometry& g, int bits, int64_t rows,
+                              const std::vector<int8_t>& codes, const std::vector<int8_t>& exponents,
+                              const uint8_t* weight, const std::vector<int8_t>& weight_exponents,
+                              int64_t strips, int64_t first, int64_t last) {
+    std::vector<char> panel(static_cast<size_t>(set.gemm->panel_bytes(&g, rows)) + 64);
+    char* aligned = panel.data() + (64 - reinterpret_cast<uintptr_t>(panel.data()) % 64) % 64;
+    std::vector<float> out(static_cast<size_t>(rows * strips * 16), 77.0f);
+    set.gemm->prepare(&g, bits, codes.data(), g.length, exponents.data(), g.count, rows, aligned);
+    set.gemm->multiply(&g, bits, aligned, rows, weight, weight_exponents.data(), strips, first, last,
+                       out.data(), strips * 16);
+    return out;
+  }
+
+  void product(int bits) {
+    static const int64_t kInputs[] = {26, 64, 96, 312, 384, 768};
+    const Geometry g = geometry(kInputs[random_.between(0, 5)]);
+    const int64_t rows = random_.between(1, 40), strips = random_.between(1, 6);
+    const int64_t first = random_.between(0, strips - 1), last = random_.between(first + 1, strips);
+    const int64_t inputs = g.groups * round_up(g.span, 16);
+    const bool wild = random_.between(0, 2) == 0;
+    const int64_t low = wild ? -128 : -12, high = wild ? 127 : -2;
+    const auto codes = random_.bytes<int8_t>(rows * g.length, -128, 127);
+    const auto exponents = random_.bytes<int8_t>(rows * g.count, low, high);
+    // One byte more, so that the weights are not aligned.
+    const auto weight = random_.bytes<uint8_t>(strips * inputs * bits * 2 + 1, 0, 255);
+    const auto weight_exponents = random_.bytes<int8_t>(strips * 16 * g.count, low, high);
+    const auto a = multiply(x_, g, bits, rows, codes, exponents, weight.data() + 1, weight_exponents, strips,
+                            first, last);
+    const auto b = multiply(y_, g, bits, rows, codes, exponents, weight.data() + 1, weight_exponents, strips,
+                            first, last);
+    note(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0, "product ", bits, " bits, rows ",
+         rows, ", inputs ", g.length, " in ", g.count, " blocks, strips ", first, " to ", last);
+  }
+
+  void attention() {
+    static const int64_t kWidths[] = {26, 32, 64, 80};
+    const int64_t width = kWidths[random_.between(0, 3)], keys = random_.between(1, 70),
+                  rows = random_.between(1, 30);
+    const int64_t stride = width + random_.between(0, 40), strips = ceil_div(keys, 16);
+    const Geometry g = make_geometry(width, random_.between(0, 1) ? 16 : 64, 0);
+    const auto key = random_.bytes<int8_t>(keys * stride, -128, 127);
+    Both<uint8_t> tiles(strips * 16 * round_up(width, 16));
+    x_.gemm->pack_keys(key.data(), stride, keys, &g, tiles.a.data());
+    y_.gemm->pack_keys(key.data(), stride, keys, &g, tiles.b.data());
+    note(tiles.same(), "packed keys ", keys, " of ", width);
+    const int64_t wide = round_up(width, 16), padded = round_up(keys, 4);
+    Both<int8_t> values(wide * padded);
+    x_.gemm->pack_values(key.data(), stride, keys, width, values.a.data());
+    y_.gemm->pack_values(key.data(), stride, keys, width, values.b.data());
+    note(values.same(), "packed values ", keys, " of ", width);
+    auto codes = random_.bytes<uint8_t>(rows * padded, 0, 255);
+    Both<int32_t> dot(rows * wide);
+    x_.gemm->mix(codes.data(), padded, rows, values.a.data(), keys, wide / 16, dot.a.data(), wide);
+    y_.gemm->mix(codes.data(), padded, rows, values.a.data(), keys, wide / 16, dot.b.data(), wide);
+    const auto exponents = random_.bytes<int8_t>(g.count, -126, 127);
+    Both<float> y(width);
+    x_.rows->context(dot.a.data(), exponents.data(), &g, 1000, y.a.data());
+    y_.rows->context(dot.a.data(), exponents.data(), &g, 1000, y.b.data());
+    note(dot.same() && y.same(), "context of ", rows, " rows, ", keys, " keys of ", width);
+  }
+
+  const KernelSet &x_, &y_;
+  Random random_;
+  std::vector<LevelCheck> checks_;
+};
+
+}  // namespace
+
+std::vector<LevelCheck> compare_levels(const KernelSet& expected, const KernelSet& actual, uint32_t seed) {
+  return Comparison(expected, actual, seed).run();
+}
+
+}  // namespace bqc
