@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +18,15 @@ from bqc.formats import layouts
 from bqc.formats.geometry import Blocks
 from bqc.ops.constants import FLT_MAX, FLT_MIN, MIN_EXPONENT, POWERS
 
-__all__ = ["BlockShift", "ceil_log2", "power_of_two", "sanitize"]
+__all__ = ["BlockShift", "ceil_log2", "encode", "power_of_two", "range_exponents", "sanitize"]
 
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
 
 BITS = (8, 6, 4)
 _TEXT = re.compile(r"BlockShift\((\d+),(\d+|row|tensor)(?:,group=(\d+))?\)")
+CHUNK = 1 << 16
+"""Weights that are quantised at a time."""
 BLOCKS = (16, 32, 64, 128, 256, "row", "tensor")
 
 
@@ -99,23 +103,31 @@ class BlockShift:
             smallest with ``max <= 2**(bits - 1) * 2**exponent``, at least -126.
         """
         clean = sanitize(x)
-        return self._encode(clean, self._range_exponents(clean))
+        exponents = range_exponents(self._largest(clean), self.bits)
+        return encode(clean, exponents, self.blocks(clean.shape[-1]).owner, self.bits), exponents
 
     def quantize_weights(self, w: NDArray[Any]) -> tuple[I8, I8]:
-        """Quantise a constant with the exponents of least squared error, clipping allowed.
+        """Quantise a matrix [N, K] with the exponents of least squared error, clipping allowed.
 
         For every block the exponent that its range asks for and the two (8, 6 bits) or three (4 bits) below are tried.
         """
-        clean = sanitize(w)
-        best = self._range_exponents(clean)
-        error = self._block_errors(clean, best)
-        top = best
-        for step in range(1, 4 if self.bits == 4 else 3):
-            trial = np.maximum(top.astype(np.int32) - step, MIN_EXPONENT).astype(np.int8)
-            trial_error = self._block_errors(clean, trial)
-            better = trial_error < error
-            best, error = np.where(better, trial, best), np.where(better, trial_error, error)
-        return self._encode(clean, best)
+        codes = np.empty(w.shape, np.int8)
+        exponents = np.empty((len(w), self.blocks(w.shape[1]).count), np.int8)
+        if self.block == "tensor":
+            clean = sanitize(w)
+            codes[:], exponents[:] = self._search(clean, range_exponents(self._largest(clean), self.bits))
+            return codes, exponents
+
+        # Rows do not depend on each other: small parts stay in cache, and numpy lets other threads run meanwhile.
+        def part(start: int) -> None:
+            rows = slice(start, start + step)
+            clean = sanitize(w[rows])
+            codes[rows], exponents[rows] = self._search(clean, range_exponents(self._largest(clean), self.bits))
+
+        step = max(1, CHUNK // w.shape[1])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(part, range(0, len(w), step)))
+        return codes, exponents
 
     def dequantize(self, codes: I8, exponents: I8) -> F32:
         """float32 [..., K] from codes int8 [..., K] and exponents int8 [..., blocks]."""
@@ -139,28 +151,35 @@ class BlockShift:
         """Inverse of `pack_matrix`."""
         return layouts.unpack_tiles(packed, self.bits, rows, columns, self.group)
 
-    def _range_exponents(self, clean: F32) -> I8:
-        blocks = self.blocks(clean.shape[-1])
-        largest = np.maximum.reduceat(np.abs(clean), blocks.starts, axis=-1)
+    def _largest(self, clean: F32) -> F32:
+        """Largest magnitude of each block, [..., blocks]."""
+        largest: F32 = np.maximum.reduceat(np.abs(clean), self.blocks(clean.shape[-1]).starts, axis=-1)
         if self.block == "tensor":
             largest = np.broadcast_to(largest.max(initial=0), largest.shape)
-        exponent = ceil_log2(largest) - (self.bits - 1)
-        return np.maximum(exponent, MIN_EXPONENT).astype(np.int8)
+        return largest
 
-    def _encode(self, clean: F32, exponents: I8) -> tuple[I8, I8]:
-        owner = self.blocks(clean.shape[-1]).owner
-        scaled = clean * power_of_two(-exponents.astype(np.int32))[..., owner]
-        codes = np.clip(np.rint(scaled), self.low, self.high).astype(np.int8)
-        return codes, exponents
+    def _search(self, clean: F32, top: I8) -> tuple[I8, I8]:
+        """Codes and exponents of least squared error among ``top`` and the exponents just below it."""
+        blocks = self.blocks(clean.shape[-1])
+        best = top
+        codes, error = self._trial(clean, top, blocks)
+        for step in range(1, 4 if self.bits == 4 else 3):
+            exponents = np.maximum(top.astype(np.int32) - step, MIN_EXPONENT).astype(np.int8)
+            trial, trial_error = self._trial(clean, exponents, blocks)
+            better = trial_error < error
+            best, error = np.where(better, exponents, best), np.where(better, trial_error, error)
+            codes = np.where(better[..., blocks.owner], trial, codes)
+        return codes, best
 
-    def _block_errors(self, clean: F32, exponents: I8) -> NDArray[np.float64]:
-        starts = self.blocks(clean.shape[-1]).starts
-        difference = self.dequantize(*self._encode(clean, exponents)) - clean
-        # Squares of float32 tails underflow to zero before they are summed; scale-free in float64.
-        error: NDArray[np.float64] = np.add.reduceat(np.square(difference, dtype=np.float64), starts, axis=-1)
+    def _trial(self, clean: F32, exponents: I8, blocks: Blocks) -> tuple[I8, NDArray[np.float64]]:
+        codes = encode(clean, exponents, blocks.owner, self.bits)
+        scale = power_of_two(exponents)[..., blocks.owner]
+        # In float64, or the squares of small weights underflow to zero before they are summed.
+        difference = (codes * scale - clean).astype(np.float64)
+        error: NDArray[np.float64] = np.add.reduceat(difference * difference, blocks.starts, axis=-1)
         if self.block == "tensor":
             error = np.broadcast_to(error.sum(), error.shape)
-        return error
+        return codes, error
 
 
 def sanitize(x: NDArray[Any]) -> F32:
@@ -180,3 +199,17 @@ def power_of_two(exponent: NDArray[Any]) -> F32:
     """2**exponent as float32, for exponents in [-126, 127]."""
     result: F32 = POWERS[exponent.astype(np.int32) - MIN_EXPONENT]
     return result
+
+
+def range_exponents(largest: F32, bits: int) -> I8:
+    """Exponent int8 of blocks whose largest magnitude is given."""
+    return np.maximum(ceil_log2(largest) - (bits - 1), MIN_EXPONENT).astype(np.int8)
+
+
+def encode(clean: F32, exponents: I8, owner: NDArray[np.int64], bits: int) -> I8:
+    """Codes of sanitised x [..., K]: ``x * 2**-exponent`` rounded half to even and clamped."""
+    high = 2 ** (bits - 1) - 1
+    low = -8 if bits == 4 else -high
+    scaled = clean * power_of_two(-exponents.astype(np.int32))[..., owner]
+    codes: I8 = np.clip(np.rint(scaled), low, high).astype(np.int8)
+    return codes

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bqc.formats.block_shift import ceil_log2, power_of_two, sanitize
+from bqc.formats.block_shift import ceil_log2, encode, power_of_two, range_exponents, sanitize
 from bqc.formats.geometry import Blocks
 from bqc.formats.layouts import unpack_rows, unpack_tiles
 from bqc.ops import constants as k
@@ -56,7 +56,8 @@ def block_quantize(x: F32, *, bits: int, block: int, group: int) -> Quantized:
     clean = sanitize(x)
     blocks = Blocks(x.shape[-1], block, group)
     largest = np.maximum.reduceat(np.abs(clean), blocks.starts, axis=-1)
-    return _encode(clean, _exponent(largest, bits), blocks.owner, bits)
+    exponents = range_exponents(largest, bits)
+    return encode(clean, exponents, blocks.owner, bits), exponents
 
 
 def block_dequantize(codes: I8, exponents: I8, *, block: int, group: int) -> F32:
@@ -73,8 +74,8 @@ def block_quantize_values(x: F32, mask: I64, *, heads: int, bits: int, block: in
     clean = sanitize(x)
     blocks = Blocks(x.shape[-1], block, x.shape[-1] // heads)
     kept = np.where(effective_mask(mask)[..., None], np.abs(clean), f32(0)).max(axis=1, initial=0)
-    exponents = _exponent(np.maximum.reduceat(kept, blocks.starts, axis=-1), bits)
-    return _encode(clean, exponents[:, None, :], blocks.owner, bits)[0], exponents
+    exponents = range_exponents(np.maximum.reduceat(kept, blocks.starts, axis=-1), bits)
+    return encode(clean, exponents[:, None, :], blocks.owner, bits), exponents
 
 
 # Elementwise and row-wise functions of float
@@ -313,17 +314,6 @@ def effective_mask(mask: I64) -> NDArray[np.bool_]:
     """mask != 0, or all true in a sequence where nothing is."""
     keep = mask != 0
     return keep | ~keep.any(axis=-1, keepdims=True)
-
-
-def _exponent(largest: F32, bits: int) -> I8:
-    return np.maximum(ceil_log2(largest) - (bits - 1), k.MIN_EXPONENT).astype(np.int8)
-
-
-def _encode(clean: F32, exponents: I8, owner: I64, bits: int) -> Quantized:
-    high = 2 ** (bits - 1) - 1
-    low = -8 if bits == 4 else -high
-    scaled = clean * power_of_two(-exponents.astype(np.int32))[..., owner]
-    return np.clip(np.rint(scaled), low, high).astype(np.int8), exponents
 
 
 def _quantize_out(y: F32, *, out_bits: int, out_block: int, out_group: int) -> Quantized:
