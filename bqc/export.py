@@ -329,7 +329,10 @@ def _tidy(path: Path, weights: str) -> None:
 
 
 def _checkpoint_names(graph: Any) -> None:
-    """Exporters rename the weights they transpose; the bias beside them tells what they were called."""
+    """Exporters rename the weights they transpose; the bias beside them tells what they were called.
+
+    A bias with several users is a merged duplicate and tells nothing.
+    """
     for name, value in list(graph.initializers.items()):
         plain = name.removeprefix("model.")
         if plain != name and plain not in graph.initializers:
@@ -337,7 +340,8 @@ def _checkpoint_names(graph: Any) -> None:
     for node in graph:
         if node.op_type != "Add":
             continue
-        bias = next((v.name for v in node.inputs if v is not None and v.is_initializer()), None) or ""
+        vectors = [v for v in node.inputs if v is not None and v.is_initializer() and len(v.uses()) == 1]
+        bias = (vectors[0].name if vectors else None) or ""
         product = next(
             (v.producer() for v in node.inputs if v is not None and v.producer() is not None), None
         )

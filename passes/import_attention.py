@@ -159,10 +159,14 @@ def _understand(graph: ir.Graph, region: _Region) -> _Meaning:
     heads = _heads(probe, boundary, hidden, graph)
     mask = _mask_input(graph, probe, boundary, hidden)
     scale = _check(probe, boundary, heads, hidden, graph, mask)
-    natural = (hidden // heads) ** -0.5
-    if abs(scale / natural - 1) < 1e-4:
-        scale = natural
-    return _Meaning(heads, hidden // heads, scale, mask)
+    return _Meaning(heads, hidden // heads, _exact(scale, hidden // heads), mask)
+
+
+def _exact(scale: float, head_dim: int) -> float:
+    """A measured scale as the number it was measured of: a simple fraction of 1 / sqrt(d) where that fits."""
+    natural = head_dim**-0.5
+    nearest = round(scale / natural * 64) / 64 * natural
+    return nearest if nearest and abs(scale / nearest - 1) < 1e-4 else scale
 
 
 def _heads(probe: Probe, boundary: list[ir.Value], hidden: int, graph: ir.Graph) -> int:

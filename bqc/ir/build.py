@@ -7,7 +7,8 @@ synthetic models and the documentation cannot drift apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,10 +75,7 @@ class Writer:
     def const(self, name: str, data: npt.ArrayLike | ir.TensorProtocol) -> ir.Value:
         """Register an initializer under `name` (made unique) and return its value."""
         tensor = data if isinstance(data, ir.TensorProtocol) else ir.tensor(np.asarray(data))
-        unique, n = name, 0
-        while unique in self.graph.initializers:
-            n += 1
-            unique = f"{name}_{n}"
+        unique = next(n for n in _names(name) if n not in self.graph.initializers)
         sizes = [_plain(d) for d in tensor.shape]
         value = ir.Value(
             name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(sizes), const_value=tensor
@@ -90,10 +88,12 @@ class Writer:
     def shared(self, name: str, data: npt.ArrayLike) -> ir.Value:
         """A small constant without labels: an equal initializer of that name is reused."""
         wanted = np.asarray(data)
-        known = self.graph.initializers.get(name)
-        if known is not None and known.const_value is not None:
-            array = known.const_value.numpy()
-            if array.dtype == wanted.dtype and np.array_equal(array, wanted):
+        for candidate in _names(name):
+            known = self.graph.initializers.get(candidate)
+            if known is None:
+                break
+            array = None if known.const_value is None else known.const_value.numpy()
+            if array is not None and array.dtype == wanted.dtype and np.array_equal(array, wanted):
                 return known
         return Writer(self.graph).const(name, wanted)
 
@@ -190,6 +190,11 @@ def write_attention_core(
     c4 = w.op("MatMul", p, v4, shape=headed)
     turned_back = w.op("Transpose", c4, shape=parts, perm=[0, 2, 1, 3])
     return w.op("Reshape", turned_back, merge, shape=[batch, sequence, hidden])
+
+
+def _names(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}_{n}" for n in itertools.count(1))
 
 
 def _attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:

@@ -33,11 +33,18 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     if not file.is_file():
         raise BqcError(f"{file}: no such file")
     try:
-        model = ir.load(file)
+        proto = onnx.load(file, load_external_data=False)
     except OSError as error:
         raise BqcError(f"{file}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
         raise BqcError(f"{file}: not an ONNX model, or truncated; export or download it again") from error
+    try:
+        model = ir.from_proto(proto)
+        for graph in model.graphs():
+            ir.external_data.set_base_dir(graph, file.parent)
+    except Exception as error:
+        line = str(error).strip().splitlines()[0][:200]
+        raise BqcError(f"{file}: the model is damaged ({line})") from error
     if not model.graph.opset_imports or (not len(model.graph) and not model.graph.outputs):
         raise BqcError(f"{file}: not an ONNX model, or truncated; export or download it again")
     for tensor in _tensors(model):

@@ -1,0 +1,102 @@
+"""Checkpoint to ONNX: what is written, and what is refused. Needs the extra `export`."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+
+from bqc.errors import BqcError
+from bqc.export import export
+from bqc.ir import import_model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=24,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        intermediate_size=32,
+        vocab_size=90,
+        max_position_embeddings=40,
+    )
+    folder = tmp_path_factory.mktemp("checkpoint")
+    network = transformers.BertForSequenceClassification(config)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    network.save_pretrained(folder)
+    return folder
+
+
+def test_classification(checkpoint: Path, tmp_path: Path) -> None:
+    result = export(checkpoint, tmp_path, exporter="torchscript", weights="fp16")
+    assert result.path == tmp_path / "model.onnx"
+    assert (result.task, result.outputs) == ("classification", ("logits",))
+    assert result.max_diff < 1e-5
+    assert (tmp_path / "config.json").is_file()
+    model = ir.load(result.path)
+    halves = [v for v in model.graph.initializers.values() if v.dtype == ir.DataType.FLOAT16]
+    assert "bert.encoder.layer.1.output.dense.weight.fp16" in [v.name for v in halves]
+    assert model.ir_version <= 10
+    _, summary = import_model(result.path)
+    assert (summary.encoder.layers, summary.encoder.head_dim, summary.encoder.head) == (2, 12, 2)
+
+
+def test_embedding_follows_sentence_transformers(checkpoint: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for file in checkpoint.iterdir():
+        (source / file.name).write_bytes(file.read_bytes())
+    modules = [{"type": f"sentence_transformers.models.{n}"} for n in ("Transformer", "Pooling", "Normalize")]
+    (source / "modules.json").write_text(json.dumps(modules))
+    (source / "1_Pooling").mkdir()
+    pooling = source / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}))
+    result = export(source, tmp_path / "m.onnx", task="embedding", exporter="torchscript")
+    assert result.outputs == ("last_hidden_state", "sentence_embedding")
+    model, summary = import_model(result.path)
+    assert summary.encoder.head == 0
+    assert any(n.op_type in ("LpNormalization", "ReduceL2") for n in model.graph)
+    pooling.write_text(json.dumps({"pooling_mode_cls_token": True}))
+    with pytest.raises(BqcError, match="only mean pooling is exported"):
+        export(source, tmp_path / "n.onnx", task="embedding", exporter="torchscript")
+    assert not (tmp_path / "n.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [("/nowhere/at/all", "not a model directory"), ("a/b/c", "not a model directory")],
+)
+def test_no_checkpoint(source: str, text: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(BqcError, match=text):
+        export(source, tmp_path / "m.onnx")
+
+
+def test_a_folder_without_config(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(BqcError, match=r"no config\.json here"):
+        export(tmp_path, tmp_path / "m.onnx")
+
+
+def test_missing_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = builtins.__import__
+
+    def without_torch(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "torch":
+            raise ImportError("No module named 'torch'", name="torch")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_torch)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with pytest.raises(BqcError, match=r"pip install 'bqc\[export\]'"):
+        export(tmp_path, tmp_path / "m.onnx")

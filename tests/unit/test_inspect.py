@@ -1,0 +1,63 @@
+"""The inspect report adds up, for float, half-precision and compiled models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from bqc.inspect import SCHEMA_VERSION, inspect
+from bqc.ir.synthetic import canonical_bert
+
+
+def test_cost_and_bytes_of_a_float_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    ir.save(canonical_bert(layers=2, hidden=32, heads=2, ffn=64), path, external_data="model.onnx.data")
+    report = inspect(path, batch=2, sequence=10)
+    assert report["schema_version"] == SCHEMA_VERSION
+    json.dumps(report)
+    tokens, per_layer = 20, 4 * 32 * 32 + 2 * 32 * 64
+    attention = 2 * (2 * 10 * 10 * 32)
+    head = 2 * (32 * 32 + 32 * 2)
+    assert report["cost"]["macs"] == 2 * (tokens * per_layer + attention) + head
+    layers = {row["layer"]: row for row in report["layers"]}
+    assert list(layers) == ["embedding", "0", "1", "head"]
+    assert layers["0"]["macs"] == tokens * per_layer + attention
+    assert layers["embedding"]["parameters"] == (100 + 2 + 64 + 2) * 32
+    roles = {row["role"]: row for row in report["roles"]}
+    assert roles["ffn.intermediate"]["parameters"] == 2 * (32 * 64 + 64)
+    assert sum(row["parameters"] for row in report["roles"]) == report["cost"]["parameters"]
+    assert {row["bits"] for row in report["bit_widths"]} == {32}
+    sizes = report["bytes"]
+    data = (tmp_path / "model.onnx.data").stat().st_size
+    assert sizes["file"] == path.stat().st_size + data
+    assert sizes["payload"] + sizes["metadata"] == sizes["file"]
+
+
+def test_packed_weights_say_what_they_stand_for() -> None:
+    model = canonical_bert()
+    model.metadata_props["bqc.format_version"] = "1"
+    weight = model.graph.initializers["layer.0.ffn.intermediate.weight"]
+    for part, data, elements in (
+        ("tiles", np.zeros(32 * 64, np.int8), 32 * 64),
+        ("scales", np.zeros(64, np.int8), 0),
+    ):
+        name = f"{weight.name}.{part}"
+        tensor = ir.tensor(data, name=name)
+        shape = ir.Shape(data.shape)
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+        value.metadata_props.update(weight.metadata_props)
+        value.metadata_props.update(
+            {"bqc.format": "BlockShift(8,64)", "bqc.part": part, "bqc.elements": str(elements)}
+        )
+        model.graph.register_initializer(value)
+    weight.metadata_props.clear()
+    report = inspect(model)
+    assert report["model"]["kind"] == "compiled"
+    (row,) = [row for row in report["bit_widths"] if row["format"] == "BlockShift(8,64)"]
+    assert (row["role"], row["weights"], row["bytes"]) == ("ffn.intermediate", 2048, 2048 + 64)
+    assert row["bits"] == 8.25
+    assert report["cost"] == inspect(canonical_bert())["cost"]
+    assert report["anatomy"] == inspect(canonical_bert())["anatomy"]
