@@ -47,11 +47,14 @@ def output_path(source: Path, output: str | None) -> tuple[Path, bool]:
     return path, False
 
 
-def write(model: ir.Model, path: Path, *, single_file: bool = False, side_files_from: Path | None = None) -> list[Path]:
+def write(
+    model: ir.Model, path: Path, *, single_file: bool = False, side_files_from: Path | None = None
+) -> list[Path]:
     """Write the model; return the files written, the model first.
 
-    Data goes to ``NAME.onnx.data`` at offsets that are multiples of 64, or inline with ``single_file``. Nothing is
-    visible under the final names before the file has passed the ONNX checker. Raises BqcError if it cannot be written.
+    Data goes to ``NAME.onnx.data`` at offsets that are multiples of 64, or inline with ``single_file``.
+    Nothing is visible under the final names before the file has passed the ONNX checker. Raises BqcError if
+    it cannot be written.
     """
     data_name = f"{path.name}.data"
     created = not path.parent.exists()

@@ -56,7 +56,9 @@ class CompileResult:
             "bytes_before": self.bytes_before,
             "bytes_after": self.bytes_after,
             "operators": self.operators,
-            "passes": [{"name": s.name, "nodes": s.nodes, "seconds": round(s.seconds, 4)} for s in self.steps],
+            "passes": [
+                {"name": s.name, "nodes": s.nodes, "seconds": round(s.seconds, 4)} for s in self.steps
+            ],
         }
 
 
@@ -75,12 +77,13 @@ def compile(
         model: a float ``.onnx`` file, or a model in memory (then ``output`` is needed).
         scheme: name of the scheme.
         output: a ``.onnx`` file or a folder; beside the input as ``NAME.bqc.onnx`` if not given.
-        options: the scheme's options (weight_bits, block, include, ...), and ``recipe``, ``save_recipe`` (paths),
+        options: the scheme's options (weight_bits, block, include, ...), and ``recipe``, ``save_recipe``
+        (paths),
             ``dry_run``, ``single_file``, ``explain``; also as keywords.
         progress: called with (steps done, steps in all).
 
-    Raises BqcError if the model cannot be read, holds no encoder or is already compiled, or an option is wrong; no file
-    is written then.
+    Raises BqcError if the model cannot be read, holds no encoder or is already compiled, or an option is
+    wrong; no file is written then.
     """
     started = time.perf_counter()
     known = {**(options or {}), **more}
@@ -129,7 +132,10 @@ def compile(
     rows = (
         *_rows(found, plan),
         ("operators", ", ".join(f"{count} {name}" for name, count in operators.items())),
-        ("size", f"{after / 2**20:.2f} MiB, {before / 2**20:.2f} MiB of weights before ({before / after:.2f}x)"),
+        (
+            "size",
+            f"{after / 2**20:.2f} MiB, {before / 2**20:.2f} MiB of weights before ({before / after:.2f}x)",
+        ),
         ("time", f"{time.perf_counter() - started:.1f} s"),
     )
     return CompileResult(tuple(paths), plan, rows, tuple(steps), before, after, operators)
@@ -153,7 +159,9 @@ def _scheme(name: str, options: dict[str, Any]) -> Any:
     for option in options:
         if option not in valid:
             near = difflib.get_close_matches(option, valid, n=1)
-            raise BqcError(f"scheme {name} has no option {option!r}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise BqcError(
+                f"scheme {name} has no option {option!r}" + (f"; did you mean {near[0]}?" if near else "")
+            )
     return kind(**options)
 
 

@@ -1,7 +1,7 @@
 """A plan: which format every weight and every quantisation point has. It is also what a recipe file holds.
 
-Weights and points are addressed by ``layer:role`` (docs/canonical-form.md); what is not named stays float. Plan passes
-write the plan onto the graph, the quantise passes read it from there, and the artifact keeps it.
+Weights and points are addressed by ``layer:role`` (docs/canonical-form.md); what is not named stays float.
+Plan passes write the plan onto the graph, the quantise passes read it from there, and the artifact keeps it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Plan:
             "activations": {key: str(fmt) for key, fmt in self.activations.items()},
             "kept": dict(self.kept),
         }
-        return yaml.safe_dump(data, sort_keys=False, width=120)
+        text: str = yaml.safe_dump(data, sort_keys=False, width=120)
+        return text
 
     @classmethod
     def from_yaml(cls, text: str, where: str) -> Plan:
@@ -56,10 +57,14 @@ class Plan:
         except yaml.YAMLError as error:
             raise BqcError(f"{where}: not a YAML file: {' '.join(str(error).split())}") from None
         if not isinstance(data, dict) or data.get("bqc_recipe") != VERSION:
-            raise BqcError(f"{where}: not a recipe: it must be a mapping that starts with 'bqc_recipe: {VERSION}'")
+            raise BqcError(
+                f"{where}: not a recipe: it must be a mapping that starts with 'bqc_recipe: {VERSION}'"
+            )
         unknown = set(data) - {"bqc_recipe", "scheme", "weights", "activations", "kept"}
         if unknown:
-            raise BqcError(f"{where}: unknown key {sorted(unknown)[0]!r}; a recipe has scheme, weights, activations, kept")
+            raise BqcError(
+                f"{where}: unknown key {sorted(unknown)[0]!r}; a recipe has scheme, weights, activations, kept"
+            )
         return cls(
             str(data.get("scheme", "")),
             _formats(data.get("weights"), f"{where}: weights"),
@@ -89,7 +94,8 @@ class Plan:
 
 
 def matching(keys: Iterable[str], patterns: Iterable[str], option: str) -> set[str]:
-    """Keys ``layer:role`` that match any pattern: ``role``, ``layer:role`` or either part with ``*`` and ``?``.
+    """Keys ``layer:role`` that match any pattern: ``role``, ``layer:role`` or either part with ``*`` and
+    ``?``.
 
     Raises BqcError naming the nearest keys if a pattern matches nothing.
     """
@@ -101,7 +107,9 @@ def matching(keys: Iterable[str], patterns: Iterable[str], option: str) -> set[s
         if not hits:
             names = sorted({key.split(":")[1] for key in known})
             near = difflib.get_close_matches(pattern.split(":")[-1], names, n=3, cutoff=0.4) or names
-            raise BqcError(f"{option} {pattern!r} matches no weight; roles here: {', '.join(near)}; layers are 0, 1, ...")
+            raise BqcError(
+                f"{option} {pattern!r} matches no weight; roles here: {', '.join(near)}; layers are 0, 1, ..."
+            )
         found |= hits
     return found
 

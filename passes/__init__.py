@@ -1,7 +1,7 @@
 """Passes: one file each, found by name, run the same way from Python, from the command line and in tests.
 
-A pass is a frozen dataclass on ``onnx_ir.passes``: its fields are its options, its docstring shows before and after.
-Third parties add theirs through the entry point group ``bqc.passes``.
+A pass is a frozen dataclass on ``onnx_ir.passes``: its fields are its options, its docstring shows before
+and after. Third parties add theirs through the entry point group ``bqc.passes``.
 """
 
 from __future__ import annotations

@@ -34,15 +34,19 @@ class FoldRule(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         like: ir.Value,
         through: Sequence[ir.Value] = (),
     ) -> Any:
-        """One operator of ``ai.bqc`` in place of the nodes from ``through`` to ``last``, labelled as ``like``."""
+        """One operator of ``ai.bqc`` for the nodes from ``through`` to ``last``, labelled as ``like``."""
         defaults = OPERATORS[op_type].attributes
         chosen = {name: attributes.get(name, default) for name, default in defaults.items()}
         known = like.producer()
         final = last.producer()
-        assert known is not None and final is not None, "matched values have producers"
+        assert known is not None, "matched values have producers"
+        assert final is not None, "matched values have producers"
         outputs = OPERATORS[op_type].infer([dims(v) for v in inputs], chosen)
-        made = getattr(op, op_type)(*inputs, **chosen, _domain=DOMAIN, _version=VERSION, _outputs=len(outputs))
+        made = getattr(op, op_type)(
+            *inputs, **chosen, _domain=DOMAIN, _version=VERSION, _outputs=len(outputs)
+        )
         node = (made if isinstance(made, ir.Value) else made[0]).producer()
+        assert node is not None, "just made"
         for key in (LAYER_KEY, ROLE_KEY):
             if key in known.metadata_props:
                 node.metadata_props[key] = known.metadata_props[key]
@@ -60,4 +64,3 @@ def apply(model: ir.Model, *rules: type[FoldRule]) -> ir.passes.PassResult:
         count += found
         drop_dead(model)
     return ir.passes.PassResult(model, count > 0)
-

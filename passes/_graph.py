@@ -1,4 +1,4 @@
-"""What the passes of the qdq and bqc dialects share: making `ai.bqc` nodes that keep labels, types and lineage."""
+"""What passes after import share: `ai.bqc` nodes that keep labels, types and lineage."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ __all__ = [
     "dims",
     "infer_types",
     "key_of",
+    "made_with",
     "produced_by",
     "single_use",
     "standard_node",
@@ -42,6 +43,13 @@ def key_of(item: ir.Node | ir.Value) -> str:
 def attributes_of(node: ir.Node) -> dict[str, Any]:
     """Attribute values by name."""
     return {name: attr.value for name, attr in node.attributes.items() if isinstance(attr, ir.Attr)}
+
+
+def made_with(value: ir.Value) -> dict[str, Any]:
+    """Attributes of the node that makes the value."""
+    node = value.producer()
+    assert node is not None, f"{value.name} is not made by a node"
+    return attributes_of(node)
 
 
 def produced_by(value: ir.Value | None, op_type: str, domain: str = "") -> ir.Node | None:
@@ -78,9 +86,7 @@ def block_node(
     operator = OPERATORS[op_type]
     full = {**operator.attributes, **attributes}
     outputs = operator.infer([dims(v) for v in inputs], full)
-    node = ir.node(
-        op_type, inputs, attributes=full, domain=DOMAIN, num_outputs=len(outputs), version=VERSION
-    )
+    node = ir.node(op_type, inputs, attributes=full, domain=DOMAIN, num_outputs=len(outputs), version=VERSION)
     _label(node, like, replaces)
     infer_types(node)
     return node

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from bqc.formats import BlockShift
@@ -25,7 +24,8 @@ class AnnotateSensitivity(ir.passes.InPlacePass):
     Before: ``MatMul(x, W)`` labelled ``0:ffn.output``
     After:  the same node with ``bqc.sensitivity = {"BlockShift(8,64)": 3.1e-05, ...}``
 
-    The score is ``sum((W - Q(W))^2) / sum(W^2)``: data-free, comparable between weights of different size.
+    The score is ``sum((W - Q(W))^2) / sum(W^2)`` (`BlockShift.weight_error`): data-free, comparable between
+    weights of different size.
     """
 
     bits: tuple[int, ...] = (8, 4)
@@ -39,12 +39,8 @@ class AnnotateSensitivity(ir.passes.InPlacePass):
             data = constant(weight)
             assert data is not None, "weight_inputs yields initializers"
             matrix = data.T if axis == 0 else data
-            total = float(np.square(matrix, dtype=np.float64).sum()) or 1.0
-            scores = {}
-            for bits in self.bits:
-                fmt = BlockShift(bits, self.block)
-                difference = fmt.dequantize(*fmt.quantize_weights(matrix)) - matrix
-                scores[str(fmt)] = float(np.square(difference, dtype=np.float64).sum()) / total
+            formats = [BlockShift(bits, self.block) for bits in self.bits]
+            scores = {str(fmt): fmt.weight_error(matrix) for fmt in formats}
             node.metadata_props[SENSITIVITY_KEY] = json.dumps(scores)
             count += 1
         return ir.passes.PassResult(model, count > 0)

@@ -15,8 +15,8 @@ __all__ = ["AttachFunctions"]
 class AttachFunctions(ir.passes.InPlacePass):
     """Save the definition of each operator in the file, so that it runs without the kernel library.
 
-    Before: nodes of ``ai.bqc``. After: the same nodes, and a model-local function for each and for all they call.
-    Contract: exact.
+    Before: nodes of ``ai.bqc``. After: the same nodes, and a model-local function for each and for all they
+    call. Contract: exact.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

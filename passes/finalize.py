@@ -18,14 +18,15 @@ __all__ = ["Finalize"]
 
 @dataclass(frozen=True)
 class Finalize(ir.passes.InPlacePass):
-    """Drop what is unused, sort, give every node a stable name (``layer/role/operator``) and every value a type.
+    """Drop what is unused, sort, give every node a stable name (``layer/role/operator``) and every value a
+    type.
 
     Contract: exact.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         drop_dead(model)
-        common.RemoveUnusedFunctionsPass()(model)
+        common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
         common.TopologicalSortPass()(model)
         seen: Counter[str] = Counter()
         for node in model.graph:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from bqc.passes._fold import DOMAIN, FoldRule, apply
-from bqc.passes._graph import attributes_of
+from bqc.passes._graph import made_with
 
 __all__ = ["FoldAttention"]
 
@@ -38,16 +38,20 @@ class _Attention(FoldRule):
 
     def check(self, context: Any, scores: ir.Value, codes: ir.Value, v: ir.Value, **_: Any) -> Any:
         result = pattern.MatchResult()
-        left, out = attributes_of(scores.producer()), attributes_of(codes.producer())
+        left, out = made_with(scores), made_with(codes)
         assert v.shape is not None, "inferred"
         if out["group"] * left["heads"] != v.shape[-1] or out["block"] != left["block"]:
             return result.fail("the context is not quantised in the same blocks inside heads", codes)
         return result
 
-    def rewrite(self, op: Any, scores: ir.Value, merged: ir.Value, p: ir.Value, codes: ir.Value, **v: Any) -> Any:
-        inputs = [v[name] for name in "q eq k ek v ev mask".split()]
+    def rewrite(
+        self, op: Any, scores: ir.Value, merged: ir.Value, p: ir.Value, codes: ir.Value, **v: Any
+    ) -> Any:
+        inputs = [v[name] for name in ["q", "eq", "k", "ek", "v", "ev", "mask"]]
         attributes = {
-            **attributes_of(scores.producer()),
-            "out_bits": attributes_of(codes.producer())["bits"],
+            **made_with(scores),
+            "out_bits": made_with(codes)["bits"],
         }
-        return self.fused(op, "BlockAttention", inputs, attributes, last=codes, like=merged, through=[scores, p, merged])
+        return self.fused(
+            op, "BlockAttention", inputs, attributes, last=codes, like=merged, through=[scores, p, merged]
+        )

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from bqc.passes._fold import DOMAIN, FoldRule, apply
-from bqc.passes._graph import attributes_of
+from bqc.passes._graph import made_with
 from bqc.passes.fold_matmul import out_attributes
 
 __all__ = ["FoldEmbedding"]
@@ -61,24 +61,40 @@ class _Embedding(FoldRule):
 
     def check(self, context: Any, a: ir.Value, b: ir.Value, c: ir.Value, ids: ir.Value, **_: Any) -> Any:
         result = pattern.MatchResult()
-        blocks = {attributes_of(v.producer())["block"] for v in (a, b, c)}
+        blocks = {made_with(v)["block"] for v in (a, b, c)}
         if len(blocks) > 1:
             return result.fail(f"the tables have different blocks: {sorted(blocks)}", a)
         if ids.shape is None or len(ids.shape) != 2:
             return result.fail("ids are not [B, S]", ids)
         return result
 
-    def rewrite(self, op: Any, a: ir.Value, b: ir.Value, c: ir.Value, norm: ir.Value, codes: ir.Value, **v: Any) -> Any:
-        word, kind, position = (attributes_of(x.producer()) for x in (a, b, c))
+    def rewrite(
+        self, op: Any, a: ir.Value, b: ir.Value, c: ir.Value, norm: ir.Value, codes: ir.Value, **v: Any
+    ) -> Any:
+        word, kind, position = (made_with(x) for x in (a, b, c))
         attributes = {
             "columns": word["columns"],
             "word_bits": word["bits"],
             "type_bits": kind["bits"],
             "position_bits": position["bits"],
             "block": word["block"],
-            "epsilon": attributes_of(norm.producer()).get("epsilon", 1e-5),
+            "epsilon": made_with(norm).get("epsilon", 1e-5),
             **out_attributes(codes),
         }
-        names = "ids type_ids position_ids word ew kind et position ep gamma beta".split()
+        names = [
+            "ids",
+            "type_ids",
+            "position_ids",
+            "word",
+            "ew",
+            "kind",
+            "et",
+            "position",
+            "ep",
+            "gamma",
+            "beta",
+        ]
         inputs = [v[name] for name in names]
-        return self.fused(op, "EmbeddingLayerNorm", inputs, attributes, last=codes, like=norm, through=[a, b, c])
+        return self.fused(
+            op, "EmbeddingLayerNorm", inputs, attributes, last=codes, like=norm, through=[a, b, c]
+        )

@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from bqc.passes._fold import DOMAIN, FoldRule, apply
-from bqc.passes._graph import attributes_of
+from bqc.passes._graph import made_with
 from bqc.passes.fold_matmul import out_attributes
 
 __all__ = ["FoldGelu"]
@@ -32,11 +32,21 @@ class _LinearGelu(FoldRule):
         return op.BlockQuantize(g, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True)
 
     def rewrite(
-        self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any, y: ir.Value, g: ir.Value, codes: ir.Value, **_: Any
+        self,
+        op: Any,
+        x: Any,
+        ex: Any,
+        w: Any,
+        ew: Any,
+        bias: Any,
+        y: ir.Value,
+        g: ir.Value,
+        codes: ir.Value,
+        **_: Any,
     ) -> Any:
-        form = attributes_of(g.producer()).get("approximate", "none")
+        form = made_with(g).get("approximate", "none")
         attributes = {
-            **attributes_of(y.producer()),
+            **made_with(y),
             **out_attributes(codes),
             "approximate": int(form == "tanh"),
         }

@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from bqc.passes._fold import DOMAIN, FoldRule, apply
+from bqc.passes._graph import made_with
 
 __all__ = ["FoldHead"]
 
@@ -27,5 +28,4 @@ class _Tanh(FoldRule):
 
     def rewrite(self, op: Any, x: Any, t: ir.Value, codes: ir.Value, **_: Any) -> Any:
         exact = self.fused(op, "Tanh", [x], {}, last=t, like=t)
-        known = {name: attr.value for name, attr in codes.producer().attributes.items()}
-        return self.fused(op, "BlockQuantize", [exact], known, last=codes, like=t, through=[t])
+        return self.fused(op, "BlockQuantize", [exact], made_with(codes), last=codes, like=t, through=[t])

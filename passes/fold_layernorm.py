@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from bqc.passes._fold import DOMAIN, FoldRule, apply
-from bqc.passes._graph import attributes_of
+from bqc.passes._graph import made_with
 from bqc.passes.fold_matmul import out_attributes
 
 __all__ = ["FoldLayerNorm"]
@@ -48,7 +48,7 @@ class _LinearAddNorm(FoldRule):
 
     def check(self, context: Any, norm: ir.Value, **_: Any) -> Any:
         result = pattern.MatchResult()
-        axis = attributes_of(norm.producer()).get("axis", -1)
+        axis = made_with(norm).get("axis", -1)
         if norm.shape is not None and axis not in (-1, len(norm.shape) - 1):
             return result.fail(f"LayerNormalization over axis {axis}, not the last", norm)
         return result
@@ -71,13 +71,13 @@ class _LinearAddNorm(FoldRule):
         codes: ir.Value,
         **_: Any,
     ) -> Any:
-        residual = attributes_of(skip.producer())
+        residual = made_with(skip)
         attributes = {
-            **attributes_of(y.producer()),
+            **made_with(y),
             **out_attributes(codes),
             "residual_block": residual["block"],
             "residual_group": residual["group"],
-            "epsilon": attributes_of(norm.producer()).get("epsilon", 1e-5),
+            "epsilon": made_with(norm).get("epsilon", 1e-5),
         }
         inputs = [x, ex, w, ew, bias, r, er, gamma, beta]
         return self.fused(op, "BlockLinearAddNorm", inputs, attributes, last=codes, like=y, through=[y, norm])

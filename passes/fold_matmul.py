@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from bqc.passes._fold import DOMAIN, FoldRule, apply
-from bqc.passes._graph import attributes_of
+from bqc.passes._graph import made_with
 
 __all__ = ["FoldMatMul"]
 
@@ -28,8 +28,8 @@ class FoldMatMul(ir.passes.InPlacePass):
         BlockLinear(x, ex, w, ew, bias)
         BlockLinearQuantize(...)                   BlockLinearQuantizeValues(..., mask)
 
-    A Gather of tokens moves above the dequantise node first. Contract: ulp (the float MatMul's order of sums is
-    undefined, the integer one's is not); the last two rules are exact.
+    A Gather of tokens moves above the dequantise node first. Contract: ulp (the float MatMul's order of sums
+    is undefined, the integer one's is not); the last two rules are exact.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -49,7 +49,7 @@ class _GatherTokens(FoldRule):
 
     def check(self, context: Any, x: ir.Value, y: ir.Value, c: ir.Value, **_: Any) -> Any:
         result = pattern.MatchResult()
-        axis = attributes_of(y.producer()).get("axis", 0)
+        axis = made_with(y).get("axis", 0)
         if c.is_initializer() or c.shape is None or axis in (-1, len(c.shape) - 1):
             return result.fail("a weight, or a Gather along the blocks", y)
         return result
@@ -57,14 +57,14 @@ class _GatherTokens(FoldRule):
     def rewrite(
         self, op: Any, c: ir.Value, e: ir.Value, index: ir.Value, x: ir.Value, y: ir.Value, **_: Any
     ) -> Any:
-        axis = attributes_of(y.producer()).get("axis", 0)
+        axis = made_with(y).get("axis", 0)
         parts = []
         for part in (c, e):
             taken = op.Gather(part, index, axis=axis)
             taken.type = part.type
             taken.shape = _gathered(part, index, axis)
             parts.append(taken)
-        geometry = attributes_of(x.producer())
+        geometry = made_with(x)
         return self.fused(op, "BlockDequantize", parts, geometry, last=y, like=y, through=[x])
 
 
@@ -73,12 +73,14 @@ class _Linear(FoldRule):
 
     def pattern(self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any) -> Any:
         left = op.BlockDequantize(x, ex, _domain=DOMAIN, _outputs=["left"], _allow_other_attributes=True)
-        right = op.BlockDequantizeTiles(w, ew, _domain=DOMAIN, _outputs=["right"], _allow_other_attributes=True)
+        right = op.BlockDequantizeTiles(
+            w, ew, _domain=DOMAIN, _outputs=["right"], _allow_other_attributes=True
+        )
         return op.Add(op.MatMul(left, right, _outputs=["product"]), bias, _outputs=["y"])
 
     def check(self, context: Any, left: ir.Value, right: ir.Value, bias: ir.Value, **_: Any) -> Any:
         result = pattern.MatchResult()
-        a, b = attributes_of(left.producer()), attributes_of(right.producer())
+        a, b = made_with(left), made_with(right)
         if not bias.is_initializer() or bias.shape is None or len(bias.shape) != 1:
             return result.fail("the bias is no rank-1 initializer", bias)
         if _blocks(a, b["columns"]) != _blocks(b, b["columns"]):
@@ -99,8 +101,10 @@ class _Linear(FoldRule):
         y: ir.Value,
         **_: Any,
     ) -> Any:
-        attributes = attributes_of(right.producer())
-        return self.fused(op, "BlockLinear", [x, ex, w, ew, bias], attributes, last=y, like=y, through=[product])
+        attributes = made_with(right)
+        return self.fused(
+            op, "BlockLinear", [x, ex, w, ew, bias], attributes, last=y, like=y, through=[product]
+        )
 
 
 class _LinearQuantize(FoldRule):
@@ -111,8 +115,10 @@ class _LinearQuantize(FoldRule):
     def rewrite(
         self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any, y: ir.Value, codes: ir.Value, **_: Any
     ) -> Any:
-        attributes = {**attributes_of(y.producer()), **out_attributes(codes)}
-        return self.fused(op, "BlockLinearQuantize", [x, ex, w, ew, bias], attributes, last=codes, like=y, through=[y])
+        attributes = {**made_with(y), **out_attributes(codes)}
+        return self.fused(
+            op, "BlockLinearQuantize", [x, ex, w, ew, bias], attributes, last=codes, like=y, through=[y]
+        )
 
 
 class _LinearValues(FoldRule):
@@ -135,16 +141,18 @@ class _LinearValues(FoldRule):
         codes: ir.Value,
         **_: Any,
     ) -> Any:
-        known = attributes_of(codes.producer())
+        known = made_with(codes)
         out = {"heads": known["heads"], "out_bits": known["bits"], "out_block": known["block"]}
-        attributes = {**attributes_of(y.producer()), **out}
+        attributes = {**made_with(y), **out}
         inputs = [x, ex, w, ew, bias, mask]
-        return self.fused(op, "BlockLinearQuantizeValues", inputs, attributes, last=codes, like=y, through=[y])
+        return self.fused(
+            op, "BlockLinearQuantizeValues", inputs, attributes, last=codes, like=y, through=[y]
+        )
 
 
 def out_attributes(codes: ir.Value) -> dict[str, Any]:
     """Attributes of a BlockQuantize as those of an operator that ends in one."""
-    return {f"out_{name}": value for name, value in attributes_of(codes.producer()).items()}
+    return {f"out_{name}": value for name, value in made_with(codes).items()}
 
 
 def _blocks(attributes: dict[str, Any], length: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from bqc.passes._fold import DOMAIN, FoldRule, apply
-from bqc.passes._graph import attributes_of, constant
+from bqc.passes._graph import constant, made_with
 
 __all__ = ["FoldSoftmax"]
 
@@ -38,7 +38,9 @@ class FoldSoftmax(ir.passes.InPlacePass):
 class _Scores(FoldRule):
     reads_dequantized = True
 
-    def pattern(self, op: Any, q: Any, eq: Any, k: Any, ek: Any, split_q: Any, split_k: Any, scale: Any) -> Any:
+    def pattern(
+        self, op: Any, q: Any, eq: Any, k: Any, ek: Any, split_q: Any, split_k: Any, scale: Any
+    ) -> Any:
         options = {"_domain": DOMAIN, "_allow_other_attributes": True}
         a = op.BlockDequantize(q, eq, _outputs=["a"], **options)
         b = op.BlockDequantize(k, ek, _outputs=["b"], **options)
@@ -46,12 +48,14 @@ class _Scores(FoldRule):
         k4 = op.Transpose(op.Reshape(b, split_k, _allow_other_attributes=True), perm=[0, 2, 3, 1])
         return op.Mul(op.MatMul(q4, k4, _outputs=["product"]), scale, _outputs=["scores"])
 
-    def check(self, context: Any, a: ir.Value, b: ir.Value, split_q: ir.Value, scale: ir.Value, **_: Any) -> Any:
+    def check(
+        self, context: Any, a: ir.Value, b: ir.Value, split_q: ir.Value, scale: ir.Value, **_: Any
+    ) -> Any:
         result = pattern.MatchResult()
         split, factor = constant(split_q), constant(scale)
         if split is None or split.shape != (4,) or factor is None or factor.size != 1:
             return result.fail("the head split or the scale is not constant", scale)
-        left, right = (attributes_of(v.producer()) for v in (a, b))
+        left, right = (made_with(v) for v in (a, b))
         if left != right or left["group"] != split[3]:
             return result.fail("queries and keys do not share blocks inside a head", a)
         return result
@@ -71,13 +75,16 @@ class _Scores(FoldRule):
         **_: Any,
     ) -> Any:
         split, factor = constant(split_q), constant(scale)
-        assert split is not None and factor is not None, "checked"
+        assert split is not None, "checked"
+        assert factor is not None, "checked"
         attributes = {
             "heads": int(split[2]),
-            "block": attributes_of(a.producer())["block"],
+            "block": made_with(a)["block"],
             "scale": float(factor.reshape(-1)[0]),
         }
-        return self.fused(op, "BlockScores", [q, eq, k, ek], attributes, last=scores, like=scores, through=[product])
+        return self.fused(
+            op, "BlockScores", [q, eq, k, ek], attributes, last=scores, like=scores, through=[product]
+        )
 
 
 class _Context(FoldRule):
@@ -96,7 +103,7 @@ class _Context(FoldRule):
     def check(self, context: Any, split: ir.Value, b: ir.Value, **_: Any) -> Any:
         result = pattern.MatchResult()
         shape = constant(split)
-        if shape is None or shape.shape != (4,) or attributes_of(b.producer())["group"] != shape[3]:
+        if shape is None or shape.shape != (4,) or made_with(b)["group"] != shape[3]:
             return result.fail("values have no blocks inside heads", b)
         return result
 
@@ -114,5 +121,7 @@ class _Context(FoldRule):
     ) -> Any:
         shape = constant(split)
         assert shape is not None, "checked"
-        attributes = {"heads": int(shape[2]), "block": attributes_of(b.producer())["block"]}
-        return self.fused(op, "BlockContext", [p, v, ev], attributes, last=merged, like=merged, through=[product])
+        attributes = {"heads": int(shape[2]), "block": made_with(b)["block"]}
+        return self.fused(
+            op, "BlockContext", [p, v, ev], attributes, last=merged, like=merged, through=[product]
+        )

@@ -21,7 +21,8 @@ class PackWeights(ir.passes.InPlacePass):
 
     Before::
 
-        MatMul(x, Transpose(BlockDequantize(codes, exponents)))     Gather(BlockDequantize(codes, exponents), ids)
+        MatMul(x, Transpose(BlockDequantize(codes, exponents)))     Gather(BlockDequantize(codes, exponents),
+        ids)
 
     After::
 
@@ -70,7 +71,9 @@ def _tiles(model: ir.Model, dequantize: ir.Node, transpose: ir.Node) -> None:
 def _rows(model: ir.Model, dequantize: ir.Node, gather: ir.Node) -> None:
     codes, _, fmt, geometry = _weight(dequantize)
     source, exponents, ids = dequantize.inputs[0], dequantize.inputs[1], gather.inputs[1]
-    assert source is not None and exponents is not None and ids is not None, "a weight and its ids"
+    assert source is not None, "a weight and its ids"
+    assert exponents is not None, "a weight and its ids"
+    assert ids is not None, "a weight and its ids"
     packed = weight_part(model.graph, source, "rows", fmt.pack_rows(codes), str(fmt), codes.size)
     attributes = {"columns": codes.shape[1], "bits": fmt.bits, "block": geometry["block"], "layout": "row"}
     new = block_node("BlockGather", [ids, packed, exponents], attributes, like=gather)
@@ -81,7 +84,9 @@ def _rows(model: ir.Model, dequantize: ir.Node, gather: ir.Node) -> None:
 def _weight(dequantize: ir.Node) -> tuple[np.ndarray, np.ndarray, BlockShift, dict[str, int]]:
     codes, exponents = (constant(v) for v in dequantize.inputs)
     source = dequantize.inputs[0]
-    assert codes is not None and exponents is not None and source is not None, "a quantised weight"
+    assert codes is not None, "a quantised weight"
+    assert exponents is not None, "a quantised weight"
+    assert source is not None, "a quantised weight"
     fmt = BlockShift.parse(source.metadata_props[FORMAT_KEY])
     known = attributes_of(dequantize)
     return codes, exponents, fmt, {"block": known["block"], "group": known["group"]}

@@ -39,10 +39,12 @@ class PlanBbct(ir.passes.InPlacePass):
     """Choose formats for scheme `bbct` and write the plan onto the model.
 
     Options: ``weight_bits`` of the encoder's linears, ``embedding_bits`` of the tables (as weight_bits if 0),
-    ``block`` for weights and activations, ``fallback`` for rows that are no whole number of blocks (``pad``: the last
-    block is shorter; ``shrink``: the largest smaller block that fits; ``keep``: the weight stays float; ``error``),
-    ``max_error``: weights whose data-free error exceeds it get 8 bits, ``include`` and ``exclude`` patterns of weights.
-    The heads' small weights always have 8 bits. Source: BBCT, abstract (every member of the transformer).
+    ``block`` for weights and activations, ``fallback`` for rows that are no whole number of blocks (``pad``:
+    the last block is shorter; ``shrink``: the largest smaller block that fits; ``keep``: the weight stays
+    float; ``error``),
+    ``max_error``: weights whose data-free error exceeds it get 8 bits, ``include`` and ``exclude`` patterns
+    of weights. The heads' small weights always have 8 bits. Source: BBCT, abstract (every member of the
+    transformer).
     """
 
     weight_bits: int = 8
@@ -68,7 +70,7 @@ class PlanBbct(ir.passes.InPlacePass):
                 plan.kept[key] = "float: excluded"
                 continue
             assert weight.const_value is not None, "weight_inputs yields initializers"
-            length = int(weight.const_value.shape[axis])
+            length = int(weight.const_value.shape.numpy()[axis])
             self._weight(plan, key, node, length, anatomy.head_dim)
         self._activations(plan, model, anatomy.layers, anatomy.head_dim)
         plan.attach(model)
@@ -92,7 +94,9 @@ class PlanBbct(ir.passes.InPlacePass):
             scores = json.loads(node.metadata_props.get(SENSITIVITY_KEY, "{}"))
             error = scores.get(str(BlockShift(bits, self.block)))
             if error is None:
-                raise BqcError("--max-error needs scores: run annotate-sensitivity with the same bits and block first")
+                raise BqcError(
+                    "--max-error needs scores: run annotate-sensitivity with the same bits and block first"
+                )
             if error > self.max_error:
                 plan.kept[key] = f"8 bits: its error {error:.3g} at {bits} bits exceeds {self.max_error:g}"
                 bits = 8
@@ -116,7 +120,11 @@ class PlanBbct(ir.passes.InPlacePass):
 
     def _activations(self, plan: Plan, model: ir.Model, layers: int, head_dim: int) -> None:
         present = {key_of(node) for node in model.graph}
-        points = ["embedding:embedding.norm", *(f"{i}:{p}" for i in range(layers) for p in LAYER_POINTS), "head:pooler"]
+        points = [
+            "embedding:embedding.norm",
+            *(f"{i}:{p}" for i in range(layers) for p in LAYER_POINTS),
+            "head:pooler",
+        ]
         points = [p for p in points if p in present]
         off = matching(points, self.float_points, "float_points")
         # A point takes the block of the weights that read it, so that products can run on integers.
@@ -125,7 +133,9 @@ class PlanBbct(ir.passes.InPlacePass):
                 continue
             layer, kind = point.split(":")
             block = self._point_block(plan, layer, kind)
-            plan.activations[point] = BlockShift(self.activation_bits, block, head_dim if kind in _PER_HEAD else 0)
+            plan.activations[point] = BlockShift(
+                self.activation_bits, block, head_dim if kind in _PER_HEAD else 0
+            )
 
     def _point_block(self, plan: Plan, layer: str, kind: str) -> int | str:
         reader = {

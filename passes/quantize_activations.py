@@ -45,7 +45,8 @@ class QuantizeActivations(ir.passes.InPlacePass):
         y = LayerNormalization(...)             p = SoftmaxDequantize(MaskedSoftmax(scores, mask))
         y' = BlockDequantize(BlockQuantize(y))
 
-    Values have one exponent per sequence, head and block: `BlockQuantizeValues`. Contract: lossy, by the plan's formats.
+    Values have one exponent per sequence, head and block: `BlockQuantizeValues`. Contract: lossy, by the
+    plan's formats.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -76,7 +77,8 @@ def _pair(
 ) -> None:
     point = node.outputs[0]
     assert point.shape is not None, "canonical values are typed"
-    length = int(point.shape[-1])
+    length = point.shape[-1]
+    assert isinstance(length, int), "the last axis is static"
     block = fmt.block_size(length)
     if mask is None and fmt.block == "tensor":
         _tensor_pair(model, writer, node, fmt)
@@ -118,7 +120,12 @@ def _tensor_pair(model: ir.Model, writer: Writer, node: ir.Node, fmt: BlockShift
     back = block_node("BlockDequantize", quantize.outputs, {"block": 2**62, "group": 0}, like=node)
     size = standard_node("Shape", [point], {}, like=node, dtype=INT64, shape=[len(point.shape)])
     shaped = standard_node(
-        "Reshape", [back.outputs[0], size.outputs[0]], {}, like=node, dtype=ir.DataType.FLOAT, shape=list(point.shape)
+        "Reshape",
+        [back.outputs[0], size.outputs[0]],
+        {},
+        like=node,
+        dtype=ir.DataType.FLOAT,
+        shape=list(point.shape),
     )
     _take_over(model, node, [flat, quantize, back, size, shaped])
 
@@ -176,7 +183,12 @@ def _integer_mask(model: ir.Model, writer: Writer) -> ir.Value:
     one = writer.shared("bqc.one", np.array(1, np.int64))
     size = standard_node("Shape", [ids], {}, like=word, dtype=INT64, shape=[2])
     ones = standard_node(
-        "Expand", [one, size.outputs[0]], {}, like=word, dtype=INT64, shape=None if ids.shape is None else list(ids.shape)
+        "Expand",
+        [one, size.outputs[0]],
+        {},
+        like=word,
+        dtype=INT64,
+        shape=None if ids.shape is None else list(ids.shape),
     )
     model.graph.insert_before(word, [size, ones])
     return ones.outputs[0]

@@ -49,7 +49,12 @@ class QuantizeWeights(ir.passes.InPlacePass):
             if axis == 0:
                 shape = list(data.shape)
                 turned = standard_node(
-                    "Transpose", new[0].outputs, {"perm": [1, 0]}, like=node, dtype=ir.DataType.FLOAT, shape=shape
+                    "Transpose",
+                    new[0].outputs,
+                    {"perm": [1, 0]},
+                    like=node,
+                    dtype=ir.DataType.FLOAT,
+                    shape=shape,
                 )
                 new.append(turned)
             model.graph.insert_before(node, new)

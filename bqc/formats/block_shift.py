@@ -1,6 +1,7 @@
 """``BlockShift(bits, block)``: integers that share one power-of-two scale a block.
 
-``value = code * 2**exponent``. Source: BBCT (arXiv 2303.09184), abstract; the exact rules are ours, see docs/formats.
+``value = code * 2**exponent``. Source: BBCT (arXiv 2303.09184), abstract; the exact rules are ours, see
+docs/formats.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class BlockShift:
         if self.bits not in BITS:
             raise ValueError(f"BlockShift has no {self.bits}-bit codes; bits is one of 8, 6, 4")
         if self.block not in BLOCKS:
-            raise ValueError(f"BlockShift has no block {self.block!r}; block is one of 16, 32, 64, 128, 256, row, tensor")
+            raise ValueError(
+                f"BlockShift has no block {self.block!r}; block is one of 16, 32, 64, 128, 256, row, tensor"
+            )
 
     def __str__(self) -> str:
         group = f",group={self.group}" if self.group else ""
@@ -67,7 +70,7 @@ class BlockShift:
 
     def block_size(self, length: int) -> int:
         """Elements of a full block in a row of ``length``."""
-        return length if isinstance(self.block, str) else self.block
+        return self.block if isinstance(self.block, int) else length
 
     @property
     def low(self) -> int:
@@ -99,8 +102,8 @@ class BlockShift:
             x: float [..., K], any values (see `sanitize`).
 
         Returns:
-            codes int8 [..., K] and exponents int8 [..., blocks]; the exponent is ``ceil(log2(max)) - (bits - 1)``, the
-            smallest with ``max <= 2**(bits - 1) * 2**exponent``, at least -126.
+            codes int8 [..., K] and exponents int8 [..., blocks]; the exponent is ``ceil(log2(max)) - (bits -
+            1)``, the smallest with ``max <= 2**(bits - 1) * 2**exponent``, at least -126.
         """
         clean = sanitize(x)
         exponents = range_exponents(self._largest(clean), self.bits)
@@ -109,25 +112,16 @@ class BlockShift:
     def quantize_weights(self, w: NDArray[Any]) -> tuple[I8, I8]:
         """Quantise a matrix [N, K] with the exponents of least squared error, clipping allowed.
 
-        For every block the exponent that its range asks for and the two (8, 6 bits) or three (4 bits) below are tried.
+        For every block the exponent that its range asks for and the two (8, 6 bits) or three (4 bits) below
+        are tried.
         """
-        codes = np.empty(w.shape, np.int8)
-        exponents = np.empty((len(w), self.blocks(w.shape[1]).count), np.int8)
-        if self.block == "tensor":
-            clean = sanitize(w)
-            codes[:], exponents[:] = self._search(clean, range_exponents(self._largest(clean), self.bits))
-            return codes, exponents
+        parts = self._search_rows(w)
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
-        # Rows do not depend on each other: small parts stay in cache, and numpy lets other threads run meanwhile.
-        def part(start: int) -> None:
-            rows = slice(start, start + step)
-            clean = sanitize(w[rows])
-            codes[rows], exponents[rows] = self._search(clean, range_exponents(self._largest(clean), self.bits))
-
-        step = max(1, CHUNK // w.shape[1])
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(part, range(0, len(w), step)))
-        return codes, exponents
+    def weight_error(self, w: NDArray[Any]) -> float:
+        """Relative squared error of `quantize_weights`: sum((w - Q(w))^2) / sum(w^2)."""
+        total = float(np.einsum("nk,nk->", w, w, dtype=np.float64))
+        return sum(float(p[2].sum()) for p in self._search_rows(w)) / (total or 1.0)
 
     def dequantize(self, codes: I8, exponents: I8) -> F32:
         """float32 [..., K] from codes int8 [..., K] and exponents int8 [..., blocks]."""
@@ -144,7 +138,7 @@ class BlockShift:
         return layouts.unpack_rows(packed, self.bits, columns)
 
     def pack_matrix(self, codes: I8) -> NDArray[np.uint8]:
-        """Codes int8 [N, K] of a weight to the tiles uint8 [N/16, K * bits/32, 16, 4] that kernels read in place."""
+        """Codes int8 [N, K] of a weight to the tiles uint8 [N/16, K * bits/32, 16, 4] of kernels."""
         return layouts.pack_tiles(codes, self.bits, self.group)
 
     def unpack_matrix(self, packed: NDArray[np.uint8], rows: int, columns: int) -> I8:
@@ -158,10 +152,19 @@ class BlockShift:
             largest = np.broadcast_to(largest.max(initial=0), largest.shape)
         return largest
 
-    def _search(self, clean: F32, top: I8) -> tuple[I8, I8]:
-        """Codes and exponents of least squared error among ``top`` and the exponents just below it."""
+    def _search_rows(self, w: NDArray[Any]) -> list[tuple[I8, I8, NDArray[np.float64]]]:
+        """`_search` over a matrix [N, K], a few rows at a time."""
+        # Rows do not depend on each other: small parts stay in cache, and numpy lets other threads run
+        # meanwhile.
+        step = len(w) if self.block == "tensor" else max(1, CHUNK // w.shape[1])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(lambda start: self._search(w[start : start + step]), range(0, len(w), step)))
+
+    def _search(self, w: NDArray[Any]) -> tuple[I8, I8, NDArray[np.float64]]:
+        """Codes, exponents and squared errors [N, blocks] of the best exponents."""
+        clean = sanitize(w)
         blocks = self.blocks(clean.shape[-1])
-        best = top
+        top = best = range_exponents(self._largest(clean), self.bits)
         codes, error = self._trial(clean, top, blocks)
         for step in range(1, 4 if self.bits == 4 else 3):
             exponents = np.maximum(top.astype(np.int32) - step, MIN_EXPONENT).astype(np.int8)
@@ -169,7 +172,7 @@ class BlockShift:
             better = trial_error < error
             best, error = np.where(better, exponents, best), np.where(better, trial_error, error)
             codes = np.where(better[..., blocks.owner], trial, codes)
-        return codes, best
+        return codes, best, error
 
     def _trial(self, clean: F32, exponents: I8, blocks: Blocks) -> tuple[I8, NDArray[np.float64]]:
         codes = encode(clean, exponents, blocks.owner, self.bits)
@@ -178,7 +181,7 @@ class BlockShift:
         difference = (codes * scale - clean).astype(np.float64)
         error: NDArray[np.float64] = np.add.reduceat(difference * difference, blocks.starts, axis=-1)
         if self.block == "tensor":
-            error = np.broadcast_to(error.sum(), error.shape)
+            error = np.broadcast_to(error.mean(), error.shape)
         return codes, error
 
 

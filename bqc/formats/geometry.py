@@ -15,7 +15,8 @@ __all__ = ["Blocks"]
 class Blocks:
     """Blocks of a row of ``length`` elements.
 
-    The row is cut into groups of ``group`` elements (attention heads; one group if not given), each group into blocks of
+    The row is cut into groups of ``group`` elements (attention heads; one group if not given), each group
+    into blocks of
     ``block`` elements. The last block of a group may be shorter; a block never crosses a group.
 
     Raises ValueError if the row is not a whole number of groups.

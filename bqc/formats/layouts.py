@@ -1,15 +1,16 @@
 """How codes lie in the file: one portable layout for weights of MatMul, one for lookup tables.
 
-Codes are stored unsigned (``code + 2**(bits - 1)``). Both layouts are made of planes so that they can be taken apart
-with shifts and reshapes alone, by the function bodies as well as by a vector unit.
+Codes are stored unsigned (``code + 2**(bits - 1)``). Both layouts are made of planes so that they can be
+taken apart with shifts and reshapes alone, by the function bodies as well as by a vector unit.
 
-Planes of 4- and 6-bit codes: the low nibbles, two codes a byte; then for 6 bits the two high bits, four codes a byte.
+Planes of 4- and 6-bit codes: the low nibbles, two codes a byte; then for 6 bits the two high bits, four
+codes a byte.
 
-- rows ``row_u8 | row_u4 | row_u6``, uint8 [V, ceil4(H) * bits/8] (8 bits: [V, H]): byte j of the nibble plane holds columns j and
-  j + ceil4(H)/2; byte j of the high plane columns j + s * ceil4(H)/4.
-- tiles ``n16k4_u8 | n16k4_u4 | n16k4_u6``, uint8 [ceil16(N)/16, K' * bits/32, 16, 4], where K' is K with every group
-  of inputs padded to a multiple of 16: a 64-byte tile holds 4 inputs of 16 outputs; in the nibble plane 2 x 4 inputs
-  (low nibbles first), in the high plane 4 x 4.
+- rows ``row_u8 | row_u4 | row_u6``, uint8 [V, ceil4(H) * bits/8] (8 bits: [V, H]): byte j of the nibble
+  plane holds columns j and j + ceil4(H)/2; byte j of the high plane columns j + s * ceil4(H)/4.
+- tiles ``n16k4_u8 | n16k4_u4 | n16k4_u6``, uint8 [ceil16(N)/16, K' * bits/32, 16, 4], where K' is K with
+  every group of inputs padded to a multiple of 16: a 64-byte tile holds 4 inputs of 16 outputs; in the
+  nibble plane 2 x 4 inputs (low nibbles first), in the high plane 4 x 4.
 """
 
 from __future__ import annotations

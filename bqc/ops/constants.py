@@ -1,8 +1,9 @@
 """Every number that the operator definitions share: tables and polynomial coefficients.
 
-Bodies, numpy references and C++ kernels take them from here (the C++ header is compared with this file by a test).
-All are exact binary32 values, written in hexadecimal. Fitted on Chebyshev nodes; largest errors, evaluated in
-binary32 against binary64 functions: ``EXP2`` 8.4e-8 relative on [0, 1], ``GELU`` 1.5e-6 absolute everywhere.
+Bodies, numpy references and C++ kernels take them from here (the C++ header is compared with this file by a
+test). All are exact binary32 values, written in hexadecimal. Fitted on Chebyshev nodes; largest errors,
+evaluated in binary32 against binary64 functions: ``EXP2`` 8.4e-8 relative on [0, 1], ``GELU`` 1.5e-6
+absolute everywhere.
 """
 
 from __future__ import annotations

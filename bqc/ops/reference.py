@@ -1,9 +1,10 @@
 """The operators of ``ai.bqc`` in numpy: what every function body and every kernel must equal, bit for bit.
 
-All arithmetic is binary32, one operation at a time, in the order written; integer sums are exact. Shapes: ``...`` is any
-leading dimensions, ``B`` batch, ``S`` sequence, ``H`` hidden, ``h`` heads, ``d`` head size, ``n`` exponents of a row.
-A quantised tensor is the pair (codes int8 [..., K], exponents int8 [..., n]); its blocks are `Blocks(K, block, group)`.
-Source of the operator list: BBCT (arXiv 2303.09184), abstract; the arithmetic is ours.
+All arithmetic is binary32, one operation at a time, in the order written; integer sums are exact. Shapes:
+``...`` is any leading dimensions, ``B`` batch, ``S`` sequence, ``H`` hidden, ``h`` heads, ``d`` head size,
+``n`` exponents of a row. A quantised tensor is the pair (codes int8 [..., K], exponents int8 [..., n]); its
+blocks are `Blocks(K, block, group)`. Source of the operator list: BBCT (arXiv 2303.09184), abstract; the
+arithmetic is ours.
 """
 
 from __future__ import annotations
@@ -63,11 +64,13 @@ def block_quantize(x: F32, *, bits: int, block: int, group: int) -> Quantized:
 def block_dequantize(codes: I8, exponents: I8, *, block: int, group: int) -> F32:
     """x [..., K] = codes * 2**exponents."""
     owner = Blocks(codes.shape[-1], block, group).owner
-    return f32(codes) * power_of_two(exponents[..., owner])
+    x: F32 = codes.astype(np.float32) * power_of_two(exponents[..., owner])
+    return x
 
 
 def block_quantize_values(x: F32, mask: I64, *, heads: int, bits: int, block: int) -> Quantized:
-    """As `block_quantize` of x [B, S, H] in groups of a head, with one exponent for all tokens that the mask keeps.
+    """As `block_quantize` of x [B, S, H] in groups of a head, with one exponent for all tokens that the mask
+    keeps.
 
     Returns codes int8 [B, S, H] and exponents int8 [B, n].
     """
@@ -124,7 +127,15 @@ def layer_norm(x: F32, gamma: F32, beta: F32, *, epsilon: float) -> F32:
 
 
 def block_linear(
-    codes: I8, exponents: I8, weight: U8, weight_exponents: I8, bias: F32, *, bits: int, block: int, group: int
+    codes: I8,
+    exponents: I8,
+    weight: U8,
+    weight_exponents: I8,
+    bias: F32,
+    *,
+    bits: int,
+    block: int,
+    group: int,
 ) -> F32:
     """y [..., N] = x [..., K] W^T + bias; weight in tiles `n16k4_u<bits>`, its exponents int8 [n, ceil16(N)].
 
@@ -138,7 +149,7 @@ def block_linear(
     for i, (start, size) in enumerate(zip(blocks.starts, blocks.sizes, strict=True)):
         dot = x[..., start : start + size] @ w[:, start : start + size].T
         weight_scale = power_of_two(weight_exponents[i, :rows])
-        acc = acc + (f32(dot) * weight_scale) * power_of_two(exponents[..., i : i + 1])
+        acc = acc + (dot.astype(np.float32) * weight_scale) * power_of_two(exponents[..., i : i + 1])
     return finite(acc + bias)
 
 
@@ -156,7 +167,9 @@ def block_linear_quantize_values(
     return block_quantize_values(y, mask, heads=heads, bits=out_bits, block=out_block)
 
 
-def block_linear_gelu(*inputs: Any, bits: int, block: int, group: int, approximate: int, **out: int) -> Quantized:
+def block_linear_gelu(
+    *inputs: Any, bits: int, block: int, group: int, approximate: int, **out: int
+) -> Quantized:
     """`block_linear`, then `gelu`, then `block_quantize`."""
     y = block_linear(*inputs, bits=bits, block=block, group=group)
     return _quantize_out(gelu(y, approximate=approximate), **out)
@@ -193,13 +206,15 @@ def block_dequantize_tiles(
     """The packed weight as a float matrix [K, N]; ``rows`` is N, ``columns`` is K."""
     owner = Blocks(columns, block, group).owner
     codes = unpack_tiles(weight, bits, rows, columns, group or columns)
-    return f32(codes.T) * power_of_two(weight_exponents[owner, :rows])
+    return codes.T.astype(np.float32) * power_of_two(weight_exponents[owner, :rows])
 
 
 # Attention
 
 
-def block_scores(q: I8, q_exponents: I8, key: I8, key_exponents: I8, *, heads: int, block: int, scale: float) -> F32:
+def block_scores(
+    q: I8, q_exponents: I8, key: I8, key_exponents: I8, *, heads: int, block: int, scale: float
+) -> F32:
     """Scores [B, h, S, S] = (Q K^T) * scale from quantised [B, S, H] with blocks inside heads."""
     width = q.shape[-1] // heads
     blocks = Blocks(width, block)
@@ -210,7 +225,7 @@ def block_scores(q: I8, q_exponents: I8, key: I8, key_exponents: I8, *, heads: i
         part = slice(start, start + size)
         dot = q4[..., part] @ k4[..., part].swapaxes(2, 3)
         key_scale = power_of_two(ke[..., i])[:, :, None, :]
-        acc = acc + (f32(dot) * key_scale) * power_of_two(qe[..., i : i + 1])
+        acc = acc + (dot.astype(np.float32) * key_scale) * power_of_two(qe[..., i : i + 1])
     return finite(acc * f32(scale))
 
 
@@ -223,7 +238,9 @@ def masked_softmax(scores: F32, mask: I64) -> U8:
     alive = (mask != 0).any(axis=-1)[:, None, None, None]
     s = np.where(alive, sanitize(scores), f32(0))
     top = np.where(keep, s, f32(-k.FLT_MAX)).max(axis=-1, keepdims=True, initial=-k.FLT_MAX)
-    fraction, power = _exp2_parts(np.minimum(np.maximum((s - top) * f32(k.LOG2E), f32(k.SOFTMAX_LOW)), f32(0)))
+    fraction, power = _exp2_parts(
+        np.minimum(np.maximum((s - top) * f32(k.LOG2E), f32(k.SOFTMAX_LOW)), f32(0))
+    )
     codes = np.rint(fraction * (power * f32(k.SOFTMAX_SCALE)))
     return np.where(keep, codes, f32(0)).astype(np.uint8)
 
@@ -241,7 +258,9 @@ def block_context(probabilities: U8, values: I8, value_exponents: I8, *, heads: 
     exponents = value_exponents.reshape(value_exponents.shape[0], heads, value_exponents.shape[1] // heads)
     dot = probabilities.astype(np.int32) @ v4
     total = probabilities.sum(axis=-1, keepdims=True, dtype=np.int32)
-    c4 = (f32(dot) * power_of_two(exponents[..., owner])[:, :, None, :]) / f32(total)
+    c4 = (dot.astype(np.float32) * power_of_two(exponents[..., owner])[:, :, None, :]) / total.astype(
+        np.float32
+    )
     return np.ascontiguousarray(c4.transpose(0, 2, 1, 3)).reshape(values.shape)
 
 
@@ -298,7 +317,9 @@ def embedding_layer_norm(
     """`layer_norm` of (word + type) + position, then `block_quantize`; ids [B, S], position_ids [1 or B, S]."""
     x = block_gather(ids, word, word_exponents, columns=columns, bits=word_bits, block=block)
     x = x + block_gather(type_ids, kind, kind_exponents, columns=columns, bits=type_bits, block=block)
-    x = x + block_gather(position_ids, position, position_exponents, columns=columns, bits=position_bits, block=block)
+    x = x + block_gather(
+        position_ids, position, position_exponents, columns=columns, bits=position_bits, block=block
+    )
     return _quantize_out(layer_norm(x, gamma, beta, epsilon=epsilon), **out)
 
 

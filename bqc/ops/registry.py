@@ -1,7 +1,8 @@
-"""The operator registry of ``ai.bqc``: body, numpy reference, arity, attributes and shape inference of every operator.
+"""The operator registry of ``ai.bqc``: body, numpy reference, arity, attributes and shape inference of every
+operator.
 
-Inference through a function body loses block counts and the ONNX checker accepts any arity in a custom domain, so passes
-take both from here.
+Inference through a function body loses block counts and the ONNX checker accepts any arity in a custom
+domain, so passes take both from here.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ def functions_for(names: Iterable[str]) -> list[onnx.FunctionProto]:
         proto = body.to_function_proto()
         # Calls made inside If and Loop branches do not reach the import list by themselves.
         del proto.opset_import[:]
-        proto.opset_import.extend([onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(DOMAIN, VERSION)])
+        proto.opset_import.extend(
+            [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(DOMAIN, VERSION)]
+        )
         ordered[body.name] = proto
 
     for name in sorted(names):
@@ -129,7 +132,9 @@ _ALL = (
     Operator("Gelu", elementary.Gelu, reference.gelu, _same),
     Operator("Tanh", elementary.Tanh, reference.tanh, _same),
     Operator("LayerNorm", elementary.LayerNorm, reference.layer_norm, _same),
-    Operator("BlockLinear", linear.BlockLinear, reference.block_linear, lambda i, a: [(F32, _linear_shape(i))]),
+    Operator(
+        "BlockLinear", linear.BlockLinear, reference.block_linear, lambda i, a: [(F32, _linear_shape(i))]
+    ),
     Operator(
         "BlockLinearQuantize",
         linear.BlockLinearQuantize,
@@ -167,11 +172,19 @@ _ALL = (
         reference.block_scores,
         lambda i, a: [(F32, [i[0][0], a["heads"], i[0][1], i[2][1]])],
     ),
-    Operator("MaskedSoftmax", attention.MaskedSoftmax, reference.masked_softmax, lambda i, a: [(U8, list(i[0]))]),
     Operator(
-        "SoftmaxDequantize", attention.SoftmaxDequantize, reference.softmax_dequantize, _same, has_kernel=False
+        "MaskedSoftmax", attention.MaskedSoftmax, reference.masked_softmax, lambda i, a: [(U8, list(i[0]))]
     ),
-    Operator("BlockContext", attention.BlockContext, reference.block_context, lambda i, a: [(F32, list(i[1]))]),
+    Operator(
+        "SoftmaxDequantize",
+        attention.SoftmaxDequantize,
+        reference.softmax_dequantize,
+        _same,
+        has_kernel=False,
+    ),
+    Operator(
+        "BlockContext", attention.BlockContext, reference.block_context, lambda i, a: [(F32, list(i[1]))]
+    ),
     Operator(
         "BlockAttention",
         attention.BlockAttention,

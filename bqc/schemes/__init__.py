@@ -1,4 +1,7 @@
-"""Schemes: one file a published system. A scheme turns options into a pipeline of passes and states its bounds."""
+"""Schemes: one file a published system.
+
+A scheme turns options into a pipeline of passes and states its bounds.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """`bbct`: block-wise power-of-two quantisation of the whole transformer, without retraining.
 
-Source: Dong, Chen, "Blockwise compression of transformer-based models without retraining" (arXiv 2303.09184), abstract.
+Source: Dong, Chen, "Blockwise compression of transformer-based models without retraining" (arXiv
+2303.09184), abstract.
 """
 
 from __future__ import annotations

@@ -154,15 +154,33 @@ def bert_cases(s: Sizes) -> list[Case]:
     position = np.arange(s.length, dtype=np.int64)[None]
     attention = {"heads": s.heads, "block": inner}
     cases = [
-        Case("BlockQuantize", [special(floats(*lead, hidden, wide=True))], {"bits": s.out_bits, "block": s.block, "group": s.width}),
-        Case("BlockQuantize", [special(floats(*lead, hidden, wide=True))], {"bits": s.out_bits, "block": s.block, "group": 0}),
+        Case(
+            "BlockQuantize",
+            [special(floats(*lead, hidden, wide=True))],
+            {"bits": s.out_bits, "block": s.block, "group": s.width},
+        ),
+        Case(
+            "BlockQuantize",
+            [special(floats(*lead, hidden, wide=True))],
+            {"bits": s.out_bits, "block": s.block, "group": 0},
+        ),
         Case("BlockDequantize", list(residual), {"block": s.block, "group": 0}),
-        Case("BlockQuantizeValues", [special(floats(*lead, hidden)), mask], {**attention, "bits": s.out_bits}),
+        Case(
+            "BlockQuantizeValues", [special(floats(*lead, hidden)), mask], {**attention, "bits": s.out_bits}
+        ),
         Case("Gelu", [special(floats(*lead, s.ffn) * 3)], {"approximate": s.seed % 2}),
         Case("Tanh", [special(floats(*lead, s.ffn) * 3)], {}),
-        Case("LayerNorm", [special(floats(*lead, hidden, wide=True)), gamma, beta], {"epsilon": 1e-12}, (1, 2)),
+        Case(
+            "LayerNorm", [special(floats(*lead, hidden, wide=True)), gamma, beta], {"epsilon": 1e-12}, (1, 2)
+        ),
         Case("BlockLinear", linear(hidden, s.ffn), geometry, weights, layout=tiles),
-        Case("BlockLinear", linear(hidden, s.ffn, s.width), {**geometry, "group": s.width}, weights, layout=tiles),
+        Case(
+            "BlockLinear",
+            linear(hidden, s.ffn, s.width),
+            {**geometry, "group": s.width},
+            weights,
+            layout=tiles,
+        ),
         Case(
             "BlockDequantizeTiles",
             linear(hidden, s.ffn, s.width)[2:4],
@@ -171,7 +189,13 @@ def bert_cases(s: Sizes) -> list[Case]:
             layout=tiles,
         ),
         Case("SoftmaxDequantize", [codes], {}),
-        Case("BlockLinearQuantize", linear(hidden, hidden), {**geometry, **out, "out_group": s.width}, weights, layout=tiles),
+        Case(
+            "BlockLinearQuantize",
+            linear(hidden, hidden),
+            {**geometry, **out, "out_group": s.width},
+            weights,
+            layout=tiles,
+        ),
         Case(
             "BlockLinearQuantizeValues",
             [*linear(hidden, hidden), mask],
@@ -179,7 +203,13 @@ def bert_cases(s: Sizes) -> list[Case]:
             weights,
             layout=tiles,
         ),
-        Case("BlockLinearGelu", linear(hidden, s.ffn), {**geometry, "approximate": s.seed % 2, **out}, weights, layout=tiles),
+        Case(
+            "BlockLinearGelu",
+            linear(hidden, s.ffn),
+            {**geometry, "approximate": s.seed % 2, **out},
+            weights,
+            layout=tiles,
+        ),
         Case(
             "BlockLinearAddNorm",
             [*linear(s.ffn, hidden), *residual, gamma, beta],
@@ -195,11 +225,25 @@ def bert_cases(s: Sizes) -> list[Case]:
             [*head, *key, *values, mask],
             {**attention, "scale": float(np.float32(s.width**-0.5)), "out_bits": s.out_bits},
         ),
-        Case("BlockGather", [ids, *rows(7)], {"columns": hidden, "bits": s.bits, "block": s.block}, (1, 2), layout={"layout": "row"}),
+        Case(
+            "BlockGather",
+            [ids, *rows(7)],
+            {"columns": hidden, "bits": s.bits, "block": s.block},
+            (1, 2),
+            layout={"layout": "row"},
+        ),
         Case(
             "EmbeddingLayerNorm",
             [ids, ids % 2, position, *rows(7), *rows(2), *rows(max(s.length, 1)), gamma, beta],
-            {"columns": hidden, "word_bits": s.bits, "type_bits": s.bits, "position_bits": s.bits, "block": s.block, "epsilon": 1e-12, **out},
+            {
+                "columns": hidden,
+                "word_bits": s.bits,
+                "type_bits": s.bits,
+                "position_bits": s.bits,
+                "block": s.block,
+                "epsilon": 1e-12,
+                **out,
+            },
             tuple(range(3, 11)),
             layout={"layout": "row"},
         ),

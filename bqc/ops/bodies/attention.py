@@ -70,7 +70,9 @@ def MaskedSoftmax(scores, mask):
     keep, alive = EffectiveMask(mask)
     keep4 = op.Unsqueeze(keep, op.Constant(value_ints=[1, 2]))
     alive4 = op.Unsqueeze(
-        op.Slice(alive, op.Constant(value_ints=[0]), op.Constant(value_ints=[1]), op.Constant(value_ints=[1])),
+        op.Slice(
+            alive, op.Constant(value_ints=[0]), op.Constant(value_ints=[1]), op.Constant(value_ints=[1])
+        ),
         op.Constant(value_ints=[1, 2]),
     )
     zero = op.Constant(value_float=0.0)

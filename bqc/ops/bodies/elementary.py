@@ -44,7 +44,9 @@ def Sanitize(x):
 @script(ai_bqc)
 def CeilLog2(x):
     """Smallest c with x <= 2**c, int64: the number of powers of two below x."""
-    below = op.Cast(op.Greater(op.Unsqueeze(x, op.Constant(value_ints=[-1])), op.Constant(value=POWERS)), to=7)
+    below = op.Cast(
+        op.Greater(op.Unsqueeze(x, op.Constant(value_ints=[-1])), op.Constant(value=POWERS)), to=7
+    )
     count = op.ReduceSum(below, op.Constant(value_ints=[-1]), keepdims=1)
     return op.Add(op.Reshape(count, op.Shape(x), allowzero=1), op.Constant(value_int=-126))
 
@@ -58,7 +60,7 @@ def PowerOfTwo(exponent):
 
 @script(ai_bqc)
 def BlockOwner(length, block, group):
-    """For rows of length [1]: the block of each element, int64 [length]; also the span of a group and its blocks, [1]."""
+    """Block of each element, int64 [length]; span of a group, blocks in it and their size, [1]."""
     span = op.Where(op.Equal(group, op.Constant(value_ints=[0])), length, group)
     size = op.Min(block, span)
     per_group = op.Div(op.Sub(op.Add(span, size), op.Constant(value_ints=[1])), size)

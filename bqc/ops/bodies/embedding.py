@@ -83,9 +83,17 @@ def EmbeddingLayerNorm(
 ):
     """`LayerNorm` of (word + type) + position, then `BlockQuantize`."""
     w = BlockGather(ids, word, word_exponents, columns=columns, bits=word_bits, block=block, layout=layout)
-    t = BlockGather(type_ids, kind, kind_exponents, columns=columns, bits=type_bits, block=block, layout=layout)
+    t = BlockGather(
+        type_ids, kind, kind_exponents, columns=columns, bits=type_bits, block=block, layout=layout
+    )
     p = BlockGather(
-        position_ids, position, position_exponents, columns=columns, bits=position_bits, block=block, layout=layout
+        position_ids,
+        position,
+        position_exponents,
+        columns=columns,
+        bits=position_bits,
+        block=block,
+        layout=layout,
     )
     x = LayerNorm(op.Add(op.Add(w, t), p), gamma, beta, epsilon=epsilon)
     codes, out_exponents = BlockQuantize(x, bits=out_bits, block=out_block, group=out_group)

@@ -71,7 +71,7 @@ def UnpackTiles(weight, bits: int = 8):
 
 @script(ai_bqc)
 def PadGroups(codes, span):
-    """int8 codes [..., K] to uint8 codes + 128 [..., K'], every group padded with zero codes to a multiple of 16."""
+    """int8 codes [..., K] to uint8 codes + 128 [..., K'], groups padded to multiples of 16."""
     lead = op.Slice(op.Shape(codes), op.Constant(value_ints=[0]), op.Constant(value_ints=[-1]))
     groups = op.Div(op.Shape(codes, start=-1), span)
     x = op.Add(op.Cast(codes, to=6), op.Cast(op.Constant(value_int=128), to=6))
@@ -270,7 +270,7 @@ def BlockLinearAddNorm(
 
 @script(ai_bqc)
 def EffectiveMask(mask):
-    """Booleans [B, S]: mask != 0, or all true in a sequence where nothing is; and whether anything is, [B, 1]."""
+    """Keys kept [B, S]: mask != 0, or all where nothing is; and whether anything is, [B, 1]."""
     keep = op.Cast(mask, to=9)
     alive = op.Greater(
         op.ReduceSum(op.Cast(keep, to=7), op.Constant(value_ints=[-1]), keepdims=1), op.Constant(value_int=0)
@@ -289,7 +289,9 @@ def BlockQuantizeValues(x, mask, heads: int = 12, bits: int = 8, block: int = 64
     group1 = op.Div(length, op.Reshape(op.Constant(value_int=heads), one))
     owner, span, per_group, size = BlockOwner(length, block1, group1)
     keep, alive = EffectiveMask(mask)
-    kept = op.Where(op.Unsqueeze(keep, op.Constant(value_ints=[2])), op.Abs(clean), op.Constant(value_float=0.0))
+    kept = op.Where(
+        op.Unsqueeze(keep, op.Constant(value_ints=[2])), op.Abs(clean), op.Constant(value_float=0.0)
+    )
     columns = op.ReduceMax(kept, one, keepdims=1)
     batch = op.Shape(x, end=1)
     flat = op.Reshape(columns, op.Concat(batch, length, axis=0), allowzero=1)
