@@ -1,4 +1,4 @@
-"""Every operator's compiled kernel, at every ISA level and thread count, against `bqc.ops.reference`, byte for byte."""
+"""Every operator's kernel, at every ISA level and thread count, against `bqc.ops.reference`, byte for byte."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def levels() -> list[str]:
     return found
 
 
-def model(op: str, inputs: list[Array], constant: set[int], outputs: list[Array], attributes: dict[str, Any]) -> bytes:
+def model(
+    op: str, inputs: list[Array], constant: set[int], outputs: list[Array], attributes: dict[str, Any]
+) -> bytes:
     names = [f"in{i}" for i in range(len(inputs))]
     results = [f"out{i}" for i in range(len(outputs))]
     graph = helper.make_graph(
@@ -76,7 +78,13 @@ def session(blob: bytes, threads: int) -> ort.InferenceSession:
 
 @pytest.fixture
 def check(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def run(op: str, function: Any, inputs: list[Array], attributes: dict[str, Any], constant: set[int] = frozenset()):
+    def run(
+        op: str,
+        function: Any,
+        inputs: list[Array],
+        attributes: dict[str, Any],
+        constant: set[int] = frozenset(),
+    ):
         plain = {k: v for k, v in attributes.items() if k != "layout"}
         with np.errstate(all="ignore"):
             expected = function(*inputs, **plain)
@@ -121,7 +129,9 @@ class Maker:
         return self.r.integers(low, high + 1, shape).astype(np.int8)
 
     def pair(self, *shape: int, block: int, group: int = 0, **range_: int) -> tuple[Array, Array]:
-        return self.codes(*shape), self.exponents(*shape[:-1], Blocks(shape[-1], block, group).count, **range_)
+        return self.codes(*shape), self.exponents(
+            *shape[:-1], Blocks(shape[-1], block, group).count, **range_
+        )
 
     def linear(
         self, lead: tuple[int, ...], k: int, n: int, bits: int, block: int, group: int = 0, **range_: int
@@ -188,7 +198,9 @@ def test_dequantize(check: Any, k: int, bits: int, block: int, group: int) -> No
         check("BlockDequantize", reference.block_dequantize, list(pair), {"block": block, "group": group})
 
 
-@pytest.mark.parametrize(("hidden", "heads", "bits", "block"), [(768, 12, 8, 64), (312, 12, 8, 32), (64, 2, 4, 16)])
+@pytest.mark.parametrize(
+    ("hidden", "heads", "bits", "block"), [(768, 12, 8, 64), (312, 12, 8, 32), (64, 2, 4, 16)]
+)
 @pytest.mark.parametrize("kind", ["all", "right", "left", "empty", "holes"])
 def test_quantize_values(check: Any, hidden: int, heads: int, bits: int, block: int, kind: str) -> None:
     make = Maker(hidden)
@@ -275,7 +287,9 @@ OUT = [{"out_bits": 8, "out_block": 64, "out_group": 0}, {"out_bits": 6, "out_bl
 
 
 @pytest.mark.parametrize(("lead", "k", "n", "bits", "block", "group"), LINEAR)
-def test_fused_linear(check: Any, lead: tuple[int, ...], k: int, n: int, bits: int, block: int, group: int) -> None:
+def test_fused_linear(
+    check: Any, lead: tuple[int, ...], k: int, n: int, bits: int, block: int, group: int
+) -> None:
     make = Maker(k + n + 1)
     inputs = make.linear(lead, k, n, bits, block, group)
     attributes = linear_attributes(bits, block, group) | {"out_bits": 8, "out_block": 64, "out_group": 0}
@@ -325,7 +339,9 @@ ATTENTION = [
 
 @pytest.mark.parametrize("kind", ["all", "right", "left", "empty", "holes"])
 @pytest.mark.parametrize(("batch", "length", "heads", "width", "block"), ATTENTION)
-def test_attention(check: Any, batch: int, length: int, heads: int, width: int, block: int, kind: str) -> None:
+def test_attention(
+    check: Any, batch: int, length: int, heads: int, width: int, block: int, kind: str
+) -> None:
     make = Maker(length + width)
     hidden = heads * width
     q = make.pair(batch, length, hidden, block=block, group=width, low=-10, high=-4)
@@ -360,7 +376,9 @@ def test_extreme_attention(check: Any) -> None:
 @pytest.mark.parametrize("kind", ["all", "right", "left", "empty", "holes"])
 def test_softmax(check: Any, kind: str) -> None:
     make = Maker(3)
-    for batch, heads, queries, keys, hostile in itertools.product((0, 1, 3), (2,), (1, 9), (1, 17, 300), (0.0, 0.1)):
+    for batch, heads, queries, keys, hostile in itertools.product(
+        (0, 1, 3), (2,), (1, 9), (1, 17, 300), (0.0, 0.1)
+    ):
         scores = make.floats(batch, heads, queries, keys, spread=1.0, hostile=hostile)
         check("MaskedSoftmax", reference.masked_softmax, [scores, make.mask(batch, keys, kind)], {})
 
@@ -392,7 +410,13 @@ def test_embedding_layer_norm(check: Any, columns: int, bits: tuple[int, int, in
         ]
         sizes = zip((99, 2, 64), bits, strict=True)
         tables = list(itertools.chain.from_iterable(table(make, v, columns, b, 64) for v, b in sizes))
-        attributes = {"columns": columns, "word_bits": bits[0], "type_bits": bits[1], "position_bits": bits[2], "block": 64}
+        attributes = {
+            "columns": columns,
+            "word_bits": bits[0],
+            "type_bits": bits[1],
+            "position_bits": bits[2],
+            "block": 64,
+        }
         attributes |= {"epsilon": 1e-12, "out_bits": 8, "out_block": 64, "out_group": 0, "layout": "row"}
         inputs = [*ids, *tables, make.floats(columns), make.floats(columns)]
         check("EmbeddingLayerNorm", reference.embedding_layer_norm, inputs, attributes, set(range(3, 11)))
