@@ -20,11 +20,23 @@ from bqc.runtime.library import library_path
 Array = np.ndarray[Any, Any]
 
 THREADS = (1, 2)
-HOSTILE = np.array(
-    [np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 1.17549435e-38, 3.4028235e38]
-    + [-3.4028235e38, 1.0, -1.0, 0.5, 1.5, 2.5, 127.5, 2.0**-126, 2.0**127, 1e30, -1e-30],
-    np.float32,
+_EDGES = (
+    0.0,
+    1e-45,
+    1.1754942e-38,
+    2.0**-126,
+    3.4028235e38,
+    2.0**127,
+    np.inf,
+    np.nan,
+    0.5,
+    1.0,
+    1.5,
+    2.5,
+    127.5,
+    1e30,
 )
+HOSTILE = np.array([*_EDGES, *(-x for x in _EDGES)], np.float32)
 TYPES = {
     np.dtype(np.float32): TensorProto.FLOAT,
     np.dtype(np.uint8): TensorProto.UINT8,
