@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bqc.ir.build import Writer, write_attention_core, write_mask
-from bqc.ir.explain import explanation
+from bqc.ir.explain import NoMatch, explanation
 from bqc.ir.match import Linear, as_linear, is_weight, size_of, walk_back
 from bqc.ir.probe import MASK_PATTERNS, Probe, ProbeError, Sizes
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
@@ -21,14 +21,6 @@ Array = npt.NDArray[Any]
 
 _HIDES = -1e4
 _CLOSE = 2e-4
-
-
-class _No(Exception):
-    """A predicate that failed, and how many held before it."""
-
-    def __init__(self, predicate: str, depth: int) -> None:
-        super().__init__(predicate)
-        self.depth = depth
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ class ImportAttention(ir.passes.InPlacePass):
             try:
                 region = _find(softmax)
                 meaning = _understand(graph, region)
-            except _No as no:
+            except NoMatch as no:
                 misses.add("attention", softmax, str(no), no.depth)
                 continue
             except ProbeError as error:
@@ -94,7 +86,7 @@ def _find(softmax: ir.Node) -> _Region:
     assert scores_in is not None, "Softmax has an input"
     products = walk_back(scores_in, _is_product)
     if len(products) != 1:
-        raise _No(f"{len(products)} products of two activations feed the Softmax, not one", 0)
+        raise NoMatch(f"{len(products)} products of two activations feed the Softmax, not one", 0)
     scores = products[0].producer()
     assert scores is not None, "a product has a producer"
     query = _linear_behind(scores.inputs[0], "query")
@@ -113,7 +105,7 @@ def _linear_behind(value: ir.Value | None, what: str) -> Linear:
     found = [] if value is None else walk_back(value, lambda v: as_linear(v) is not None)
     linear = as_linear(found[0]) if len(found) == 1 else None
     if linear is None:
-        raise _No(f"the {what} comes from {len(found)} linears, not one", 1)
+        raise NoMatch(f"the {what} comes from {len(found)} linears, not one", 1)
     return linear
 
 
@@ -130,7 +122,7 @@ def _context_of(weights: ir.Value) -> tuple[ir.Value, ir.Value]:
                     return use.outputs[0], other
             elif use.op_type not in ("Shape", "Size"):
                 queue.extend(v for v in use.outputs if v not in seen)
-    raise _No("no product with the values follows the Softmax", 2)
+    raise NoMatch("no product with the values follows the Softmax", 2)
 
 
 def _merged(context: ir.Value) -> ir.Value:
@@ -143,7 +135,7 @@ def _merged(context: ir.Value) -> ir.Value:
         if len(uses) != 1:
             break
         value = uses[0].outputs[0]
-    raise _No("the context does not reach an output linear", 3)
+    raise NoMatch("the context does not reach an output linear", 3)
 
 
 def _understand(graph: ir.Graph, region: _Region) -> _Meaning:
@@ -151,11 +143,11 @@ def _understand(graph: ir.Graph, region: _Region) -> _Meaning:
     assert scores is not None, "Softmax has an input"
     hidden = size_of(region.query.weight, 1)
     if {size_of(one.weight, 1) for one in (region.key, region.value)} != {hidden}:
-        raise _No("query, key and value differ in width", 4)
+        raise NoMatch("query, key and value differ in width", 4)
     boundary = [region.query.out, region.key.out, region.value.out]
     probe = Probe([scores, region.context], list(dict.fromkeys(boundary)))
     if len(set(boundary)) != 3:
-        raise _No("query, key and value share one linear", 4)
+        raise NoMatch("query, key and value share one linear", 4)
     heads = _heads(probe, boundary, hidden, graph)
     mask = _mask_input(graph, probe, boundary, hidden)
     scale = _check(probe, boundary, heads, hidden, graph, mask)
@@ -173,11 +165,13 @@ def _heads(probe: Probe, boundary: list[ir.Value], hidden: int, graph: ir.Graph)
     scores, context = _run(probe, boundary, hidden, graph, None, np.ones((2, 5), np.int64), seed=0)[1]
     heads, rest = divmod(scores.size, 2 * 5 * 5)
     if rest or scores.shape[-1] != 5:
-        raise _No(f"scores of batch 2, sequence 5 have shape {list(scores.shape)}, not [2, heads, 5, 5]", 5)
+        raise NoMatch(
+            f"scores of batch 2, sequence 5 have shape {list(scores.shape)}, not [2, heads, 5, 5]", 5
+        )
     if context.shape != (2, 5, hidden):
-        raise _No(f"the context has shape {list(context.shape)}, not [2, 5, {hidden}]", 5)
+        raise NoMatch(f"the context has shape {list(context.shape)}, not [2, 5, {hidden}]", 5)
     if hidden % heads:
-        raise _No(f"{heads} heads do not divide the hidden size {hidden}", 5)
+        raise NoMatch(f"{heads} heads do not divide the hidden size {hidden}", 5)
     return heads
 
 
@@ -236,19 +230,19 @@ def _check(
         if n == 0:
             scale = float((scores * product).sum() / (product * product).sum())
             if not np.allclose(scores, scale * product, atol=_CLOSE * max(1.0, np.abs(scores).max())):
-                raise _No("the Softmax input is not a multiple of query times key", 6)
+                raise NoMatch("the Softmax input is not a multiple of query times key", 6)
         keys = pattern.astype(bool)[:, None, None, :]
         visible = np.broadcast_to(keys if mask is not None else np.ones_like(keys), scores.shape)
         if not np.allclose(scores[visible], (scale * product)[visible], atol=_CLOSE * 10):
-            raise _No(f"keys with mask 1 are changed by the mask {rows}: not a plain padding mask", 7)
+            raise NoMatch(f"keys with mask 1 are changed by the mask {rows}: not a plain padding mask", 7)
         if not (scores[~visible] <= _HIDES).all():
-            raise _No(f"keys with mask 0 are not hidden under the mask {rows}", 8)
+            raise NoMatch(f"keys with mask 0 are not hidden under the mask {rows}", 8)
         with np.errstate(all="ignore"):
             raised = np.where(visible, np.exp(scale * product), 0.0)
         wanted = _merge((raised / raised.sum(-1, keepdims=True)) @ v4)
         if not np.allclose(context, wanted, atol=_CLOSE * 10):
             gap = float(np.abs(context - wanted).max())
-            raise _No(f"the result is not softmax(scores) times values (off by {gap:.3g})", 9)
+            raise NoMatch(f"the result is not softmax(scores) times values (off by {gap:.3g})", 9)
     return scale
 
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from bqc.ir.anatomy import EMBEDDING
 from bqc.ir.build import Writer, dims, write_position_ids, write_type_ids
-from bqc.ir.explain import explanation
+from bqc.ir.explain import NoMatch, explanation
 from bqc.ir.match import is_weight, size_of
 from bqc.ir.probe import Probe, ProbeError, Sizes
 from bqc.ir.rewrite import drop_dead, sources, take_place
@@ -22,14 +22,6 @@ __all__ = ["ImportEmbedding"]
 Array = npt.NDArray[Any]
 
 _SIZES = (Sizes(2, 3), Sizes(1, 5))
-
-
-class _No(Exception):
-    """A predicate that failed, and how many held before it."""
-
-    def __init__(self, predicate: str, depth: int) -> None:
-        super().__init__(predicate)
-        self.depth = depth
 
 
 @dataclass(frozen=True)
@@ -65,7 +57,7 @@ class ImportEmbedding(ir.passes.InPlacePass):
                 if lookups:
                     _rewrite(model.graph, norm, lookups, adds)
                     count += 1
-            except _No as no:
+            except NoMatch as no:
                 misses.add("embedding", norm, str(no), no.depth)
         drop_dead(model)
         return ir.passes.PassResult(model, count > 0)
@@ -80,9 +72,9 @@ def _lookups(graph: ir.Graph, norm: ir.Node) -> tuple[list[_Lookup], list[ir.Nod
         return [], []
     if len(terms) != len(tables):
         others = ", ".join(g.op_type if g is not None else "a constant" for g in gathers if g not in tables)
-        raise _No(f"{len(tables)} table lookups are summed with something else ({others})", 1)
+        raise NoMatch(f"{len(tables)} table lookups are summed with something else ({others})", 1)
     if len(tables) != 3:
-        raise _No(f"{len(tables)} table lookups are summed, not word + type + position", 2)
+        raise NoMatch(f"{len(tables)} table lookups are summed, not word + type + position", 2)
     return [_lookup(graph, gather) for gather in tables], adds
 
 
@@ -103,7 +95,7 @@ def _lookup(graph: ir.Graph, gather: ir.Node) -> _Lookup:
     try:
         kind, source = _meaning(graph, index)
     except ProbeError as error:
-        raise _No(f"the index into {table.name} is not a small computation: {error}", 3) from error
+        raise NoMatch(f"the index into {table.name} is not a small computation: {error}", 3) from error
     return _Lookup(table, gather, kind, source)
 
 
@@ -167,12 +159,12 @@ def _assign(lookups: list[_Lookup]) -> tuple[_Lookup, _Lookup, _Lookup]:
     inputs = [one for one in rest if one.kind == "input"]
     word = max(inputs, key=lambda one: (_named(one, "input_ids"), size_of(one.table, 0)), default=None)
     if word is None:
-        raise _No("no table is indexed by a graph input", 4)
+        raise NoMatch("no table is indexed by a graph input", 4)
     rest.remove(word)
     rest.sort(key=lambda one: (one.kind == "positions", _named(one, "position"), size_of(one.table, 0)))
     kind, place = rest
     if kind.kind == "positions" or place.kind == "zeros":
-        raise _No(f"beside the words there are {kind.kind} and {place.kind}, not types and positions", 5)
+        raise NoMatch(f"beside the words there are {kind.kind} and {place.kind}, not types and positions", 5)
     return word, kind, place
 
 

@@ -8,19 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from bqc.ir.build import Writer, write_norm
-from bqc.ir.explain import explanation
+from bqc.ir.explain import NoMatch, explanation
 from bqc.ir.match import constant, is_weight, scalar, size_of
 from bqc.ir.rewrite import drop_dead, sources, take_place
 
 __all__ = ["ImportLayerNorm"]
-
-
-class _No(Exception):
-    """A predicate that failed, and how many held before it."""
-
-    def __init__(self, predicate: str, depth: int) -> None:
-        super().__init__(predicate)
-        self.depth = depth
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,7 @@ class ImportLayerNorm(ir.passes.InPlacePass):
         for root in [n for n in graph if n.op_type == "Sqrt"]:
             try:
                 x, gamma, beta, epsilon, out, nodes = _match(root)
-            except _No as no:
+            except NoMatch as no:
                 misses.add("layernorm", root, str(no), no.depth)
                 continue
             w = Writer(graph, source=sources(nodes))
@@ -93,24 +85,24 @@ def _match(root: ir.Node) -> Match:
     inside = _produced(root.inputs[0], "Add", "under the Sqrt there is no Add(variance, epsilon)", 0)
     variance, epsilon = _with_scalar(inside)
     if epsilon is None or not 0 <= epsilon < 0.1:
-        raise _No(f"epsilon is not a small constant (found {epsilon})", 1)
+        raise NoMatch(f"epsilon is not a small constant (found {epsilon})", 1)
     mean_square = _produced(variance, "ReduceMean", "the variance is not a ReduceMean", 2)
     _last_axis(mean_square, 2)
     square = mean_square.inputs[0].producer() if mean_square.inputs[0] is not None else None
     difference = square.inputs[0] if square is not None and square.inputs else None
     if square is None or difference is None or not _is_square(square):
-        raise _No("the variance is not the mean of a square", 3)
+        raise NoMatch("the variance is not the mean of a square", 3)
     twin = _difference(difference)
     x, mean = twin.inputs
     average = _produced(mean, "ReduceMean", "the square is not of x minus its mean", 5)
     _last_axis(average, 5)
     if x is None or average.inputs[0] is not x:
-        raise _No("the mean that is subtracted is of another value", 6)
+        raise NoMatch("the mean that is subtracted is of another value", 6)
     normed, nodes = _normalised(root, x)
     scaled, gamma = _next_with_vector(normed, "Mul", 8)
     shifted, beta = _next_with_vector(scaled.outputs[0], "Add", 9)
     if constant(gamma) is not None and constant(gamma).shape != constant(beta).shape:  # type: ignore[union-attr]
-        raise _No("gamma and beta have different sizes", 10)
+        raise NoMatch("gamma and beta have different sizes", 10)
     chain = [average, twin, square, mean_square, inside, root, *nodes, scaled, shifted]
     return x, gamma, beta, epsilon, shifted.outputs[0], chain
 
@@ -125,7 +117,7 @@ def _normalised(root: ir.Node, x: ir.Value) -> tuple[ir.Value, list[ir.Node]]:
             for last in use.outputs[0].consumers():
                 if last.op_type == "Mul" and any(_is_centred(v, x) for v in last.inputs):
                     return last.outputs[0], [use, last]
-    raise _No("x minus its mean is not divided by the Sqrt", 7)
+    raise NoMatch("x minus its mean is not divided by the Sqrt", 7)
 
 
 def _is_centred(value: ir.Value | None, x: ir.Value) -> bool:
@@ -154,7 +146,7 @@ def _with_scalar(node: ir.Node) -> tuple[ir.Value | None, float | None]:
 def _produced(value: ir.Value | None, op_type: str, complaint: str, depth: int) -> ir.Node:
     node = None if value is None else value.producer()
     if node is None or node.op_type != op_type:
-        raise _No(f"{complaint} (found {node.op_type if node is not None else 'nothing'})", depth)
+        raise NoMatch(f"{complaint} (found {node.op_type if node is not None else 'nothing'})", depth)
     return node
 
 
@@ -164,7 +156,7 @@ def _last_axis(node: ir.Node, depth: int) -> None:
         [int(a) for a in axes.reshape(-1)] if axes is not None else list(node.attributes.get_ints("axes", ()))
     )
     if found not in ([-1], [_last(node)]) or node.attributes.get_int("keepdims", 1) != 1:
-        raise _No(f"the mean is over axes {found}, not the last one", depth)
+        raise NoMatch(f"the mean is over axes {found}, not the last one", depth)
 
 
 def _next_with_vector(value: ir.Value, op_type: str, depth: int) -> tuple[ir.Node, ir.Value]:
@@ -172,8 +164,8 @@ def _next_with_vector(value: ir.Value, op_type: str, depth: int) -> tuple[ir.Nod
     uses = value.consumers()
     if len(uses) != 1 or uses[0].op_type != op_type:
         found = ", ".join(u.op_type for u in uses) or "nothing"
-        raise _No(f"no {op_type} with a {what} follows (found {found})", depth)
+        raise NoMatch(f"no {op_type} with a {what} follows (found {found})", depth)
     for operand in uses[0].inputs:
         if operand is not None and operand is not value and is_weight(operand, 1):
             return uses[0], operand
-    raise _No(f"the {what} is not a rank-1 initializer", depth)
+    raise NoMatch(f"the {what} is not a rank-1 initializer", depth)

@@ -27,8 +27,11 @@ class ImportOpset(ir.passes.InPlacePass):
     1. Initializers that are also listed as inputs (IR version 3) are constants.
     2. Mend: operators that carry a name before the opset that introduced it (exporters and optimizers do
        write LayerNormalization into opset 11 files) step aside: the converter does not know them there.
-    3. Convert with the weights left out: large initializers become inputs for the time of the conversion, so
+    3. Check and convert with the weights left out: large initializers become inputs for the time of it, so
        size does not matter and nothing is copied.
+
+    Raises:
+        BqcError: a later opset, invalid ONNX, or an operator the converter cannot bring to this opset.
     """
 
     opset: int = 21
@@ -43,47 +46,65 @@ class ImportOpset(ir.passes.InPlacePass):
                 f"export it again with a lower opset"
             )
         common.RemoveInitializersFromInputsPass()(model)
+        mended = [n for n in model.graph if n.domain in ("", "ai.onnx") and _SINCE.get(n.op_type, 0) > source]
+        for node in mended:
+            node.domain = _MEND
+            model.graph.opset_imports[_MEND] = 1
+        proto, large = _without_weights(model)
+        _check(proto)
         if source < self.opset:
-            _convert(model, source, self.opset)
+            _convert(model.graph, proto, large, source, self.opset)
+        for node in model.graph:
+            if node.domain == _MEND:
+                node.domain = ""
+        model.graph.opset_imports.pop(_MEND, None)
         model.ir_version = self.ir_version
         return ir.passes.PassResult(model, modified)
 
 
-def _convert(model: ir.Model, source: int, target: int) -> None:
+def _without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Value]]:
+    """The model with large initializers as inputs, and those initializers; the model itself is unchanged."""
     graph = model.graph
-    mended = [n for n in graph if n.domain in ("", "ai.onnx") and _SINCE.get(n.op_type, 0) > source]
-    for node in mended:
-        node.domain = _MEND
-    if mended:
-        graph.opset_imports[_MEND] = 1
-    kept = dict(graph.initializers)
     large = {
-        n: v for n, v in kept.items() if v.const_value is not None and v.const_value.nbytes > _STRIP_ABOVE
+        name: value
+        for name, value in graph.initializers.items()
+        if value.const_value is not None and value.const_value.nbytes > _STRIP_ABOVE
     }
-    own_inputs = list(graph.inputs)
-    own_names = {v.name for v in own_inputs}
     for name, value in large.items():
         del graph.initializers[name]
-        if name not in own_names:
-            graph.inputs.append(value)
+        graph.inputs.append(value)
     try:
-        proto = ir.to_proto(model)
+        return ir.to_proto(model), large
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise BqcError(f"the model is not valid ONNX: {_first_line(cause)}") from error
     finally:
-        while len(graph.inputs) > len(own_inputs):
-            graph.inputs.pop()
         for name, value in large.items():
+            graph.inputs.pop()
             graph.initializers[name] = value
+
+
+def _check(proto: onnx.ModelProto) -> None:
+    try:
+        onnx.checker.check_model(proto)
+    except Exception as error:
+        raise BqcError(f"the model is not valid ONNX: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _convert(
+    graph: ir.Graph, proto: onnx.ModelProto, large: dict[str, ir.Value], source: int, target: int
+) -> None:
     try:
         converted = ir.from_proto(onnx.version_converter.convert_version(proto, target))
     except Exception as error:
-        line = str(error).strip().splitlines()[0][:200]
-        raise BqcError(f"the model cannot be converted from opset {source} to {target}: {line}") from error
+        raise BqcError(f"cannot convert from opset {source} to {target}: {_first_line(error)}") from error
     _take_over(graph, converted.graph, large)
-    for node in graph:
-        if node.domain == _MEND:
-            node.domain = ""
     graph.opset_imports.clear()
-    graph.opset_imports.update({k: v for k, v in converted.graph.opset_imports.items() if k != _MEND})
+    graph.opset_imports.update(converted.graph.opset_imports)
 
 
 def _take_over(graph: ir.Graph, new: ir.Graph, large: dict[str, ir.Value]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-__all__ = ["Explanation", "Miss", "explanation", "node_name"]
+__all__ = ["Explanation", "Miss", "NoMatch", "explanation", "node_name"]
 
 _KEY = "bqc.explanation"
 
@@ -27,6 +27,14 @@ class Miss:
 
     def __str__(self) -> str:
         return f"{self.rule} at {self.node}: {self.predicate}"
+
+
+class NoMatch(Exception):
+    """Raised inside a rule by the predicate that failed; `depth` counts those that held before it."""
+
+    def __init__(self, predicate: str, depth: int) -> None:
+        super().__init__(predicate)
+        self.depth = depth
 
 
 @dataclass

@@ -6,6 +6,8 @@ claims: later code may trust the model. External data stays on disk and is mappe
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +41,8 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     except Exception as error:
         raise BqcError(f"{file}: not an ONNX model, or truncated; export or download it again") from error
     try:
-        model = ir.from_proto(proto)
+        with _quiet():
+            model = ir.from_proto(proto)
         for graph in model.graphs():
             ir.external_data.set_base_dir(graph, file.parent)
     except Exception as error:
@@ -53,6 +56,18 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
         elif not isinstance(tensor, ir.StringTensor):
             _check_inline(file, tensor)
     return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Dangling names are reported as errors when the graph is checked, so not as warnings here."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def is_compiled(model: ir.Model) -> bool:
