@@ -1,0 +1,255 @@
+"""Write docs/operators: a page for every operator of ``ai.bqc``, from the operator registry.
+
+python tools/operator_docs.py           # write the pages
+python tools/operator_docs.py --check   # exit status 1 and a line a stale page
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from bqc.ops.registry import DOMAIN, OPERATORS, OPSET, VERSION, Operator, functions_for
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "operators"
+
+FAMILIES = {
+    "elementary": "Between float and blocks, elementwise and row-wise functions",
+    "linear": "Linear layers over packed weights",
+    "attention": "Attention over quantised heads",
+    "embedding": "Embedding",
+}
+"""Module of ``bqc.ops.bodies`` -> heading."""
+
+CODES = ("int8", ("...", "K"), "codes")
+EXPONENTS = ("int8", ("...", "n"), "exponents of `codes`")
+Q = ("int8", ("B", "S", "H"))
+QE = ("int8", ("B", "S", "n"))
+INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
+    "x": ("float32", ("...", "K"), "any values"),
+    "codes": CODES,
+    "exponents": EXPONENTS,
+    "mask": ("int64", ("B", "S"), "key padding mask: 0 drops a token"),
+    "gamma": ("float32", ("H",), "scale of the normalisation"),
+    "beta": ("float32", ("H",), "shift of the normalisation"),
+    "weight": ("uint8", ("ceil16(N) / 16", "K' * bits / 32", "16", "4"), "codes in the layout `n16k4`"),
+    "weight_exponents": ("int8", ("n", "ceil16(N)"), "exponents of `weight`, a row a block"),
+    "bias": ("float32", ("N",), "added last"),
+    "residual": ("int8", ("...", "N"), "codes of the residual"),
+    "residual_exponents": ("int8", ("...", "n"), "exponents of `residual`"),
+    "q": (*Q, "codes of the queries, blocks inside heads"),
+    "q_exponents": (*QE, "exponents of `q`"),
+    "key": (*Q, "codes of the keys, blocks inside heads"),
+    "key_exponents": (*QE, "exponents of `key`"),
+    "values": (*Q, "codes of the values, blocks inside heads"),
+    "value_exponents": ("int8", ("B", "n"), "exponents of `values`, shared by a sequence's tokens"),
+    "scores": ("float32", ("B", "h", "S", "S"), "attention scores"),
+    "probabilities": ("uint8", ("B", "h", "S", "S"), "codes of `MaskedSoftmax`"),
+    "ids": ("int64", ("B", "S"), "rows of the table to look up"),
+    "type_ids": ("int64", ("B", "S"), "token types"),
+    "position_ids": ("int64", ("1 or B", "S"), "positions"),
+    "table": ("uint8", ("V", "row bytes"), "codes in the layout `row`"),
+    "word": ("uint8", ("V", "row bytes"), "word table in the layout `row`"),
+    "word_exponents": ("int8", ("V", "n"), "exponents of `word`"),
+    "kind": ("uint8", ("T", "row bytes"), "token type table in the layout `row`"),
+    "kind_exponents": ("int8", ("T", "n"), "exponents of `kind`"),
+    "position": ("uint8", ("P", "row bytes"), "position table in the layout `row`"),
+    "position_exponents": ("int8", ("P", "n"), "exponents of `position`"),
+}
+"""Input name -> type, shape, meaning."""
+SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
+    ("BlockQuantizeValues", "x"): ("float32", ("B", "S", "H"), "any values"),
+    ("LayerNorm", "x"): ("float32", ("...", "H"), "any values"),
+    ("BlockLinearQuantizeValues", "codes"): ("int8", ("B", "S", "K"), "codes"),
+    ("BlockLinearQuantizeValues", "exponents"): ("int8", ("B", "S", "n"), "exponents of `codes`"),
+    ("BlockLinearAddNorm", "gamma"): ("float32", ("N",), "scale of the normalisation"),
+    ("BlockLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
+    ("SoftmaxDequantize", "codes"): ("uint8", ("B", "h", "S", "S"), "codes of `MaskedSoftmax`"),
+    ("BlockGather", "exponents"): ("int8", ("V", "n"), "exponents of `table`"),
+}
+"""(operator, input) -> the same, where an operator differs from the rest."""
+
+ATTRIBUTES = {
+    "bits": "bits of the codes: 8, 6 or 4",
+    "block": "elements that share an exponent",
+    "group": "no block crosses a multiple of this; 0 for none",
+    "heads": "attention heads",
+    "approximate": "0: erf form, 1: tanh form",
+    "epsilon": "added to the variance",
+    "layout": "how the packed codes lie in memory",
+    "rows": "N",
+    "columns": "columns of the unpacked matrix or table",
+    "scale": "factor of the scores",
+    "out_bits": "`bits` of the output",
+    "out_block": "`block` of the output",
+    "out_group": "`group` of the output",
+    "residual_block": "`block` of the residual",
+    "residual_group": "`group` of the residual",
+    "word_bits": "`bits` of the word table",
+    "type_bits": "`bits` of the token type table",
+    "position_bits": "`bits` of the position table",
+}
+SYMBOLS = {"heads": "h", "columns": "K", "rows": "N"}
+"""What an attribute is called where it is a dimension."""
+
+
+def described(operator: Operator, name: str) -> tuple[str, Sequence[str], str]:
+    """Type, shape and meaning of an input."""
+    return SPECIAL.get((operator.name, name), INPUTS[name])
+
+
+def outputs(operator: Operator) -> list[tuple[str, str, str]]:
+    """Name, type and shape of every output, by the registry's inference on symbolic shapes."""
+    shapes = [list(described(operator, name)[1]) for name in operator.inputs]
+    found = operator.infer(shapes, {**operator.attributes, **SYMBOLS})
+    names = ["codes", "exponents"] if len(found) == 2 else ["y"]
+    return [
+        (
+            name,
+            dtype.name.lower().replace("float", "float32"),
+            _shape(["n" if d is None else d for d in shape]),
+        )
+        for name, (dtype, shape) in zip(names, found, strict=True)
+    ]
+
+
+def page(operator: Operator) -> str:
+    """The page of one operator."""
+    rows = [
+        (f"`{n}`", t, _shape(s), about)
+        for n, (t, s, about) in ((n, described(operator, n)) for n in operator.inputs)
+    ]
+    family = operator.body.function.__module__.rsplit(".", 1)[1]
+    kernel = "a kernel in the library" if operator.has_kernel else "no kernel: it is used between passes only"
+    parts = [
+        f"# {operator.name}",
+        _prose(operator.summary),
+        f"Domain `{DOMAIN}`, version {VERSION}; {kernel}. Defined in `bqc/ops/bodies/{family}.py`. "
+        "[Notation](index.md#notation).",
+        "## Inputs",
+        _table(("input", "type", "shape", ""), rows),
+    ]
+    if operator.attributes:
+        chosen = [(f"`{n}`", _default(v), ATTRIBUTES[n]) for n, v in operator.attributes.items()]
+        parts += ["## Attributes", _table(("attribute", "default", ""), chosen)]
+    parts += [
+        "## Outputs",
+        _table(("output", "type", "shape"), [(f"`{n}`", t, s) for n, t, s in outputs(operator)]),
+        "## Definition",
+        "In numpy, from `bqc/ops/reference.py`; the function body and every kernel give the same bits.",
+        f"```python\n{inspect.getsource(operator.reference).rstrip()}\n```",
+        "## Function body",
+        _body(operator),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def index() -> str:
+    """The list of operators, and the notation that the pages share."""
+    parts = [
+        "# Operators",
+        f"The operators of the domain `{DOMAIN}`, version {VERSION}. Each is written once, as an onnxscript function over "
+        f"standard operators of opset {OPSET}: that function is its specification, is saved in every compiled file, and "
+        "runs wherever there is no kernel for it. These pages are generated: `python tools/operator_docs.py`.",
+        "## Notation",
+        "A quantised tensor is a pair: codes int8 `[..., K]` and exponents int8 `[..., n]`, one for each of the `n` blocks "
+        "of a row, with `value = code * 2**exponent` ([BlockShift](../formats/block-shift.md)). `...` is any leading "
+        "dimensions, `B` batch, `S` sequence, `H` hidden size, `h` heads, `d = H / h`, `N` outputs and `K` inputs of a "
+        "linear layer, `K'` the inputs with every group padded to a multiple of 16, `V`, `T`, `P` rows of a table, "
+        "`ceil16` the next multiple of 16.",
+    ]
+    for family, title in FAMILIES.items():
+        members = [o for o in OPERATORS.values() if o.body.function.__module__.endswith(f".{family}")]
+        rows = [(f"[{o.name}]({o.name}.md)", _prose(o.summary)) for o in members]
+        parts += [f"## {title}", _table(("operator", ""), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def pages() -> dict[str, str]:
+    """File name -> text, for every page."""
+    return {"index.md": index(), **{f"{name}.md": page(operator) for name, operator in OPERATORS.items()}}
+
+
+def stale() -> list[str]:
+    """Pages that are missing, differ from what the registry says, or belong to no operator."""
+    wanted = pages()
+    there = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
+    return sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+
+
+def _body(operator: Operator) -> str:
+    protos = {proto.name: proto for proto in functions_for([operator.name])}
+    own = _operators(protos[operator.name].node)
+    calls = [name for name in own if name in protos]
+    every = Counter[str]()
+    for proto in protos.values():
+        every.update({name for name in _operators(proto.node) if name not in protos})
+    text = f"Calls {', '.join(_link(name) for name in calls)}. " if calls else ""
+    return f"{text}Standard operators used, callees included: {', '.join(sorted(every))}."
+
+
+def _operators(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+    """Operators of the nodes and of their subgraphs, each once, in order."""
+    found: dict[str, None] = {}
+    for node in nodes:
+        found[node.op_type] = None
+        for attribute in node.attribute:
+            found |= dict.fromkeys(_operators(attribute.g.node))
+    return list(found)
+
+
+def _link(name: str) -> str:
+    return f"[{name}]({name}.md)" if name in OPERATORS else f"`{name}`"
+
+
+def _prose(text: str) -> str:
+    """A docstring's line in Markdown: its stars are products, not emphasis."""
+    return text.replace("*", "\\*")
+
+
+def _shape(dims: Sequence[Any]) -> str:
+    return f"`[{', '.join(map(str, dims))}]`"
+
+
+def _default(value: Any) -> str:
+    return f'`"{value}"`' if isinstance(value, str) else f"`{value:g}`"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line).strip() + " |" for line in lines
+    )
+
+
+def main() -> int:
+    """Write or check the pages."""
+    parser = argparse.ArgumentParser(description="Write docs/operators from the operator registry.")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit status 1 if a page is stale"
+    )
+    if parser.parse_args().check:
+        for name in (found := stale()):
+            print(f"docs/operators/{name} is stale: run python tools/operator_docs.py", file=sys.stderr)
+        return int(bool(found))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    wanted = pages()
+    for path in FOLDER.glob("*.md"):
+        if path.name not in wanted:
+            path.unlink()
+    for name, text in wanted.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+    print(f"{len(wanted)} pages in docs/operators")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
