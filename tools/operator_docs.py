@@ -156,13 +156,14 @@ def index() -> str:
     """The list of operators, and the notation that the pages share."""
     parts = [
         "# Operators",
-        f"The operators of the domain `{DOMAIN}`, version {VERSION}. Each is written once, as an onnxscript function over "
-        f"standard operators of opset {OPSET}: that function is its specification, is saved in every compiled file, and "
-        "runs wherever there is no kernel for it. These pages are generated: `python tools/operator_docs.py`.",
+        f"The operators of the domain `{DOMAIN}`, version {VERSION}. Each is written once, as an onnxscript function "
+        f"over standard operators of opset {OPSET}: that function is its specification, is saved in every compiled "
+        "file, and runs wherever there is no kernel for it. These pages are generated: "
+        "`python tools/operator_docs.py`.",
         "## Notation",
-        "A quantised tensor is a pair: codes int8 `[..., K]` and exponents int8 `[..., n]`, one for each of the `n` blocks "
-        "of a row, with `value = code * 2**exponent` ([BlockShift](../formats/block-shift.md)). `...` is any leading "
-        "dimensions, `B` batch, `S` sequence, `H` hidden size, `h` heads, `d = H / h`, `N` outputs and `K` inputs of a "
+        "A quantised tensor is a pair: codes int8 `[..., K]` and exponents int8 `[..., n]`, one for each of the `n` "
+        "blocks of a row, with `value = code * 2**exponent` ([BlockShift](../formats/block-shift.md)). `...` is any "
+        "leading dimensions, `B` batch, `S` sequence, `H` hidden size, `h` heads, `N` outputs and `K` inputs of a "
         "linear layer, `K'` the inputs with every group padded to a multiple of 16, `V`, `T`, `P` rows of a table, "
         "`ceil16` the next multiple of 16.",
     ]
