@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from bqc.ir.anatomy import ANATOMY_KEY, LAYER_KEY, ROLE_KEY, SOURCE_KEY
 from bqc.passes.import_attention import ImportAttention
 from bqc.passes.import_embedding import ImportEmbedding
 from bqc.passes.import_fold import ImportFold
@@ -45,7 +46,16 @@ class ImportCanonicalize(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
+        _forget(model)
         for one in IMPORT_PASSES:
             modified |= one()(model).modified
         common.TopologicalSortPass()(model)
         return ir.passes.PassResult(model, modified)
+
+
+def _forget(model: ir.Model) -> None:
+    """Drop anatomy that is already written: what a model computes is looked at, not what it says of itself."""
+    model.metadata_props.pop(ANATOMY_KEY, None)
+    for item in (*model.graph, *model.graph.initializers.values()):
+        for key in (LAYER_KEY, ROLE_KEY, SOURCE_KEY):
+            item.metadata_props.pop(key, None)

@@ -50,6 +50,7 @@ class ImportOpset(ir.passes.InPlacePass):
         for node in mended:
             node.domain = _MEND
             model.graph.opset_imports[_MEND] = 1
+        model.ir_version = self.ir_version
         proto, large = _without_weights(model)
         _check(proto)
         if source < self.opset:
@@ -58,7 +59,6 @@ class ImportOpset(ir.passes.InPlacePass):
             if node.domain == _MEND:
                 node.domain = ""
         model.graph.opset_imports.pop(_MEND, None)
-        model.ir_version = self.ir_version
         return ir.passes.PassResult(model, modified)
 
 

@@ -114,3 +114,11 @@ def test_a_scale_on_the_query_is_found() -> None:
     assert scale is not None
     np.testing.assert_allclose(scale.const_value.numpy(), 0.5 * 16**-0.5, rtol=1e-5)  # type: ignore[union-attr]
     assert largest_difference(before, imported) < 1e-6
+
+
+def test_labels_are_not_trusted() -> None:
+    """Importing again looks at the computation, whatever the metadata says."""
+    model = canonical_bert()
+    softened(model)
+    with pytest.raises(BqcError, match="keys with mask 0 are not hidden"):
+        import_model(model)
