@@ -13,7 +13,7 @@ from bqc.ir import Explanation, import_model, load
 from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, SOURCE_KEY, nodes_of, role, weights_of
 from bqc.ir.importing import ImportSummary
 from bqc.ir.synthetic import canonical_bert
-from tests.support.exports import EXPORTS, Export, largest_difference
+from tests.support.exports import EXPORTS, SLOW_EXPORTS, Export, largest_difference
 
 LAYER = [
     ("attention.query", ["MatMul", "Add", "Reshape", "Transpose"]),
@@ -31,7 +31,10 @@ LAYER = [
 ]
 
 
-@pytest.fixture(params=EXPORTS, ids=str)
+ALL = [*EXPORTS, *(pytest.param(how, marks=pytest.mark.slow) for how in SLOW_EXPORTS)]
+
+
+@pytest.fixture(params=ALL, ids=str)
 def imported(request: pytest.FixtureRequest) -> tuple[Export, ir.Model, ImportSummary]:
     model, summary = import_model(request.param.path)
     return request.param, model, summary
@@ -104,7 +107,7 @@ def test_initializer_names_and_metadata_survive() -> None:
 
 
 def test_position_and_type_ids_are_computed_where_they_are_no_inputs() -> None:
-    model, _ = import_model(Export("dynamo", 18, head="pooled", inputs=("input_ids", "attention_mask")).path)
+    model, _ = import_model(Export("dynamo", 21, head="pooled", inputs=("input_ids", "attention_mask")).path)
     assert [n.op_type for n in nodes_of(model, "embedding", "embedding.type")] == [
         "Shape",
         "Expand",
