@@ -20,6 +20,7 @@ from bqc.errors import BqcError
 from bqc.ir import import_model
 from bqc.ir.load import FORMAT_KEY
 from bqc.ops.registry import DOMAIN
+from bqc.passes._graph import key_of
 from bqc.pipeline import Step, run
 from bqc.plan import Plan
 from bqc.schemes import scheme_class
@@ -118,7 +119,7 @@ def compile(
         rows = (*_rows(found, plan), ("wrote", "nothing: dry run"))
         return CompileResult((), plan, rows, tuple(steps), before, 0)
     steps += run(loaded, lowering, progress, 1 + len(planning), total)
-    operators = _check_folds(loaded, plan)
+    operators = _operators(loaded)
     _stamp(loaded, scheme, chosen, source)
     paths = write(
         loaded,
@@ -174,10 +175,17 @@ def _recipe_text(recipe: str | Path | None, options: dict[str, Any]) -> str | No
     return Path(recipe).read_text(encoding="utf-8")
 
 
-def _check_folds(model: ir.Model, plan: Plan) -> dict[str, int]:
-    """Every planned weight must have reached an integer operator."""
-    operators = Counter(node.op_type for node in model.graph if node.domain == DOMAIN)
-    return dict(sorted(operators.items()))
+def _operators(model: ir.Model) -> dict[str, int]:
+    return dict(sorted(Counter(n.op_type for n in model.graph if n.domain == DOMAIN).items()))
+
+
+def _unfolded(model: ir.Model) -> list[tuple[str, str]]:
+    """Planned weights whose product still runs in float, because what feeds it or follows it stayed float."""
+    left = [key_of(n) for n in model.graph if n.op_type == "BlockDequantizeTiles"]
+    if not left:
+        return []
+    shown = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
+    return [("float", f"{len(left)} quantised weights are multiplied in float (their inputs are float): {shown}")]
 
 
 def _stamp(model: ir.Model, scheme: str, options: Any, source: Path | None) -> None:

@@ -114,8 +114,8 @@ class PlanBbct(ir.passes.InPlacePass):
         if self.fallback == "shrink" and smaller:
             return smaller[0]
         raise BqcError(
-            f"{key}: rows of {length} are no whole number of blocks of {self.block}; "
-            "use another --block, or --block-fallback pad, shrink or keep"
+            f"{key}: rows of {length} are no whole number of blocks of {self.block}"
+            f"{' or fewer' if self.fallback == 'shrink' else ''}; use --block-fallback pad or keep, or another --block"
         )
 
     def _activations(self, plan: Plan, model: ir.Model, layers: int, head_dim: int) -> None:

@@ -177,7 +177,7 @@ def _integer_mask(model: ir.Model, writer: Writer) -> ir.Value:
         made = standard_node("Cast", [source], {"to": INT64}, like=cast, dtype=INT64, shape=shape)
         model.graph.insert_before(cast, made)
         return made.outputs[0]
-    word = next(nodes_of(model, role="embedding.word"))
+    word = next(n for n in nodes_of(model, role="embedding.word") if n.op_type == "Gather")
     ids = word.inputs[1]
     assert ids is not None, "a Gather has indices"
     one = writer.shared("bqc.one", np.array(1, np.int64))

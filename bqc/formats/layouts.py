@@ -32,7 +32,7 @@ def pack_rows(codes: I8, bits: int) -> U8:
         return _unsigned(codes, bits)
     unsigned = _unsigned(_pad(codes, 1, 4), bits)
     half, quarter = unsigned.shape[1] // 2, unsigned.shape[1] // 4
-    low = (unsigned[:, :half] & 15) | (unsigned[:, half:] & 15) << 4
+    low = np.asarray((unsigned[:, :half] & 15) | (unsigned[:, half:] & 15) << 4, np.uint8)
     if bits == 4:
         return low
     high = sum((unsigned[:, s * quarter : (s + 1) * quarter] >> 4) << 2 * s for s in range(4))
