@@ -1,0 +1,220 @@
+"""What kernels say to wrong models and inputs; shape inference; one kernel run from many threads."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from bqc.ops import constants, reference
+from bqc.runtime.library import library_path
+from bqc.runtime.native import native
+from tests.parity.test_kernels_against_reference import Maker, linear_attributes, model, session
+
+CONSTANT = {2, 3, 4}
+FLOAT = np.zeros((1, 1), np.float32)
+
+
+def linear(lead: tuple[int, ...] = (2, 3)) -> list[Any]:
+    return Maker(1).linear(lead, 64, 20, 8, 32)
+
+
+def run(inputs: list[Any], attributes: dict[str, Any], constant: set[int], feeds: list[Any]) -> Any:
+    blob = model("BlockLinear", inputs, constant, [np.zeros((1, 1, 1), np.float32)], attributes)
+    names = [f"in{i}" for i in range(len(inputs)) if i not in constant]
+    return session(blob, 1).run(None, dict(zip(names, feeds, strict=True)))
+
+
+def rejects(match: str, inputs: list[Any], constant: set[int] = CONSTANT, **changes: Any) -> None:
+    with pytest.raises(Exception, match=match) as caught:
+        run(inputs, linear_attributes(8, 32, 0) | changes, constant, inputs[:2])
+    assert "BlockLinear" in str(caught.value)
+    assert "the BlockLinear" in str(caught.value), "names the node"
+
+
+def test_weight_must_be_constant() -> None:
+    inputs = linear()
+    with pytest.raises(Exception, match="weight must be a constant initializer"):
+        run(inputs, linear_attributes(8, 32, 0), {3, 4}, inputs[:3])
+
+
+def test_wrong_attributes() -> None:
+    rejects("attribute bits is 7", linear(), bits=7)
+    rejects("block -1", linear(), block=-1)
+    rejects("'n8k8'; this library reads 'n16k4'", linear(), layout="n8k8")
+    rejects("not a whole number of groups of 48", linear(), group=48)
+
+
+def test_weights_that_do_not_fit() -> None:
+    for index, cut, match in (
+        (2, np.s_[:1], "weight"),
+        (3, np.s_[:, :16], "weight_exponents"),
+        (4, np.s_[:0], "bias"),
+    ):
+        inputs = linear()
+        inputs[index] = np.ascontiguousarray(inputs[index][cut])
+        rejects(match, inputs)
+    inputs = linear()
+    inputs[2] = inputs[2][:, ::2].copy()
+    rejects("does not fit a weight of 32 padded inputs", inputs)
+    inputs = linear()
+    inputs[3] = inputs[3].astype(np.int64)
+    with pytest.raises(Exception, match=r"weight_exponents|Type"):
+        run(inputs, linear_attributes(8, 32, 0), CONSTANT, inputs[:2])
+
+
+def test_activations_that_do_not_fit() -> None:
+    inputs = linear()
+    inputs[1] = inputs[1][..., :1].copy()
+    rejects(r"input codes \[2, 3, 64\] and exponents \[2, 3, 1\]", inputs)
+    inputs = linear()
+    inputs[0] = np.zeros((2, 3, 32), np.int8)
+    rejects("does not fit", inputs)
+
+
+def test_ids_outside_the_table() -> None:
+    make = Maker(2)
+    ids = np.array([[1, -9], [7, 2]], np.int64)
+    table = [make.r.integers(0, 255, (8, 16)).astype(np.uint8), make.exponents(8, 1)]
+    blob = model(
+        "BlockGather",
+        [ids, *table],
+        {1, 2},
+        [FLOAT[None]],
+        {"columns": 16, "bits": 8, "block": 16, "layout": "row"},
+    )
+    with pytest.raises(Exception, match=r"'the BlockGather': id -9 of table is outside \[-8, 8\)"):
+        session(blob, 1).run(None, {"in0": ids})
+
+
+def test_attention_shapes() -> None:
+    make = Maker(3)
+    q = make.pair(1, 4, 64, block=32, group=32)
+    values = make.codes(1, 4, 64), make.exponents(1, 2)
+    mask = np.ones((1, 5), np.int64)
+    outputs = [q[0], q[1]]
+    inputs = [*q, *q, *values, mask]
+    blob = model(
+        "BlockAttention", inputs, set(), outputs, {"heads": 2, "block": 32, "scale": 1.0, "out_bits": 8}
+    )
+    with pytest.raises(Exception, match=r"mask \[1, 5\] should be \[1, 4\]"):
+        session(blob, 1).run(None, {f"in{i}": x for i, x in enumerate(inputs)})
+
+
+def test_shape_inference() -> None:
+    inputs = linear()
+    names = [f"in{i}" for i in range(5)]
+    attributes = linear_attributes(8, 32, 0) | {"out_bits": 8, "out_block": 16, "out_group": 0}
+    node = helper.make_node(
+        "BlockLinearQuantize", names, ["codes", "exponents"], domain="ai.bqc", **attributes
+    )
+    graph = helper.make_graph(
+        [node],
+        "inference",
+        [
+            helper.make_tensor_value_info(n, TensorProto.INT8, ["batch", "tokens", w])
+            for n, w in (("in0", 64), ("in1", 2))
+        ],
+        [helper.make_empty_tensor_value_info(n) for n in ("codes", "exponents")],
+        [numpy_helper.from_array(x, n) for x, n in zip(inputs[2:], names[2:], strict=True)],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.bqc", 1)]
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    outputs = session(made, 1).get_outputs()
+    assert [o.shape for o in outputs] == [["batch", "tokens", 20], ["batch", "tokens", 2]]
+    assert [o.type for o in outputs] == ["tensor(int8)"] * 2
+
+
+def test_kernels_are_reentrant() -> None:
+    attributes = linear_attributes(8, 32, 0) | {
+        "out_bits": 8,
+        "out_block": 32,
+        "out_group": 0,
+        "approximate": 0,
+    }
+    first = Maker(4).linear((70,), 64, 48, 8, 32)
+    expected = reference.block_linear_gelu(
+        *first, bits=8, block=32, group=0, approximate=0, out_bits=8, out_block=32, out_group=0
+    )
+    shared = session(model("BlockLinearGelu", first, CONSTANT, list(expected), attributes), 2)
+    with ThreadPoolExecutor(4) as pool:
+        runs = pool.map(lambda _: shared.run(None, {"in0": first[0], "in1": first[1]}), range(40))
+        for codes, exponents in runs:
+            np.testing.assert_array_equal(codes, expected[0])
+            np.testing.assert_array_equal(exponents, expected[1])
+
+
+def test_library_registers_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BQC_MAX_ISA", "portable")
+    native().reset_kernels()
+    x = np.zeros((2, 3), np.float32)
+    blob = model("Gelu", [x], set(), [x], {})
+    for _ in range(5):
+        session(blob, 1)
+    kernels = native().kernels()
+    assert [(k.node, k.op_type, k.isa) for k in kernels] == [("the Gelu", "Gelu", "portable")] * 5
+
+
+def test_self_test_passes() -> None:
+    good, lines = native().self_test()
+    assert good
+    assert len(lines) > 100
+
+
+def test_unknown_level_is_no_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BQC_MAX_ISA", raising=False)
+    best = native().isa()
+    monkeypatch.setenv("BQC_MAX_ISA", "sse9")
+    assert native().isa() == best
+
+
+def test_constants_of_header() -> None:
+    """The C++ constants are those of `bqc.ops.constants`."""
+    header = Path(__file__).parents[2] / "custom_ops" / "kernels" / "constants.h"
+    if not header.is_file():
+        pytest.skip("not in a source tree")
+    text = header.read_text()
+
+    def numbers(name: str) -> list[float]:
+        found = re.search(rf"\b{name}(?:\[\d+\])? =\s*([^;]+);", text)
+        assert found, name
+        return [
+            float.fromhex(n.rstrip("f")) if "x" in n else float(n)
+            for n in re.findall(r"-?(?:0x[0-9a-f.]+p[+-]\d+f|\d+)", found[1])
+        ]
+
+    scalars = {
+        "kMinExponent": constants.MIN_EXPONENT,
+        "kNormBits": constants.NORM_BITS,
+        "kLog2E": constants.LOG2E,
+        "kSoftmaxScale": constants.SOFTMAX_SCALE,
+        "kSoftmaxLow": constants.SOFTMAX_LOW,
+        "kTanhLimit": constants.TANH_LIMIT,
+        "kGeluLimit": constants.GELU_LIMIT,
+        "kFltMax": constants.FLT_MAX,
+    }
+    for name, value in scalars.items():
+        assert numbers(name) == [value], name
+    for name, series in {
+        "kExp2": constants.EXP2,
+        "kGeluErf": constants.GELU_ERF,
+        "kGeluTanh": constants.GELU_TANH,
+    }.items():
+        assert numbers(name) == list(series), name
+
+
+def test_exports_nothing_else() -> None:
+
+    listed = subprocess.run(
+        ["nm", "-D", "--defined-only", library_path()], capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("no nm")
+    names = {line.split()[-1] for line in listed.stdout.splitlines()}
+    assert all(name == "RegisterCustomOps" or name.startswith("Bqc") for name in names), names
