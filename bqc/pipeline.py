@@ -39,13 +39,13 @@ def run(
     for i, one in enumerate(passes):
         if progress is not None:
             progress(done + i, total or len(passes))
-        before = {id(node) for node in model.graph}
+        before = set(model.graph)
         started = time.perf_counter()
         result = one(model)
         name = pass_name(one)
         for node in model.graph:
-            if id(node) not in before:
-                node.metadata_props.setdefault(LINEAGE_KEY, name)
+            if node not in before:
+                node.metadata_props[LINEAGE_KEY] = name
         steps.append(Step(name, result.modified, len(model.graph), time.perf_counter() - started))
     if progress is not None:
         progress(done + len(passes), total or len(passes))

@@ -11,6 +11,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from bqc.errors import BqcError
+from bqc.formats import BlockShift
 from bqc.passes.annotate_sensitivity import AnnotateSensitivity
 from bqc.passes.attach_functions import AttachFunctions
 from bqc.passes.finalize import Finalize
@@ -46,6 +48,21 @@ class Bbct:
     """Weights whose relative squared error is larger stay at 8 bits."""
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            for bits in (self.weight_bits, self.embedding_bits or self.weight_bits):
+                BlockShift(bits, self.block)
+        except ValueError as error:
+            raise BqcError(str(error)) from None
+        if self.block == "tensor":
+            raise BqcError(
+                "one exponent a tensor ties rows of a batch together; use a block of at most a row"
+            )
+        if self.max_error is not None and not self.max_error > 0:
+            raise BqcError(
+                f"max_error is {self.max_error:g}; it is a relative squared error above 0, like 0.01"
+            )
 
     def plan(self, recipe: str | None = None, where: str = "recipe") -> list[ir.passes.InPlacePass]:
         """Passes that end with a plan on the model: from the options, or from a recipe's text."""
