@@ -1,6 +1,6 @@
 """Accuracy of compiled models on whole development sets, beside their float models.
 
-    python tools/measure_accuracy.py models/minilm-l6-sst2/model.onnx:sst2 --data ../shared/data
+    python -m tools.measure_accuracy models/minilm-l6-sst2/model.onnx:sst2 --data ../shared/data
 
 Every MODEL:TASK is compiled with `bqc.compile` in each configuration and scored with `bqc.evaluate` through the
 kernels; a node without a kernel is an error. Metrics in points; the drop is that of each metric.
@@ -9,15 +9,13 @@ kernels; a node without a kernel is an error. Metrics in points; the drop is tha
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import bqc  # noqa: E402
-from bqc.evaluate.tasks import find_task  # noqa: E402
-from tools.measure_common import arguments, report, scratch  # noqa: E402
+import bqc
+from bqc.evaluate import evaluate
+from bqc.evaluate.tasks import find_task
+from tools.measure_common import arguments, report, scratch
 
 CONFIGURATIONS: dict[str, dict[str, int]] = {
     "W8 b64": {"weight_bits": 8, "block": 64},
@@ -47,7 +45,7 @@ def main() -> None:
                 if settings:
                     path = Path(folder) / "model.onnx"
                     bqc.compile(source, output=path, **settings)
-                result = bqc.evaluate(path, task, options.data, tokenizer=source.parent, strict=True, **known)
+                result = evaluate(path, task, options.data, tokenizer=source.parent, strict=True, **known)
                 metrics = {key: 100 * value for key, value in result.metrics.items()}
                 baseline = baseline or metrics
                 drops = {key: baseline[key] - value for key, value in metrics.items()}
@@ -61,5 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("default")
     main()

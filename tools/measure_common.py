@@ -31,8 +31,8 @@ from bqc.pipeline import run
 from bqc.runtime.session import MissingKernelWarning
 
 __all__ = [
-    "Scores",
     "Scorer",
+    "Scores",
     "arguments",
     "build",
     "cosines",
