@@ -16,8 +16,7 @@ SCHEMA_VERSION = 1
 def command(settings: Settings) -> int:
     """Show the CPU, ONNX Runtime, the kernel library, the kernels that would run, and the self-test.
 
-    Exit status 1 if the self-test fails. A missing library is shown, with what to do, and is no failure:
-    compiled models run without it, slower.
+    Exit status 1 if the library is missing or its self-test fails. Compiled models run without it, slower.
     """
     from bqc.runtime.doctor import diagnose
 

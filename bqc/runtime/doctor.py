@@ -46,7 +46,7 @@ class Diagnosis:
     Attributes:
         findings: in the order in which one depends on the other.
         self_test: one line a check of the library's self-test; empty without a library.
-        broken: whether the self-test failed.
+        broken: whether the library is missing or its self-test failed.
     """
 
     findings: list[Finding]
@@ -66,7 +66,8 @@ def diagnose() -> Diagnosis:
     except BqcError as error:
         note = "compiled models run as plain ONNX Runtime graphs: the same bits, slower"
         return Diagnosis(
-            [*findings, Finding(False, "kernel library", str(error)), Finding(None, "kernels", note)]
+            [*findings, Finding(False, "kernel library", str(error)), Finding(None, "kernels", note)],
+            broken=True,
         )
     info = library.build_info()
     about = ", ".join(f"{key} {_words(value)}" for key, value in info.items())

@@ -12,8 +12,10 @@ from bqc.errors import BqcError
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["LIBRARY_NAME", "library_path", "register"]
+__all__ = ["LIBRARY_NAME", "LIBRARY_VARIABLE", "library_path", "register"]
 
+LIBRARY_VARIABLE = "BQC_LIBRARY"
+"""Environment variable with the path of a library to use instead."""
 LIBRARY_NAME = "libbqc_custom_ops.so"
 
 # ONNX Runtime refuses the same library twice on one SessionOptions and cannot be asked what it holds; a
@@ -30,10 +32,12 @@ def library_path() -> str:
     Raises:
         BqcError: there is no library; the message says how to get one.
     """
-    override = os.environ.get("BQC_LIBRARY")
+    override = os.environ.get(LIBRARY_VARIABLE)
     if override:
         if not Path(override).is_file():
-            raise BqcError(f"BQC_LIBRARY names {override}, which is not a file")
+            raise BqcError(
+                f"{LIBRARY_VARIABLE} names {override}, which is not a file; unset it or give the library's path"
+            )
         return str(Path(override).resolve())
     for candidate in _candidates():
         if candidate.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import warnings
@@ -12,7 +13,7 @@ from pathlib import Path
 import onnxruntime
 
 from bqc.errors import BqcError
-from bqc.runtime.library import register
+from bqc.runtime.library import LIBRARY_VARIABLE, register
 from bqc.runtime.native import native
 from bqc.runtime.scan import NodeName, bqc_nodes
 
@@ -48,7 +49,8 @@ def session(
         library: False runs the function bodies in plain ONNX Runtime: the same bits, slower, no warning.
 
     Raises:
-        BqcError: no such file, not a model, missing external data, or, with ``strict``, missing kernels.
+        BqcError: no such file, not a model, missing external data, a library that ``BQC_LIBRARY`` names
+            but is not there, or, with ``strict``, missing kernels.
     """
     file = Path(path)
     if not file.is_file():
@@ -65,7 +67,9 @@ def session(
     try:
         register(options)
     except BqcError as error:
-        if strict:
+        # Who names a library wants that one; without a name, running without is the documented fallback.
+        named = os.environ.get(LIBRARY_VARIABLE)
+        if strict or (named and not Path(named).is_file()):
             raise
         _warn(f"{file}: {error}; its {len(nodes)} {_plural(nodes)} run as plain ONNX Runtime graphs, slower")
         return _create(file, options, providers)

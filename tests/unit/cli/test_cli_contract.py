@@ -154,11 +154,11 @@ def test_a_reader_that_went_away_is_no_error() -> None:
 
 def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     monkeypatch.setenv("BQC_LIBRARY", str(tmp_path / "nothing.so"))
-    assert main(["doctor"]) == 0
+    assert main(["doctor"]) == 1
     text = capsys.readouterr().out
     assert "[✓] ONNX Runtime" in text
     assert "[x] kernel library: BQC_LIBRARY names" in text
-    assert main(["doctor", "--json"]) == 0
+    assert main(["doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["schema_version"] == 1
-    assert main(["doctor", "-q"]) == 0
+    assert main(["doctor", "-q"]) == 1
     assert capsys.readouterr().out == ""

@@ -20,7 +20,8 @@ from tests.support.tiny_encoder import VOCABULARY, write_classifier, write_doubl
 
 @pytest.fixture
 def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("BQC_LIBRARY", str(tmp_path / "none.so"))
+    monkeypatch.delenv("BQC_LIBRARY", raising=False)
+    monkeypatch.setattr("bqc.runtime.library._candidates", lambda: iter(()))
 
 
 @pytest.fixture
@@ -49,11 +50,19 @@ def test_bodies_run_without_the_library(compiled: Path, no_library: None) -> Non
         running = session(compiled, threads=1)
     (y,) = running.run(None, {"x": np.asarray([1.5], dtype=np.float32)})
     assert y.tolist() == [3.0]
-    with pytest.raises(BqcError, match="BQC_LIBRARY names"):
+    with pytest.raises(BqcError, match="is not installed: run 'pip install"):
         session(compiled, strict=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         session(compiled, library=False)
+
+
+def test_a_library_that_is_named_must_be_there(
+    compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BQC_LIBRARY", str(tmp_path / "none.so"))
+    with pytest.raises(BqcError, match="BQC_LIBRARY names .*none.so, which is not a file"):
+        session(compiled)
 
 
 def test_a_float_model_needs_no_library(tmp_path: Path, no_library: None) -> None:
@@ -88,7 +97,7 @@ def test_missing_external_data(tmp_path: Path) -> None:
 
 
 def test_no_library_says_what_to_do(no_library: None) -> None:
-    with pytest.raises(BqcError, match=r"BQC_LIBRARY names .*none\.so, which is not a file"):
+    with pytest.raises(BqcError, match=r"not installed: run .pip install"):
         library_path()
 
 
