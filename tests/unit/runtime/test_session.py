@@ -61,7 +61,7 @@ def test_a_library_that_is_named_must_be_there(
     compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BQC_LIBRARY", str(tmp_path / "none.so"))
-    with pytest.raises(BqcError, match="BQC_LIBRARY names .*none.so, which is not a file"):
+    with pytest.raises(BqcError, match=r"BQC_LIBRARY names .*none\.so, which is not a file"):
         session(compiled)
 
 
