@@ -1,0 +1,81 @@
+"""File size of a compiled BERT-base, and where the bytes go.
+
+    python -m tools.measure_size
+
+The model is `bqc.ir.synthetic.canonical_bert` at BERT-base's shape with pooler and a two-class head: random weights,
+and random biases, all different (biases that are all zero would be stored once). Sizes are those of the files as
+written, in MiB; the ratio is to the 417.64 MiB of BERT-base in float32.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import bqc
+from bqc.ir import load
+from bqc.ir.synthetic import canonical_bert
+from bqc.passes._graph import PART_KEY
+from tools.measure_common import arguments, report, scratch
+
+MIB = 2**20
+REFERENCE = 417.64
+CONFIGURATIONS: dict[str, tuple[dict[str, Any], float | None]] = {
+    "W8 b64": ({"weight_bits": 8, "block": 64}, 107.0),
+    "W6 b64": ({"weight_bits": 6, "block": 64}, None),
+    "W4, tables 4, b32": ({"weight_bits": 4, "block": 32}, None),
+    "W4, tables 4, b64": ({"weight_bits": 4, "block": 64}, 55.0),
+    "W4, tables 4, b128": ({"weight_bits": 4, "block": 128}, None),
+    "W4, tables 4, b256": ({"weight_bits": 4, "block": 256}, 53.5),
+    "W4, tables 4, row": ({"weight_bits": 4, "block": "row"}, None),
+    "W4, tables 8, b64": ({"weight_bits": 4, "embedding_bits": 8, "block": 64}, None),
+}
+
+
+def bert_base(layers: int) -> Any:
+    """BERT-base's shape, random weights."""
+    return canonical_bert(layers=layers, hidden=768, heads=12, ffn=3072, vocab=30522, positions=512)
+
+
+def stored(path: Path) -> dict[str, int]:
+    """Bytes of codes, exponents, float parameters and the rest of the files."""
+    groups: Counter[str] = Counter(codes=0, exponents=0, float=0)
+    for value in load(path).graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        part = value.metadata_props.get(PART_KEY)
+        kind = "float" if part is None else "exponents" if part in ("exponents", "scales") else "codes"
+        groups[kind] += tensor.nbytes
+    files = sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
+    groups["rest"] = files - sum(groups.values())
+    return {**groups, "files": files}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--layers", type=int, default=12, help="fewer for a trial")
+    options = parser.parse_args()
+    rows: list[list[str]] = []
+    numbers: list[dict[str, Any]] = []
+    for label, (settings, target) in CONFIGURATIONS.items():
+        with scratch() as folder:
+            path = Path(folder) / "model.onnx"
+            bqc.compile(bert_base(options.layers), output=path, **settings)
+            found = stored(path)
+        mib = {name: size / MIB for name, size in found.items()}
+        ratio = REFERENCE / mib["files"]
+        judged = target is not None and options.layers == 12
+        verdict = "" if not judged else f"<= {target} {'met' if mib['files'] <= target else 'MISSED'}"
+        shown = [f"{mib[name]:.2f}" for name in ("codes", "exponents", "float", "rest", "files")]
+        rows.append([label, *shown, f"{ratio:.3f}x", verdict])
+        numbers.append({"configuration": label, **found, "ratio": ratio, "target_mib": target})
+        print(rows[-1], file=sys.stderr, flush=True)
+    columns = ["model", "codes", "exponents", "float", "graph, padding", "files", "ratio", "target"]
+    report(columns, rows, numbers, options.json)
+
+
+if __name__ == "__main__":
+    main()
