@@ -34,6 +34,9 @@ template <class... Parts>
     if (!(good)) ::bqc::fail(__VA_ARGS__); \
   } while (false)
 
+// Throws Error where the product does not fit; a dimension of 0 makes it 0 whatever the others are.
+int64_t product_of(const int64_t* dims, size_t count);
+
 struct Tensor {
   std::vector<int64_t> dims;
   int64_t count = 0;

@@ -40,6 +40,8 @@ struct Sizes {
     tokens = x.dims[1];
     columns = x.dims[2];
     head = a.head(columns);
+    BQC_REQUIRE(tokens <= kMaxSum && head.span <= kMaxSum, what, " ", x.shape(), " in ", heads,
+                " heads: sequence and head are at most ", kMaxSum);
     BQC_REQUIRE(head.block == head.span || head.block % 16 == 0, "blocks of ", a.block,
                 " are not a multiple of 16");
   }
@@ -202,8 +204,8 @@ class MaskedSoftmax : public Kernel {
                     mask.last() == scores.last(),
                 "mask ", mask.shape(), " should be [batch, keys] of scores ", scores.shape());
     uint8_t* codes = call.output<uint8_t>(0, scores.dims);
-    const int64_t keys = scores.last(), rows = scores.dims[1] * scores.dims[2];
     if (scores.count == 0) return;
+    const int64_t keys = scores.last(), rows = scores.dims[1] * scores.dims[2];
     parallel_ranges(call, scores.dims[0] * rows, 16, [&](int64_t first, int64_t last) {
       int32_t* keep = scratch<int32_t>(Slot::row, keys);
       float* x = scratch<float>(Slot::row2, keys);

@@ -1,15 +1,19 @@
 #include "ops/common.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 #include <thread>
+
+#include "kernels/constants.h"
 
 namespace bqc {
 
 Geometry make_geometry(int64_t length, int64_t block, int64_t group) {
   BQC_REQUIRE(length >= 1 && block >= 1 && group >= 0, "blocks of ", block, " in groups of ", group,
               " in a row of ", length, ": block and row must be at least 1");
+  BQC_REQUIRE(length <= kMaxLength, "a row of ", length, " is longer than ", kMaxLength);
   const int64_t span = group ? group : length;
   BQC_REQUIRE(length % span == 0, "a row of ", length, " is not a whole number of groups of ", span);
   const int64_t groups = length / span, per_group = ceil_div(span, block < span ? block : span);
@@ -17,7 +21,7 @@ Geometry make_geometry(int64_t length, int64_t block, int64_t group) {
 }
 
 int64_t block_count(int64_t length, int64_t block, int64_t group) {
-  if (length < 1 || block < 1 || group < 0 || (group && length % group)) return -1;
+  if (length < 1 || length > kMaxLength || block < 1 || group < 0 || (group && length % group)) return -1;
   return make_geometry(length, block, group).count;
 }
 
@@ -47,6 +51,14 @@ void check_pair(const Tensor& codes, const Tensor& exponents, const Geometry& g,
               g.length, " and ", g.count, " and agree before");
 }
 
+void check_exponents(const Tensor& exponents, const char* what) {
+  const int8_t* e = exponents.as<int8_t>();
+  int8_t least = 0;
+  for (int64_t i = 0; i < exponents.count; ++i) least = std::min(least, e[i]);
+  BQC_REQUIRE(least >= kMinExponent, what, " ", exponents.shape(), " hold ", least,
+              "; an exponent is at least ", kMinExponent);
+}
+
 std::vector<int64_t> with_last(std::vector<int64_t> dims, int64_t last) {
   dims.back() = last;
   return dims;
@@ -57,11 +69,7 @@ std::vector<Dim> with_last(std::vector<Dim> dims, Dim last) {
   return dims;
 }
 
-int64_t rows_of(const Tensor& x) {
-  int64_t rows = 1;
-  for (size_t i = 0; i + 1 < x.dims.size(); ++i) rows *= x.dims[i];
-  return rows;
-}
+int64_t rows_of(const Tensor& x) { return product_of(x.dims.data(), x.dims.empty() ? 0 : x.dims.size() - 1); }
 
 void* scratch_bytes(Slot slot, size_t bytes) {
   struct Buffer {
@@ -72,7 +80,9 @@ void* scratch_bytes(Slot slot, size_t bytes) {
   thread_local Buffer buffers[static_cast<size_t>(Slot::count)];
   Buffer& buffer = buffers[static_cast<size_t>(slot)];
   if (bytes > buffer.size) {
+    if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
     std::free(buffer.data);
+    buffer.data = nullptr;
     buffer.size = 0;
     const size_t wanted = (bytes + bytes / 4 + 4095) / 4096 * 4096;
     buffer.data = std::aligned_alloc(64, wanted);

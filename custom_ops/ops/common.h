@@ -10,7 +10,13 @@
 
 namespace bqc {
 
-// Blocks of a row; group 0 is the whole row. Throws Error as formats/geometry.py does.
+// Longest row, in elements: sums of squares of 21-bit integers over it fit 64 bits.
+constexpr int64_t kMaxLength = int64_t{1} << 22;
+// Most products of 8-bit codes that one 32-bit sum can hold.
+constexpr int64_t kMaxSum = 65536;
+
+// Blocks of a row; group 0 is the whole row. Throws Error as formats/geometry.py does, and for a row beyond
+// kMaxLength.
 Geometry make_geometry(int64_t length, int64_t block, int64_t group);
 
 // Number of blocks where the attributes make sense, otherwise -1.
@@ -30,8 +36,12 @@ int checked_bits(int64_t bits, const std::string& name);
 // Throws unless codes [..., length] have exponents [..., count] of equal leading dimensions.
 void check_pair(const Tensor& codes, const Tensor& exponents, const Geometry& g, const char* what);
 
+// Throws where a stored exponent is -127 or -128, for which there is no power of two.
+void check_exponents(const Tensor& exponents, const char* what);
+
 std::vector<int64_t> with_last(std::vector<int64_t> dims, int64_t last);
 std::vector<Dim> with_last(std::vector<Dim> dims, Dim last);
+// Product of all dimensions but the last.
 int64_t rows_of(const Tensor& x);
 
 // 64-byte-aligned memory of this thread that grows and is kept. A slot belongs to one use at a time: the
@@ -40,7 +50,10 @@ enum class Slot { shared, shared2, panel, tile, row, row2, row3, keys, values, c
 void* scratch_bytes(Slot slot, size_t bytes);
 template <class T>
 T* scratch(Slot slot, int64_t count) {
-  return static_cast<T*>(scratch_bytes(slot, static_cast<size_t>(count) * sizeof(T)));
+  // Too much for an address is too much for the allocator too.
+  size_t bytes = 0;
+  if (count < 0 || __builtin_mul_overflow(static_cast<size_t>(count), sizeof(T), &bytes)) bytes = SIZE_MAX;
+  return static_cast<T*>(scratch_bytes(slot, bytes));
 }
 
 // Threads that a session is likely to have.

@@ -23,6 +23,7 @@ class Table {
                 " bytes");
     BQC_REQUIRE(exponents.dims[0] == rows_ && exponents.dims[1] == g_.count, name, " exponents ",
                 exponents.shape(), " should be [", rows_, ", ", g_.count, "]");
+    check_exponents(exponents, (std::string(name) + " exponents").c_str());
     codes_ = codes.as<uint8_t>();
     exponents_ = exponents.as<int8_t>();
   }

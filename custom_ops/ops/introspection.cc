@@ -2,6 +2,7 @@
 #include "ops/introspection.h"
 
 #include <cstring>
+#include <deque>
 #include <mutex>
 #include <vector>
 
@@ -14,8 +15,11 @@ namespace {
 
 struct Created {
   std::mutex lock;
-  std::vector<std::string> lines;
+  std::deque<std::string> lines;
 };
+
+// A process that makes sessions for ever and never asks must not grow for ever.
+constexpr size_t kMostLines = 1 << 16;
 
 Created& created() {
   static auto* all = new Created;
@@ -43,6 +47,7 @@ long copy_out(const std::string& text, char* buffer, long n) {
 
 void note_kernel(const std::string& node, const char* op, const char* level) {
   const std::lock_guard<std::mutex> lock(created().lock);
+  if (created().lines.size() == kMostLines) created().lines.pop_front();
   created().lines.push_back(node + "\t" + op + "\t" + level);
 }
 

@@ -35,7 +35,8 @@ class Linear {
     BQC_REQUIRE(
         padded_inputs_ >= 16 && padded_inputs_ % 16 == 0 && padded_inputs_ * bits_ == weight.dims[1] * 32,
         "weight ", weight.shape(), " is no whole number of 16 inputs");
-    BQC_REQUIRE(padded_inputs_ <= 65536, "weight ", weight.shape(), " has more than 65536 inputs");
+    BQC_REQUIRE(padded_inputs_ <= kMaxSum, "weight ", weight.shape(), " has more than ", kMaxSum, " inputs");
+    check_exponents(exponents, "weight_exponents");
     BQC_REQUIRE(block_ >= 1 && group_ >= 0, "attributes block ", block_, " and group ", group_,
                 ": a block is at least 1, a group at least 0");
     weight_ = weight.as<uint8_t>();
@@ -64,6 +65,7 @@ class Linear {
            const Epilogue& epilogue) const {
     const int64_t rows = rows_of(codes), threads = likely_threads();
     if (rows == 0) return;
+    BQC_REQUIRE(rows <= kMaxRows, "input ", codes.shape(), " has more than ", kMaxRows, " rows");
     if (threads > 1 && rows < kRowsPerThread * threads) {
       by_columns(call, codes, exponents, g, rows, epilogue);
     } else {
@@ -72,7 +74,8 @@ class Linear {
   }
 
  private:
-  static constexpr int64_t kRowsPerThread = 24, kPanelRows = 48, kPanelFloats = 128 * 1024;
+  static constexpr int64_t kRowsPerThread = 24, kPanelRows = 48, kPanelFloats = 128 * 1024,
+                           kMaxRows = int64_t{1} << 31;
 
   void prepare(const Tensor& codes, const Tensor& exponents, const Geometry& g, int64_t row, int64_t rows,
                void* panel) const {
@@ -278,7 +281,8 @@ class BlockLinearQuantizeValues : public Kernel {
     const int64_t columns = linear_.columns();
     const std::vector<int64_t> dims = with_last(codes.dims, columns);
     values_.check(dims, mask);
-    float* y = scratch<float>(Slot::values, rows_of(codes) * columns);
+    const int64_t sizes[] = {rows_of(codes), columns};
+    float* y = scratch<float>(Slot::values, product_of(sizes, 2));
     linear_.run(call, codes, exponents, g, [&](int64_t row, const float* products) {
       set->rows->add_bias(products, linear_.bias(), columns, y + row * columns);
     });

@@ -52,8 +52,7 @@ Tensor view(const Api& api, const Value* value, Type* type = nullptr) {
   if (type) *type = static_cast<Type>(element);
   api.call<void>(kShapeRelease, shape);
   check(api, status);
-  t.count = 1;
-  for (const int64_t d : t.dims) t.count *= d;
+  t.count = product_of(t.dims.data(), rank);
   void* data = nullptr;
   check(api, api.call(kTensorData, const_cast<Value*>(value), &data));
   t.data = data;
@@ -61,6 +60,17 @@ Tensor view(const Api& api, const Value* value, Type* type = nullptr) {
 }
 
 }  // namespace
+
+int64_t product_of(const int64_t* dims, size_t count) {
+  int64_t product = 1;
+  bool fits = true;
+  for (size_t i = 0; i < count; ++i) {
+    if (dims[i] == 0) return 0;
+    fits = fits && !__builtin_mul_overflow(product, dims[i], &product);
+  }
+  BQC_REQUIRE(fits && product >= 0, "a tensor of more elements than can be counted");
+  return product;
+}
 
 std::string Tensor::shape() const {
   std::string text = "[";

@@ -12,9 +12,6 @@ namespace {
 
 using namespace ort;
 
-std::mutex registration;
-const void* const* registered_table = nullptr;  // for shape inference, which is handed no table
-
 std::string label(const char* op, const std::string& node) {
   return std::string("ai.bqc::") + op + (node.empty() ? "" : " '" + node + "'") + ": ";
 }
@@ -25,29 +22,40 @@ struct Instance {
   std::unique_ptr<Kernel> kernel;
 };
 
+Status* failure(const Api& api, const std::string& label, const char* what, Code code) noexcept {
+  try {
+    return api.error((label + what).c_str(), code);
+  } catch (...) {  // no memory for the text either
+    return api.error("ai.bqc: out of memory");
+  }
+}
+
 // Runs body and turns an exception into a status.
 template <class Body>
-Status* guarded(const Api& api, const std::string& label, const Body& body) {
+Status* guarded(const Api& api, const std::string& label, const Body& body) noexcept {
   try {
     body();
     return nullptr;
   } catch (const Error& e) {
-    return api.error((label + e.what()).c_str(), Code::invalid_argument);
+    return failure(api, label, e.what(), Code::invalid_argument);
   } catch (const std::bad_alloc&) {
-    return api.error((label + "out of memory").c_str());
+    return failure(api, label, "out of memory", Code::fail);
   } catch (const std::exception& e) {
-    return api.error((label + e.what()).c_str());
+    return failure(api, label, e.what(), Code::fail);
   } catch (...) {
-    return api.error((label + "unknown failure").c_str());
+    return failure(api, label, "unknown failure", Code::fail);
   }
 }
 
 struct Operator : Op {
   OpSpec spec;
+  const void* const* table;  // for shape inference, which is handed none
+  std::string prefix;
 
   static const OpSpec& of(const Op* op) { return static_cast<const Operator*>(op)->spec; }
 
-  explicit Operator(OpSpec s) : Op{}, spec(std::move(s)) {
+  Operator(OpSpec s, const void* const* t)
+      : Op{}, spec(std::move(s)), table(t), prefix(label(spec.name, "")) {
     level = kApiLevel;
     name = [](const Op* op) { return of(op).name; };
     provider = [](const Op*) -> const char* { return nullptr; };  // the CPU
@@ -66,8 +74,9 @@ struct Operator : Op {
     };
     destroy = [](void* self) { delete static_cast<Instance*>(self); };
     infer = [](const Op* op, ShapeContext* context) -> Status* {
-      const Api api(registered_table);
-      return guarded(api, label(of(op).name, ""), [&] { of(op).infer(Inference(api, context)); });
+      const Operator& self = *static_cast<const Operator*>(op);
+      const Api api(self.table);
+      return guarded(api, self.prefix, [&] { self.spec.infer(Inference(api, context)); });
     };
     since = [](const Op*) { return 1; };
     until = [](const Op*) { return 0x7fffffff; };
@@ -76,8 +85,7 @@ struct Operator : Op {
   static Status* create_kernel(const Op* op, const void* const* table, const KernelInfo* info, void** out) {
     const Api api(table);
     const OpSpec& spec = of(op);
-    std::string text = std::string("ai.bqc::") + spec.name + ": ";
-    return guarded(api, text, [&] {
+    return guarded(api, static_cast<const Operator*>(op)->prefix, [&] {
       const Node node(api, info);
       const std::string node_name = node.name();
       const Choice choice = choose_kernels();
@@ -98,29 +106,42 @@ struct Operator : Op {
   }
 };
 
-// Lives as long as the process: sessions keep pointers into it.
-std::deque<Operator>& operators() {
-  static auto* all = [] {
-    auto* list = new std::deque<Operator>;
-    for (auto family : {conversion_ops, elementwise_ops, linear_ops, attention_ops, embedding_ops}) {
-      for (OpSpec& spec : family()) list->emplace_back(std::move(spec));
-    }
-    return list;
-  }();
-  return *all;
-}
+// The operators for one ONNX Runtime, of which a process may hold several.
+struct Registration {
+  const void* const* table;
+  std::deque<Operator> operators = {};
+  Domain* domain = nullptr;
 
-Status* add_domain(Options* options, const Api& api) {
-  static Domain* domain = nullptr;
-  if (!domain) {
+  Status* fill() {
+    const Api api(table);
     Domain* fresh = nullptr;
     if (Status* status = api.call(kCreateDomain, "ai.bqc", &fresh)) return status;
-    for (Operator& op : operators()) {
-      if (Status* status = api.call(kDomainAddOp, fresh, static_cast<const Op*>(&op))) return status;
+    for (auto family : {conversion_ops, elementwise_ops, linear_ops, attention_ops, embedding_ops}) {
+      for (OpSpec& spec : family()) {
+        operators.emplace_back(std::move(spec), table);
+        const Op* op = &operators.back();
+        if (Status* status = api.call(kDomainAddOp, fresh, op)) return status;
+      }
     }
     domain = fresh;
+    return nullptr;
   }
-  return api.call(kOptionsAddDomain, options, domain);
+};
+
+Status* add_domain(Options* options, const void* const* table) {
+  static std::mutex lock;
+  // Lives as long as the process: sessions keep pointers into it.
+  static auto* all = new std::deque<Registration>;
+  const std::lock_guard<std::mutex> held(lock);
+  for (const Registration& known : *all) {
+    if (known.table == table) return Api(table).call(kOptionsAddDomain, options, known.domain);
+  }
+  auto fresh = std::make_unique<Registration>(Registration{table});
+  if (Status* status = fresh->fill()) {
+    static_cast<void>(fresh.release());  // what it added may still be looked at
+    return status;
+  }
+  return Api(table).call(kOptionsAddDomain, options, all->emplace_back(std::move(*fresh)).domain);
 }
 
 }  // namespace
@@ -134,7 +155,7 @@ BQC_EXPORT bqc::ort::Status* RegisterCustomOps(bqc::ort::Options* options, const
         std::string("ai.bqc needs ONNX Runtime 1.18 or newer; this is ") + base->version();
     return Api(base->table(1)).error(text.c_str());
   }
-  const std::lock_guard<std::mutex> lock(bqc::registration);
-  bqc::registered_table = table;
-  return bqc::add_domain(options, Api(table));
+  Status* status = nullptr;
+  Status* thrown = bqc::guarded(Api(table), "ai.bqc: ", [&] { status = bqc::add_domain(options, table); });
+  return thrown ? thrown : status;
 }

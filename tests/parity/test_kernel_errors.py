@@ -69,6 +69,88 @@ def test_weights_that_do_not_fit() -> None:
         run(inputs, linear_attributes(8, 32, 0), CONSTANT, inputs[:2])
 
 
+@pytest.mark.parametrize("exponent", [-127, -128])
+def test_stored_exponents_without_a_power_of_two(exponent: int) -> None:
+    inputs = linear()
+    inputs[3][1, 5] = exponent
+    rejects(rf"weight_exponents \[2, 32\] hold {exponent}; an exponent is at least -126", inputs)
+    make = Maker(2)
+    table = [make.r.integers(0, 255, (8, 16)).astype(np.uint8), make.exponents(8, 1)]
+    table[1][7, 0] = exponent
+    ids = np.zeros((1, 1), np.int64)
+    attributes = {"columns": 16, "bits": 8, "block": 16, "layout": "row"}
+    with pytest.raises(Exception, match=rf"'the BlockGather': table exponents \[8, 1\] hold {exponent}"):
+        session(model("BlockGather", [ids, *table], {1, 2}, [FLOAT[None]], attributes), 1)
+
+
+@pytest.mark.parametrize("value", [2**63 - 1, 2**62, 2**40, -(2**63), 0])
+def test_attributes_that_no_size_arithmetic_can_hold(value: int) -> None:
+    make = Maker(2)
+    ids = np.zeros((1, 1), np.int64)
+    table = [make.r.integers(0, 255, (8, 16)).astype(np.uint8), make.exponents(8, 1)]
+    for name in ("columns", "bits"):
+        attributes = {"columns": 16, "bits": 8, "block": 16, "layout": "row"} | {name: value}
+        with pytest.raises(Exception, match="ai.bqc::BlockGather: node 'the BlockGather': "):
+            session(model("BlockGather", [ids, *table], {1, 2}, [FLOAT[None]], attributes), 1)
+    rejects("bits", linear(), bits=value)
+    if value:
+        rejects("group|whole number|fit", linear(), group=value)
+    if value <= 0:
+        rejects("block", linear(), block=value)
+    pair = make.pair(1, 4, 64, block=32, group=32)
+    values = make.codes(1, 4, 64), make.exponents(1, 2)
+    inputs = [*pair, *pair, *values, np.ones((1, 4), np.int64)]
+    attributes = {"heads": value, "block": 32, "scale": 1.0, "out_bits": 8}
+    with pytest.raises(Exception, match="the BlockAttention.*heads"):
+        blob = model("BlockAttention", inputs, set(), list(pair), attributes)
+        session(blob, 1).run(None, {f"in{i}": x for i, x in enumerate(inputs)})
+
+
+def test_activation_exponents_may_be_anything() -> None:
+    """They are computed while running, so garbage in them gives garbage, but nothing worse."""
+    inputs = linear()
+    inputs[1][:] = np.resize(np.array([-128, -127, 127, 0], np.int8), inputs[1].shape)
+    (y,) = run(inputs, linear_attributes(8, 32, 0), CONSTANT, inputs[:2])
+    assert y.shape == (2, 3, 20)
+
+
+@pytest.mark.parametrize("tokens", [1000, 4096])
+def test_long_sequences(tokens: int) -> None:
+    """All the 16 million products of two sequences of 4096, checked in a few rows."""
+    make = Maker(6)
+    q, k = make.pair(1, tokens, 16, block=16), make.pair(1, tokens, 16, block=16)
+    values = make.codes(1, tokens, 16), make.exponents(1, 1)
+    mask = (make.r.random((1, tokens)) < 0.9).astype(np.int64)
+    attributes = {"heads": 1, "block": 16, "scale": 0.25, "out_bits": 8}
+    inputs = [*q, *k, *values, mask]
+    blob = model("BlockAttention", inputs, set(), list(q), attributes)
+    codes, exponents = session(blob, 2).run(None, {f"in{i}": x for i, x in enumerate(inputs)})
+    rows = [0, 1, tokens // 2, tokens - 1]
+    scores = reference.block_scores(q[0], q[1], k[0], k[1], heads=1, block=16, scale=0.25)[:, :, rows]
+    p = reference.masked_softmax(scores, mask)
+    blob = model("MaskedSoftmax", [scores, mask], set(), [p], {})
+    np.testing.assert_array_equal(session(blob, 2).run(None, {"in0": scores, "in1": mask})[0], p)
+    full = np.zeros((1, 1, tokens, tokens), np.uint8)
+    full[:, :, rows] = p
+    full[:, :, ~np.isin(np.arange(tokens), rows), 0] = 1
+    context = reference.block_context(full, *values, heads=1, block=16)
+    expected = reference.block_quantize(context[:, rows], bits=8, block=16, group=16)
+    np.testing.assert_array_equal(codes[:, rows], expected[0])
+    np.testing.assert_array_equal(exponents[:, rows], expected[1])
+
+
+def test_more_tokens_than_a_sum_can_hold() -> None:
+    make = Maker(6)
+    tokens = 65537
+    values = np.zeros((1, tokens, 1), np.int8), make.exponents(1, 1)
+    pair = values[0], np.zeros((1, tokens, 1), np.int8)
+    inputs = [*pair, *pair, *values, np.ones((1, tokens), np.int64)]
+    attributes = {"heads": 1, "block": 16, "scale": 1.0, "out_bits": 8}
+    blob = model("BlockAttention", inputs, set(), list(pair), attributes)
+    with pytest.raises(Exception, match="sequence and head are at most 65536"):
+        session(blob, 1).run(None, {f"in{i}": x for i, x in enumerate(inputs)})
+
+
 def test_activations_that_do_not_fit() -> None:
     inputs = linear()
     inputs[1] = inputs[1][..., :1].copy()
