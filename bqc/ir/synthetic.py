@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -39,12 +39,14 @@ def canonical_bert(
     labels: int = 2,
     mask: bool = True,
     token_types: bool = True,
+    lazy: bool = False,
 ) -> ir.Model:
     """An annotated canonical encoder, opset 21, IR version 10.
 
     Inputs `input_ids`, `attention_mask`, `token_type_ids`: int64 `[batch, sequence]`. Output float32
     `logits[batch, labels]` (with pooler) or `last_hidden_state[batch, sequence, hidden]`. Weights are normal
     with deviation 0.05 and one larger channel each, like trained ones; the same arguments give the same bits.
+    ``lazy`` makes each matrix only when it is read, so that a model larger than memory can be saved.
     """
     rng = np.random.default_rng(seed)
     names = ["input_ids"] + ["attention_mask"] * mask + ["token_type_ids"] * token_types
@@ -54,9 +56,15 @@ def canonical_bert(
     mask_bias = write_mask(w, inputs["attention_mask"]) if mask else None
 
     def matrix(name: str, *shape: int) -> ir.Value:
-        data = rng.standard_normal(shape, dtype=np.float32) * np.float32(0.05)
-        data[:, rng.integers(0, shape[1])] *= np.float32(4)
-        return w.const(name, data)
+        if not lazy:
+            return w.const(name, _matrix(rng, *shape))
+        own = np.random.default_rng(int(rng.integers(1 << 32)))
+        return w.const(
+            name,
+            ir.LazyTensor(
+                lambda: ir.tensor(_matrix(own, *shape)), ir.DataType.FLOAT, ir.Shape(shape), name=name
+            ),
+        )
 
     def vector(name: str, n: int, centre: float = 0.0) -> ir.Value:
         return w.const(name, rng.standard_normal(n, dtype=np.float32) * np.float32(0.05) + np.float32(centre))
@@ -123,6 +131,13 @@ def canonical_bert(
     model = ir.Model(graph, ir_version=10, producer_name="bqc")
     record(model)
     return model
+
+
+def _matrix(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    data = rng.standard_normal((rows, columns), dtype=np.float32)
+    data *= np.float32(0.05)
+    data[:, rng.integers(0, columns)] *= np.float32(4)
+    return data
 
 
 def _input(name: str) -> ir.Value:
