@@ -16,7 +16,10 @@ __all__ = ["FoldGelu"]
 
 @dataclass(frozen=True)
 class FoldGelu(ir.passes.InPlacePass):
-    """Before: ``BlockQuantize(Gelu(BlockLinear(...)))``. After: ``BlockLinearGelu(...)``.
+    """Fold GELU and the quantisation of its output into the linear before them.
+
+    Before: ``BlockQuantize(Gelu(BlockLinear(...)))``
+    After:  ``BlockLinearGelu(...)``
 
     Contract: ulp (the operator's GELU is a polynomial within 1.5e-6 of either form).
     """

@@ -15,7 +15,13 @@ __all__ = ["FoldHead"]
 
 @dataclass(frozen=True)
 class FoldHead(ir.passes.InPlacePass):
-    """Before: ``BlockQuantize(Tanh(x))``. After: ``BlockQuantize(ai.bqc.Tanh(x))``. Contract: ulp."""
+    """Give the pooler the tanh whose every bit is defined.
+
+    Before: ``BlockQuantize(Tanh(x))``
+    After:  ``BlockQuantize(ai.bqc.Tanh(x))``
+
+    Contract: ulp.
+    """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         return apply(model, _Tanh)

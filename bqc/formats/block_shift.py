@@ -209,6 +209,7 @@ def range_exponents(largest: F32, bits: int) -> I8:
     return np.maximum(ceil_log2(largest) - (bits - 1), MIN_EXPONENT).astype(np.int8)
 
 
+@np.errstate(over="ignore")
 def encode(clean: F32, exponents: I8, owner: NDArray[np.int64], bits: int) -> I8:
     """Codes of sanitised x [..., K]: ``x * 2**-exponent`` rounded half to even and clamped."""
     high = 2 ** (bits - 1) - 1

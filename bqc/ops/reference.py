@@ -229,6 +229,7 @@ def block_scores(
     return finite(acc * f32(scale))
 
 
+@np.errstate(over="ignore")
 def masked_softmax(scores: F32, mask: I64) -> U8:
     """Unnormalised codes uint8 of exp(score - row maximum); 255 for the maximum, 0 for masked keys.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from bqc.passes import pass_name
+from bqc.pipeline.instruments import Instrument
 
 __all__ = ["LINEAGE_KEY", "Step", "run"]
 
@@ -33,20 +34,26 @@ def run(
     progress: Callable[[int, int], None] | None = None,
     done: int = 0,
     total: int | None = None,
+    instruments: Sequence[Instrument] = (),
 ) -> list[Step]:
     """Run the passes in order; ``progress`` is called with (passes done, passes in all)."""
     steps = []
     for i, one in enumerate(passes):
         if progress is not None:
             progress(done + i, total or len(passes))
+        name = pass_name(one)
+        for instrument in instruments:
+            instrument.before(name, model)
         before = set(model.graph)
         started = time.perf_counter()
         result = one(model)
-        name = pass_name(one)
+        seconds = time.perf_counter() - started
         for node in model.graph:
             if node not in before:
                 node.metadata_props[LINEAGE_KEY] = name
-        steps.append(Step(name, result.modified, len(model.graph), time.perf_counter() - started))
+        steps.append(Step(name, result.modified, len(model.graph), seconds))
+        for instrument in instruments:
+            instrument.after(steps[-1], model)
     if progress is not None:
         progress(done + len(passes), total or len(passes))
     return steps
