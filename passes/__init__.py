@@ -16,6 +16,12 @@ __all__ = ["names", "pass_class", "pass_name"]
 _MODULES = (
     "import_opset",
     "import_fold",
+    "import_contrib_embedding",
+    "import_contrib_matmul",
+    "import_contrib_gelu",
+    "import_contrib_norm",
+    "import_contrib_attention",
+    "import_contrib",
     "import_weights",
     "import_layernorm",
     "import_gelu",

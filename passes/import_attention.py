@@ -12,6 +12,7 @@ import onnx_ir as ir
 from bqc.ir.build import Writer, write_attention_core, write_mask
 from bqc.ir.explain import NoMatch, explanation
 from bqc.ir.match import Linear, as_linear, is_weight, size_of, walk_back
+from bqc.ir.padding import marked_padding
 from bqc.ir.probe import MASK_PATTERNS, Probe, ProbeError, Sizes
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
 
@@ -19,7 +20,7 @@ __all__ = ["ImportAttention"]
 
 Array = npt.NDArray[Any]
 
-_HIDES = -1e4
+_HIDES = -5e3
 _CLOSE = 2e-4
 
 
@@ -57,8 +58,8 @@ class ImportAttention(ir.passes.InPlacePass):
         s = Add(Mul(MatMul(q4, k4), scale), bias);  p = Softmax(s);  c = Reshape(Transpose(MatMul(p, v4)))
 
     The region is run on random projections under several padding masks. It is attention if the Softmax input
-    is `scale * q k^T` where the mask is 1 and at most -1e4 where it is 0, and the result is the weighted mean
-    of v.
+    is `scale * q k^T` where the mask is 1 and below -5e3 where it is 0 (older exporters add -10000), and the
+    result is the weighted mean of v.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -145,7 +146,8 @@ def _understand(graph: ir.Graph, region: _Region) -> _Meaning:
     if {size_of(one.weight, 1) for one in (region.key, region.value)} != {hidden}:
         raise NoMatch("query, key and value differ in width", 4)
     boundary = [region.query.out, region.key.out, region.value.out]
-    probe = Probe([scores, region.context], list(dict.fromkeys(boundary)))
+    masks = marked_padding(graph)
+    probe = Probe([scores, region.context], [*dict.fromkeys(boundary), *masks])
     if len(set(boundary)) != 3:
         raise NoMatch("query, key and value share one linear", 4)
     heads = _heads(probe, boundary, hidden, graph)
@@ -191,19 +193,23 @@ def _run(
     batch, sequence = pattern.shape
     q, k, v = (rng.standard_normal((batch, sequence, hidden)).astype(np.float32) for _ in range(3))
     feeds: dict[ir.Value, Array] = dict(zip(boundary, (q, k, v), strict=True))
-    for value in graph.inputs:
-        fill = pattern if value is mask or (mask is None and "mask" in (value.name or "")) else pattern * 0
+    for value in (*graph.inputs, *marked_padding(graph)):
+        fill = pattern if value is mask or (mask is None and _says_mask(value)) else pattern * 0
         if probe.depends_on(value):
             feeds[value] = fill.astype(value.dtype.numpy() if value.dtype else np.int64)
     return (q, k, v), probe.run(feeds, Sizes(batch, sequence))
+
+
+def _says_mask(value: ir.Value) -> bool:
+    return not value.is_graph_input() or "mask" in (value.name or "")
 
 
 def _mask_input(graph: ir.Graph, probe: Probe, boundary: list[ir.Value], hidden: int) -> ir.Value | None:
     """The graph input that hides keys: the one whose zeros change the scores."""
     pattern = np.ones((2, 4), np.int64)
     pattern[:, -1] = 0
-    candidates = [v for v in graph.inputs if probe.depends_on(v)]
-    candidates.sort(key=lambda v: "mask" not in (v.name or ""))
+    candidates = [v for v in (*marked_padding(graph), *graph.inputs) if probe.depends_on(v)]
+    candidates.sort(key=lambda v: not _says_mask(v))
     for value in candidates:
         _, (some, _) = _run(probe, boundary, hidden, graph, value, pattern, 1)
         _, (every, _) = _run(probe, boundary, hidden, graph, value, pattern * 0 + 1, 1)

@@ -9,6 +9,12 @@ from onnx_ir.passes import common
 
 from bqc.ir.anatomy import ANATOMY_KEY, LAYER_KEY, ROLE_KEY, SOURCE_KEY
 from bqc.passes.import_attention import ImportAttention
+from bqc.passes.import_contrib import ImportContrib
+from bqc.passes.import_contrib_attention import ImportContribAttention
+from bqc.passes.import_contrib_embedding import ImportContribEmbedding
+from bqc.passes.import_contrib_gelu import ImportContribGelu
+from bqc.passes.import_contrib_matmul import ImportContribMatMul
+from bqc.passes.import_contrib_norm import ImportContribNorm
 from bqc.passes.import_embedding import ImportEmbedding
 from bqc.passes.import_fold import ImportFold
 from bqc.passes.import_gelu import ImportGelu
@@ -24,6 +30,12 @@ __all__ = ["IMPORT_PASSES", "ImportCanonicalize"]
 IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportOpset,
     ImportFold,
+    ImportContribEmbedding,
+    ImportContribMatMul,
+    ImportContribGelu,
+    ImportContribNorm,
+    ImportContribAttention,
+    ImportContrib,
     ImportWeights,
     ImportLayerNorm,
     ImportGelu,

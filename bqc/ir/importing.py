@@ -12,6 +12,7 @@ from bqc.errors import BqcError
 from bqc.ir.anatomy import Encoder, encoder
 from bqc.ir.explain import Explanation, Miss, explanation
 from bqc.ir.load import is_compiled, load
+from bqc.ir.notes import notes
 
 __all__ = ["ImportSummary", "import_model"]
 
@@ -26,6 +27,8 @@ class ImportSummary:
     nodes_before: int
     nodes_after: int
     seconds: float
+    notes: tuple[str, ...] = ()
+    """What was mended or left as it was."""
 
     def __str__(self) -> str:
         return f"{self.encoder} (opset {self.source_opset}, {self.nodes_before} -> {self.nodes_after} nodes)"
@@ -57,4 +60,4 @@ def import_model(
     found = encoder(loaded)
     misses = tuple(explanation(loaded).misses)
     seconds = time.perf_counter() - started
-    return loaded, ImportSummary(found, misses, opset, before, len(loaded.graph), seconds)
+    return loaded, ImportSummary(found, misses, opset, before, len(loaded.graph), seconds, notes(loaded))
