@@ -71,6 +71,18 @@ std::vector<Dim> with_last(std::vector<Dim> dims, Dim last) {
 
 int64_t rows_of(const Tensor& x) { return product_of(x.dims.data(), x.dims.empty() ? 0 : x.dims.size() - 1); }
 
+// An address sanitizer is told how much of a buffer was asked for: the rest is out of bounds.
+#if defined(__SANITIZE_ADDRESS__)
+extern "C" void __asan_poison_memory_region(const volatile void*, size_t);
+extern "C" void __asan_unpoison_memory_region(const volatile void*, size_t);
+static void mark_usable(void* data, size_t bytes, size_t size) {
+  __asan_unpoison_memory_region(data, bytes);
+  __asan_poison_memory_region(static_cast<char*>(data) + bytes, size - bytes);
+}
+#else
+static void mark_usable(void*, size_t, size_t) {}
+#endif
+
 void* scratch_bytes(Slot slot, size_t bytes) {
   struct Buffer {
     void* data = nullptr;
@@ -89,6 +101,7 @@ void* scratch_bytes(Slot slot, size_t bytes) {
     if (!buffer.data) throw std::bad_alloc();
     buffer.size = wanted;
   }
+  mark_usable(buffer.data, bytes, buffer.size);
   return buffer.data;
 }
 

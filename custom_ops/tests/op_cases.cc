@@ -1,0 +1,203 @@
+#include "op_cases.h"
+
+#include <cstring>
+#include <limits>
+
+#include "ops/common.h"
+
+namespace fake {
+namespace {
+
+using Dims = std::vector<int64_t>;
+
+constexpr Type f32 = Type::f32, u8 = Type::u8, i8 = Type::i8, i64 = Type::i64;
+
+// Fills arrays with values that make sense for what they are.
+struct Maker {
+  Random& random;
+  int bits;
+  int64_t block;
+
+  template <class T>
+  Array whole(Type type, const Dims& dims, int64_t low, int64_t high) {
+    Array a(type, dims);
+    for (size_t i = 0; i < a.count(); ++i) a.as<T>()[i] = static_cast<T>(between(random, low, high));
+    return a;
+  }
+  Array floats(const Dims& dims) {
+    std::normal_distribution<float> normal(0, 2);
+    Array a(f32, dims);
+    for (size_t i = 0; i < a.count(); ++i) a.as<float>()[i] = normal(random);
+    return a;
+  }
+  Array codes(const Dims& dims) { return whole<int8_t>(i8, dims, -127, 127); }
+  Array exponents(const Dims& dims) { return whole<int8_t>(i8, dims, -12, -3); }
+  Array ids(const Dims& dims, int64_t rows) { return whole<int64_t>(i64, dims, -rows, rows - 1); }
+  Array mask(const Dims& dims) { return whole<int64_t>(i64, dims, 0, 2); }
+  int64_t blocks(int64_t length, int64_t group = 0) { return bqc::make_geometry(length, block, group).count; }
+
+  // Codes and exponents of [B, S, n], the exponents in blocks inside groups.
+  std::vector<Array> pair(int64_t b, int64_t s, int64_t n, int64_t group = 0) {
+    return {codes({b, s, n}), exponents({b, s, blocks(n, group)})};
+  }
+  std::vector<Array> linear(int64_t b, int64_t s, int64_t in, int64_t out) {
+    std::vector<Array> all = pair(b, s, in);
+    const int64_t strips = bqc::ceil_div(out, 16), padded = bqc::round_up(in, 16);
+    all.push_back(whole<uint8_t>(u8, {strips, padded * bits / 32, 16, 4}, 0, 255));
+    all.push_back(exponents({blocks(in), strips * 16}));
+    all.push_back(floats({out}));
+    return all;
+  }
+  std::vector<Array> table(int64_t rows, int64_t columns) {
+    const int64_t bytes = bits == 8 ? columns : bqc::round_up(columns, 4) * bits / 8;
+    return {whole<uint8_t>(u8, {rows, bytes}, 0, 255), exponents({rows, blocks(columns)})};
+  }
+};
+
+std::vector<Array> joined(std::vector<Array> a, const std::vector<Array>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+// Copies what fits and fills the rest with zeros.
+Array resized(const Array& a, const Dims& dims) {
+  Array out(a.type, dims);
+  const size_t common = std::min(a.bytes(), out.bytes());
+  std::memcpy(out.data.get(), a.data.get(), common);
+  std::memset(out.data.get() + common, 0, out.bytes() - common);
+  return out;
+}
+
+}  // namespace
+
+int64_t between(Random& random, int64_t low, int64_t high) {
+  return std::uniform_int_distribution<int64_t>(low, high)(random);
+}
+
+std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int64_t width, int bits) {
+  const int64_t hidden = heads * width, wide = 2 * hidden + 6, block = 16;
+  Maker m{random, bits, block};
+  using Attributes = std::map<std::string, Attribute>;
+  const auto with = [](Attributes a, const Attributes& more) {
+    a.insert(more.begin(), more.end());
+    return a;
+  };
+  const Attributes format = {{"bits", int64_t{bits}}, {"block", block}, {"group", int64_t{0}}};
+  const Attributes out = {{"out_bits", int64_t{8}}, {"out_block", block}, {"out_group", int64_t{0}}};
+  const Attributes tiles = with(format, {{"layout", std::string("n16k4")}});
+  const Attributes head = {{"heads", heads}, {"block", block}};
+  const Attributes scaled = with(head, {{"scale", 0.125f}});
+  const Dims x = {b, s, hidden};
+  const auto linear = [&](int64_t in, int64_t n) { return m.linear(b, s, in, n); };
+  const int64_t head_exponents = m.blocks(hidden, width);
+  const std::vector<Array> values = {m.codes(x), m.exponents({b, head_exponents})};
+  const std::vector<Array> query = m.pair(b, s, hidden, width), key = m.pair(b, s, hidden, width);
+  const std::vector<Array> affine = {m.floats({hidden}), m.floats({hidden})};
+  const Attributes embedding = {{"columns", hidden},
+                                {"word_bits", int64_t{bits}},
+                                {"type_bits", int64_t{bits}},
+                                {"position_bits", int64_t{bits}},
+                                {"block", block},
+                                {"epsilon", 1e-12f},
+                                {"layout", std::string("row")}};
+  std::vector<Array> tables = joined(m.table(11, hidden), m.table(2, hidden));
+  tables = joined(joined(tables, m.table(s + 3, hidden)), affine);
+  return {
+      {"BlockQuantize", format, {m.floats(x)}, {}},
+      {"BlockDequantize", format, m.pair(b, s, hidden), {}},
+      {"BlockQuantizeValues", with(head, {{"bits", int64_t{8}}}), {m.floats(x), m.mask({b, s})}, {}},
+      {"Gelu", {{"approximate", int64_t{1}}}, {m.floats(x)}, {}},
+      {"Tanh", {}, {m.floats(x)}, {}},
+      {"LayerNorm", {{"epsilon", 1e-12f}}, joined({m.floats(x)}, affine), {}},
+      {"BlockLinear", tiles, linear(hidden, wide), {2, 3, 4}},
+      {"BlockLinearQuantize", with(tiles, out), linear(hidden, wide), {2, 3, 4}},
+      {"BlockLinearQuantizeValues",
+       with(tiles, {{"heads", heads}, {"out_bits", int64_t{8}}, {"out_block", block}}),
+       joined(linear(wide, hidden), {m.mask({b, s})}),
+       {2, 3, 4}},
+      {"BlockLinearGelu",
+       with(with(tiles, out), {{"approximate", int64_t{0}}}),
+       linear(hidden, wide),
+       {2, 3, 4}},
+      {"BlockLinearAddNorm",
+       with(with(tiles, out),
+            {{"residual_block", block}, {"residual_group", int64_t{0}}, {"epsilon", 1e-5f}}),
+       joined(joined(linear(wide, hidden), m.pair(b, s, hidden)), affine),
+       {2, 3, 4, 7, 8}},
+      {"BlockScores", scaled, joined(query, key), {}},
+      {"MaskedSoftmax", {}, {m.floats({b, heads, s, s}), m.mask({b, s})}, {}},
+      {"BlockContext", head, joined({m.whole<uint8_t>(u8, {b, heads, s, s}, 0, 255)}, values), {}},
+      {"BlockAttention",
+       with(scaled, {{"out_bits", int64_t{8}}}),
+       joined(joined(joined(query, key), values), {m.mask({b, s})}),
+       {}},
+      {"BlockGather",
+       {{"columns", hidden}, {"bits", int64_t{bits}}, {"block", block}, {"layout", std::string("row")}},
+       joined({m.ids({b, s}, 11)}, m.table(11, hidden)),
+       {1, 2}},
+      {"EmbeddingLayerNorm",
+       with(embedding, out),
+       joined({m.ids({b, s}, 11), m.ids({b, s}, 2), m.ids({1, s}, s + 3)}, tables),
+       {3, 4, 5, 6, 7, 8, 9, 10}},
+  };
+}
+
+void spoil(Random& random, Case& node) {
+  using Limits = std::numeric_limits<int64_t>;
+  static const int64_t kSizes[] = {0, 1, 2, 3, 4, 15, 16, 17, 31, 48, 64, 100};
+  static const int64_t kNumbers[] = {
+      Limits::min(), -1, 0, 1, 2, 4, 6, 8, 15, 16, 17, 32, 64, 1 << 20, int64_t{1} << 40, Limits::max()};
+  const auto pick = [&](const auto& from) { return from[between(random, 0, std::size(from) - 1)]; };
+  Array& input = node.inputs[static_cast<size_t>(between(random, 0, node.inputs.size() - 1))];
+  switch (between(random, 0, 6)) {
+    case 0:
+    case 1: {  // another dimension
+      Dims dims = input.dims;
+      if (dims.empty()) break;
+      int64_t& d = dims[static_cast<size_t>(between(random, 0, dims.size() - 1))];
+      d = between(random, 0, 1) ? pick(kSizes) : std::max<int64_t>(0, d + between(random, -2, 2));
+      input = resized(input, dims);
+      break;
+    }
+    case 2: {  // another rank
+      Dims dims = input.dims;
+      if (!dims.empty() && between(random, 0, 1)) {
+        dims.pop_back();
+      } else {
+        dims.insert(dims.begin() + between(random, 0, dims.size()), pick(kSizes) % 5);
+      }
+      input = resized(input, dims);
+      break;
+    }
+    case 3:
+    case 4: {  // another attribute
+      if (node.attributes.empty()) break;
+      auto at = node.attributes.begin();
+      std::advance(at, between(random, 0, node.attributes.size() - 1));
+      if (at->second.index() == 0) {
+        at->second = pick(kNumbers);
+      } else if (at->second.index() == 1) {
+        static const float kFloats[] = {-1.0f, 0.0f, 1e38f, std::numeric_limits<float>::quiet_NaN()};
+        at->second = pick(kFloats);
+      } else {
+        at->second = std::string("other");
+      }
+      if (between(random, 0, 3) == 0) node.attributes.erase(at);
+      break;
+    }
+    case 5: {  // any contents
+      for (size_t i = 0; i < input.bytes(); ++i) input.data[i] = static_cast<char>(random());
+      break;
+    }
+    case 6: {  // no constant any more, or another type of the same width
+      if (!node.constants.empty() && between(random, 0, 1)) {
+        node.constants.erase(node.constants.begin());
+      } else if (input.type == u8 || input.type == i8) {
+        input.type = input.type == u8 ? i8 : u8;
+      }
+      break;
+    }
+  }
+}
+
+}  // namespace fake
