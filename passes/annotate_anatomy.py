@@ -26,9 +26,12 @@ class AnnotateAnatomy(ir.passes.InPlacePass):
     Before: `y = LayerNormalization(...)`
     After: `y = LayerNormalization(...)  {bqc.layer: "3", bqc.role: "ffn.norm"}`, its gamma and beta likewise
 
-    1. The embedding is the LayerNormalization of three summed table lookups.
-    2. A layer continues from a hidden state through query, key and value to two LayerNormalizations.
-    3. Linears after the last layer are `pooler` (followed by Tanh) or `head`.
+    1. The embedding is the LayerNormalization of two or three summed table lookups, and where the tables
+       are narrower than the layers, the linear after it.
+    2. A layer continues from a hidden state through query, key and value to two LayerNormalizations. A
+       weight that several layers share carries the labels of the first.
+    3. Linears after the last layer are `pooler` (followed by Tanh), `head.transform` (followed by another
+       activation) or `head`.
     4. Nodes are renamed after their labels, so that a viewer shows the anatomy; the summary of it all is
        recorded in the model's metadata.
 
@@ -41,7 +44,7 @@ class AnnotateAnatomy(ir.passes.InPlacePass):
         norm = _embedding(graph)
         if norm is None:
             raise BqcError(_nothing_found(model, "word + type + position embedding lookups"))
-        hidden, layers = norm.outputs[0], 0
+        hidden, layers = _projected(norm.outputs[0]), 0
         try:
             while _starts_layer(hidden):
                 hidden = _layer(hidden, str(layers))
@@ -63,19 +66,31 @@ def _embedding(graph: ir.Graph) -> ir.Node | None:
     for norm in graph:
         x = norm.inputs[0] if norm.op_type == "LayerNormalization" else None
         outer = x.producer() if x is not None else None
-        inner = outer.inputs[0].producer() if outer is not None and outer.inputs[0] is not None else None
-        if outer is None or inner is None or (outer.op_type, inner.op_type) != ("Add", "Add"):
+        if outer is None or outer.op_type != "Add":
             continue
-        lookups = [v.producer() if v is not None else None for v in (*inner.inputs, outer.inputs[1])]
+        inner = outer.inputs[0].producer() if outer.inputs[0] is not None else None
+        sums = [inner, outer] if inner is not None and inner.op_type == "Add" else [outer]
+        terms = [*sums[0].inputs, *(n.inputs[1] for n in sums[1:])]
+        lookups = [v.producer() if v is not None else None for v in terms]
         if any(n is None or n.op_type != "Gather" or not is_weight(n.inputs[0], 2) for n in lookups):
             continue
-        for node, role in zip(lookups, TABLE_ROLES, strict=True):
+        roles = TABLE_ROLES if len(lookups) == 3 else (TABLE_ROLES[0], TABLE_ROLES[2])
+        for node, role in zip(lookups, roles, strict=True):
             if node is not None:
                 _put(EMBEDDING, role, node)
-        _put(EMBEDDING, "embedding.sum", inner, outer)
+        _put(EMBEDDING, "embedding.sum", *sums)
         _put(EMBEDDING, "embedding.norm", norm)
         return norm
     return None
+
+
+def _projected(x: ir.Value) -> ir.Value:
+    """The first layer's input: the embedding itself, or what a linear makes of it."""
+    linears = list(_linears(x))
+    if len(linears) != 1 or len(x.consumers()) != 1 or not _starts_layer(linears[0].out):
+        return x
+    _put(EMBEDDING, "embedding.projection", *linears[0].nodes)
+    return linears[0].out
 
 
 def _starts_layer(hidden: ir.Value) -> bool:
@@ -99,12 +114,19 @@ def _layer(hidden: ir.Value, layer: str) -> ir.Value:
     reshape = _next(projections["attention.query"].out, "Reshape")
     scores = _next(_next(reshape.outputs[0], "Transpose").outputs[0], "MatMul")
     scaled = _next(scores.outputs[0], "Mul")
-    after = _next(scaled.outputs[0], "Add", "Softmax")
-    softmax = after if after.op_type == "Softmax" else _next(after.outputs[0], "Softmax")
     _require(scalar(scaled.inputs[1]) is not None, "attention scores times a number")
-    _require(after is softmax or _is_mask(after.inputs[1]), "attention scores with the padding mask added")
+    softmax, sums = _next(scaled.outputs[0], "Add", "Softmax"), list[ir.Node]()
+    while softmax.op_type == "Add" and len(sums) < 2:
+        sums.append(softmax)
+        softmax = _next(softmax.outputs[0], "Add", "Softmax")
+    added = [_role_of(node.inputs[1]) for node in sums]
+    _require(
+        added in ([], ["attention.mask"], ["attention.bias"], ["attention.bias", "attention.mask"]),
+        "attention scores with the padding mask added",
+    )
+    _require(softmax.op_type == "Softmax", "Softmax of the attention scores")
     _require(softmax.attributes.get_int("axis", -1) in (-1, 3), "Softmax over the last axis")
-    _put(layer, "attention.scores", scores, scaled, *([after] if after is not softmax else []))
+    _put(layer, "attention.scores", scores, scaled, *sums)
     _put(layer, "attention.softmax", softmax)
     context = _next(softmax.outputs[0], "MatMul")
     turned = _next(context.outputs[0], "Transpose")
@@ -145,9 +167,9 @@ def _perm(transpose: ir.Node) -> list[int]:
     return list(transpose.attributes.get_ints("perm", ()) or ())
 
 
-def _is_mask(value: ir.Value | None) -> bool:
+def _role_of(value: ir.Value | None) -> str | None:
     node = None if value is None else value.producer()
-    return node is not None and node.metadata_props.get(ROLE_KEY) == "attention.mask"
+    return None if node is None else node.metadata_props.get(ROLE_KEY)
 
 
 def _projection_role(linear: Linear) -> str | None:
@@ -204,20 +226,31 @@ def _head(graph: ir.Graph) -> None:
         if linear is None:
             continue
         tanh = _use(linear.out, "Tanh")
+        activation = _use(linear.out, "Gelu") or _use(linear.out, "Relu")
         first = linear.x.producer()
         if tanh is not None:
             _put(HEAD, "pooler", *linear.nodes, tanh)
-            if first is not None and first.op_type == "Gather" and ROLE_KEY not in first.metadata_props:
-                _put(HEAD, "pooler", first)
+        elif activation is not None:
+            _put(HEAD, "head.transform", *linear.nodes, activation)
+            norm = _use(activation.outputs[0], "LayerNormalization")
+            if norm is not None:
+                _put(HEAD, "head.norm", norm)
         else:
             _put(HEAD, "head", *linear.nodes)
+        if first is not None and first.op_type == "Gather" and ROLE_KEY not in first.metadata_props:
+            _put(HEAD, node.metadata_props[ROLE_KEY], first)
 
 
 def _put(layer: str, role: str, *nodes: ir.Node) -> None:
     for node in nodes:
         label(node, layer, role)
         for value in node.inputs:
-            if value is not None and is_weight(value) and _is_own(value):
+            if (
+                value is not None
+                and is_weight(value)
+                and _is_own(value)
+                and ROLE_KEY not in value.metadata_props
+            ):
                 label(value, layer, role)
 
 

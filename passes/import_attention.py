@@ -13,8 +13,9 @@ from bqc.ir.build import Writer, write_attention_core, write_mask
 from bqc.ir.explain import NoMatch, explanation
 from bqc.ir.match import Linear, as_linear, is_weight, size_of, walk_back
 from bqc.ir.padding import marked_padding
-from bqc.ir.probe import MASK_PATTERNS, Probe, ProbeError, Sizes
+from bqc.ir.probe import MASK_PATTERNS, Probe, ProbeError, Sizes, same_shape
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
+from bqc.passes._attention_bias import label_bias, position_bias
 
 __all__ = ["ImportAttention"]
 
@@ -29,6 +30,7 @@ class _Region:
     """One attention as found: three linears in, the merged context out."""
 
     softmax: ir.Node
+    product: ir.Value
     query: Linear
     key: Linear
     value: Linear
@@ -43,6 +45,7 @@ class _Meaning:
     head_dim: int
     scale: float
     mask: ir.Value | None
+    bias: ir.Value | None
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class ImportAttention(ir.passes.InPlacePass):
     After::
 
         s = Add(Mul(MatMul(q4, k4), scale), bias);  p = Softmax(s);  c = Reshape(Transpose(MatMul(p, v4)))
+        s = Add(Add(Mul(...), position_bias), bias)                  where a bias of relative positions is added
 
     The region is run on random projections under several padding masks. It is attention if the Softmax input
     is `scale * q k^T` where the mask is 1 and below -5e3 where it is 0 (older exporters add -10000), and the
@@ -94,7 +98,7 @@ def _find(softmax: ir.Node) -> _Region:
     key = _linear_behind(scores.inputs[1], "key")
     context, operand = _context_of(softmax.outputs[0])
     value = _linear_behind(operand, "value")
-    return _Region(softmax, query, key, value, _merged(context))
+    return _Region(softmax, products[0], query, key, value, _merged(context))
 
 
 def _is_product(value: ir.Value) -> bool:
@@ -147,13 +151,16 @@ def _understand(graph: ir.Graph, region: _Region) -> _Meaning:
         raise NoMatch("query, key and value differ in width", 4)
     boundary = [region.query.out, region.key.out, region.value.out]
     masks = marked_padding(graph)
-    probe = Probe([scores, region.context], [*dict.fromkeys(boundary), *masks])
+    bias = position_bias(graph, scores, region.product)
+    probe = Probe(
+        [scores, region.context, *([] if bias is None else [bias])], [*dict.fromkeys(boundary), *masks]
+    )
     if len(set(boundary)) != 3:
         raise NoMatch("query, key and value share one linear", 4)
     heads = _heads(probe, boundary, hidden, graph)
     mask = _mask_input(graph, probe, boundary, hidden)
     scale = _check(probe, boundary, heads, hidden, graph, mask)
-    return _Meaning(heads, hidden // heads, _exact(scale, hidden // heads), mask)
+    return _Meaning(heads, hidden // heads, _exact(scale, hidden // heads), mask, bias)
 
 
 def _exact(scale: float, head_dim: int) -> float:
@@ -164,7 +171,7 @@ def _exact(scale: float, head_dim: int) -> float:
 
 
 def _heads(probe: Probe, boundary: list[ir.Value], hidden: int, graph: ir.Graph) -> int:
-    scores, context = _run(probe, boundary, hidden, graph, None, np.ones((2, 5), np.int64), seed=0)[1]
+    scores, context, *_ = _run(probe, boundary, hidden, graph, None, np.ones((2, 5), np.int64), seed=0)[1]
     heads, rest = divmod(scores.size, 2 * 5 * 5)
     if rest or scores.shape[-1] != 5:
         raise NoMatch(
@@ -211,8 +218,8 @@ def _mask_input(graph: ir.Graph, probe: Probe, boundary: list[ir.Value], hidden:
     candidates = [v for v in (*marked_padding(graph), *graph.inputs) if probe.depends_on(v)]
     candidates.sort(key=lambda v: not _says_mask(v))
     for value in candidates:
-        _, (some, _) = _run(probe, boundary, hidden, graph, value, pattern, 1)
-        _, (every, _) = _run(probe, boundary, hidden, graph, value, pattern * 0 + 1, 1)
+        _, (some, *_) = _run(probe, boundary, hidden, graph, value, pattern, 1)
+        _, (every, *_) = _run(probe, boundary, hidden, graph, value, pattern * 0 + 1, 1)
         if not np.array_equal(some, every):
             return value
     return None
@@ -229,10 +236,11 @@ def _check(
     scale = 0.0
     for n, rows in enumerate(MASK_PATTERNS):
         pattern = np.array(rows, np.int64)
-        (q, k, v), (scores, context) = _run(probe, boundary, hidden, graph, mask, pattern, n)
+        (q, k, v), (scores, context, *biases) = _run(probe, boundary, hidden, graph, mask, pattern, n)
         q4, k4, v4 = (_split(a.astype(np.float64), heads) for a in (q, k, v))
         product = q4 @ k4.swapaxes(-1, -2)
-        scores = scores.reshape(product.shape)
+        bias = biases[0] if biases else np.zeros(1, np.float32)
+        scores = scores.reshape(product.shape) - bias
         if n == 0:
             scale = float((scores * product).sum() / (product * product).sum())
             if not np.allclose(scores, scale * product, atol=_CLOSE * max(1.0, np.abs(scores).max())):
@@ -244,7 +252,7 @@ def _check(
         if not (scores[~visible] <= _HIDES).all():
             raise NoMatch(f"keys with mask 0 are not hidden under the mask {rows}", 8)
         with np.errstate(all="ignore"):
-            raised = np.where(visible, np.exp(scale * product), 0.0)
+            raised = np.where(visible, np.exp(scale * product + bias), 0.0)
         wanted = _merge((raised / raised.sum(-1, keepdims=True)) @ v4)
         if not np.allclose(context, wanted, atol=_CLOSE * 10):
             gap = float(np.abs(context - wanted).max())
@@ -283,7 +291,11 @@ def _rewrite(graph: ir.Graph, region: _Region, meaning: _Meaning, biases: dict[i
         heads=meaning.heads,
         head_dim=meaning.head_dim,
         scale=meaning.scale,
+        position_bias=meaning.bias,
     )
+    if meaning.bias is not None:
+        label_bias(meaning.bias)
+        same_shape(made, region.query.out)
     producer = region.context.producer()
     assert producer is not None, "the context was computed"
     graph.insert_after(producer, w.nodes)

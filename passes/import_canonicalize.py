@@ -23,6 +23,8 @@ from bqc.passes.import_layernorm import ImportLayerNorm
 from bqc.passes.import_linear import ImportLinear
 from bqc.passes.import_opset import ImportOpset
 from bqc.passes.import_residual import ImportResidual
+from bqc.passes.import_shapes import ImportShapes
+from bqc.passes.import_shared import ImportShared
 from bqc.passes.import_weights import ImportWeights
 
 __all__ = ["IMPORT_PASSES", "ImportCanonicalize"]
@@ -36,12 +38,14 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportContribNorm,
     ImportContribAttention,
     ImportContrib,
+    ImportShared,
     ImportWeights,
     ImportLayerNorm,
     ImportGelu,
     ImportLinear,
     ImportEmbedding,
     ImportAttention,
+    ImportShapes,
     ImportResidual,
     ImportHead,
 )

@@ -1,4 +1,4 @@
-"""Word, type and position embeddings become three Gathers, two Adds and a LayerNormalization."""
+"""Word, type and position embeddings become Gathers, Adds and a LayerNormalization."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bqc.ir.anatomy import EMBEDDING
-from bqc.ir.build import Writer, dims, write_position_ids, write_type_ids
+from bqc.ir.build import Writer, dims, write_padded_position_ids, write_position_ids, write_type_ids
 from bqc.ir.explain import NoMatch, explanation
 from bqc.ir.match import is_weight, size_of
 from bqc.ir.probe import Probe, ProbeError, Sizes
@@ -26,17 +26,21 @@ _SIZES = (Sizes(2, 3), Sizes(1, 5))
 
 @dataclass(frozen=True)
 class _Lookup:
-    """One `Gather(table, index)`; `kind` is `input`, `zeros` or `positions`."""
+    """One `Gather(table, index)`; `kind` is `input`, `zeros`, `positions` or `padded`.
+
+    `source` is the input that it is, or that padded positions are counted in; `pad` is their padding id.
+    """
 
     table: ir.Value
     node: ir.Node
     kind: str
     source: ir.Value | None
+    pad: int = 0
 
 
 @dataclass(frozen=True)
 class ImportEmbedding(ir.passes.InPlacePass):
-    """Recognise the embedding by its three tables and what indexes them.
+    """Recognise the embedding by its two or three tables and what indexes them.
 
     Before::
 
@@ -45,8 +49,10 @@ class ImportEmbedding(ir.passes.InPlacePass):
     After::
 
         Add(Add(word, type), position), indexed by inputs, zeros [B, S] or positions [1, S]
+        Add(word, position)                                     where there is no type table
 
     Indices are probed, not matched: an index that equals an input, 0 or 0 .. S-1 on several batches is that.
+    RoBERTa counts the tokens that are no padding: `pad + cumsum(ids != pad)`, and `pad` at padding [B, S].
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -73,8 +79,8 @@ def _lookups(graph: ir.Graph, norm: ir.Node) -> tuple[list[_Lookup], list[ir.Nod
     if len(terms) != len(tables):
         others = ", ".join(g.op_type if g is not None else "a constant" for g in gathers if g not in tables)
         raise NoMatch(f"{len(tables)} table lookups are summed with something else ({others})", 1)
-    if len(tables) != 3:
-        raise NoMatch(f"{len(tables)} table lookups are summed, not word + type + position", 2)
+    if len(tables) not in (2, 3):
+        raise NoMatch(f"{len(tables)} table lookups are summed, not word (+ type) + position", 2)
     return [_lookup(graph, gather) for gather in tables], adds
 
 
@@ -93,38 +99,58 @@ def _lookup(graph: ir.Graph, gather: ir.Node) -> _Lookup:
     assert table is not None
     assert index is not None, "Gather has two inputs"
     try:
-        kind, source = _meaning(graph, index)
+        kind, source, pad = _meaning(graph, index)
     except ProbeError as error:
         raise NoMatch(f"the index into {table.name} is not a small computation: {error}", 3) from error
-    return _Lookup(table, gather, kind, source)
+    return _Lookup(table, gather, kind, source, pad)
 
 
-def _meaning(graph: ir.Graph, index: ir.Value) -> tuple[str, ir.Value | None]:
+_Meaning = tuple[str, ir.Value | None, int]
+
+
+def _meaning(graph: ir.Graph, index: ir.Value) -> _Meaning:
     if index.is_graph_input():
-        return "input", index
+        return "input", index, 0
     probe = Probe([index])
     read = [v for v in graph.inputs if probe.depends_on(v)]
-    kinds: set[tuple[str, ir.Value | None]] | None = None
+    pads = {v: _padding(probe, v) for v in read}
+    kinds: set[_Meaning] | None = None
     for n, sizes in enumerate(_SIZES):
         rng = np.random.default_rng(n)
         shape = (sizes.batch, sizes.sequence)
-        feeds: dict[ir.Value, Array] = {
-            v: rng.integers(2, 90, shape).astype(v.dtype.numpy() if v.dtype else np.int64) for v in read
-        }
+        # Few different ids, so that the padding id is among them.
+        feeds: dict[ir.Value, Array] = {v: _typed(v, rng.integers(0, pads[v] + 4, shape)) for v in read}
         (found,) = probe.run(feeds, sizes)
-        fits: set[tuple[str, ir.Value | None]] = {
-            ("input", v) for v in read if np.array_equal(found, feeds[v])
-        }
+        fits: set[_Meaning] = {("input", v, 0) for v in read if np.array_equal(found, feeds[v])}
+        fits |= {("padded", v, pads[v]) for v in read if np.array_equal(found, _counted(feeds[v], pads[v]))}
         row = found.reshape(-1, sizes.sequence) if found.size % sizes.sequence == 0 else found.reshape(1, -1)
         if row.shape[1] == sizes.sequence and (row == np.arange(sizes.sequence)).all():
-            fits.add(("positions", None))
+            fits.add(("positions", None, 0))
         if not found.any():
-            fits.add(("zeros", None))
+            fits.add(("zeros", None, 0))
         kinds = fits if kinds is None else kinds & fits
     if not kinds:
         names = ", ".join(v.name or "" for v in read) or "no input"
         raise ProbeError(f"it is no input, not 0 .. S-1 and not zeros (it depends on {names})")
     return sorted(kinds, key=lambda k: k[0])[0]
+
+
+def _typed(value: ir.Value, ids: Array) -> Array:
+    return ids.astype(value.dtype.numpy() if value.dtype else np.int64)
+
+
+def _padding(probe: Probe, ids: ir.Value) -> int:
+    """The padding id, if the index counts what is not padding: the first token has the position after it."""
+    for token in (3, 4):
+        (found,) = probe.run({ids: _typed(ids, np.full((1, 2), token))}, Sizes(1, 2))
+        if found.size == 2 and found[0, 1] == found[0, 0] + 1:
+            return max(int(found[0, 0]) - 1, 0)
+    return 0
+
+
+def _counted(ids: Array, pad: int) -> Array:
+    kept = (ids != pad).astype(np.int64)
+    return np.asarray(kept.cumsum(axis=1) * kept + pad)
 
 
 def _rewrite(graph: ir.Graph, norm: ir.Node, lookups: list[_Lookup], adds: list[ir.Node]) -> None:
@@ -134,26 +160,36 @@ def _rewrite(graph: ir.Graph, norm: ir.Node, lookups: list[_Lookup], adds: list[
     wide = [*(dims(ids) or (None, None)), size_of(word.table, 1)]
     w = Writer(graph, source=sources([word.node]))
     w.at(EMBEDDING, "embedding.word")
-    x_word = w.op("Gather", word.table, ids, shape=wide, axis=0)
-    w.source = sources([kind.node])
-    type_ids = kind.source if kind.source is not None else write_type_ids(w, ids)
-    w.at(EMBEDDING, "embedding.type")
-    x_type = w.op("Gather", kind.table, type_ids, shape=wide, axis=0)
+    total = w.op("Gather", word.table, ids, shape=wide, axis=0)
+    x_type = None
+    if kind is not None:
+        w.source = sources([kind.node])
+        type_ids = kind.source if kind.source is not None else write_type_ids(w, ids)
+        w.at(EMBEDDING, "embedding.type")
+        x_type = w.op("Gather", kind.table, type_ids, shape=wide, axis=0)
     w.source = sources([place.node])
-    position_ids = place.source if place.source is not None else write_position_ids(w, ids)
+    position_ids = _position_ids(w, ids, place)
     w.at(EMBEDDING, "embedding.position")
-    batch = wide[0] if place.source is not None else 1
+    batch = 1 if place.kind == "positions" else wide[0]
     x_place = w.op("Gather", place.table, position_ids, shape=[batch, *wide[1:]], axis=0)
     w.source = sources(adds)
     w.at(EMBEDDING, "embedding.sum")
-    total = w.op("Add", w.op("Add", x_word, x_type, shape=wide), x_place, shape=wide)
+    if x_type is not None:
+        total = w.op("Add", total, x_type, shape=wide)
+    total = w.op("Add", total, x_place, shape=wide)
     old = norm.inputs[0]
     assert old is not None, "LayerNormalization has an input"
     graph.insert_before(norm, w.nodes)
     take_place(old, total)
 
 
-def _assign(lookups: list[_Lookup]) -> tuple[_Lookup, _Lookup, _Lookup]:
+def _position_ids(w: Writer, ids: ir.Value, place: _Lookup) -> ir.Value:
+    if place.kind == "padded" and place.source is not None:
+        return write_padded_position_ids(w, place.source, place.pad)
+    return place.source if place.source is not None else write_position_ids(w, ids)
+
+
+def _assign(lookups: list[_Lookup]) -> tuple[_Lookup, _Lookup | None, _Lookup]:
     """Word, type, position: by what indexes them, then by name and size."""
     rest = list(lookups)
     inputs = [one for one in rest if one.kind == "input"]
@@ -161,11 +197,17 @@ def _assign(lookups: list[_Lookup]) -> tuple[_Lookup, _Lookup, _Lookup]:
     if word is None:
         raise NoMatch("no table is indexed by a graph input", 4)
     rest.remove(word)
-    rest.sort(key=lambda one: (one.kind == "positions", _named(one, "position"), size_of(one.table, 0)))
-    kind, place = rest
-    if kind.kind == "positions" or place.kind == "zeros":
-        raise NoMatch(f"beside the words there are {kind.kind} and {place.kind}, not types and positions", 5)
+    rest.sort(key=lambda one: (one.kind in _COUNTED, _named(one, "position"), size_of(one.table, 0)))
+    kind, place = rest if len(rest) == 2 else (None, rest[0])
+    if (kind is not None and kind.kind in _COUNTED) or place.kind == "zeros":
+        found = " and ".join(one.kind for one in rest)
+        raise NoMatch(f"beside the words there are {found}, not types and positions", 5)
+    if kind is None and place.kind == "input" and not _named(place, "position"):
+        raise NoMatch("beside the words there is one table, and it is not indexed by positions", 5)
     return word, kind, place
+
+
+_COUNTED = ("positions", "padded")
 
 
 def _named(lookup: _Lookup, text: str) -> bool:

@@ -17,6 +17,8 @@ class ImportResidual(ir.passes.InPlacePass):
 
     Before: `LayerNormalization(Add(h, linear))`
     After: `LayerNormalization(Add(linear, h))`
+
+    Where both are linears, the branch is the one that nothing else reads.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -28,8 +30,12 @@ class ImportResidual(ir.passes.InPlacePass):
             if add is None or add.op_type != "Add":
                 continue
             first, second = add.inputs
-            if as_linear(first) is None and as_linear(second) is not None:
+            if not _is_branch(first) and _is_branch(second):
                 add.replace_input_with(0, second)
                 add.replace_input_with(1, first)
                 modified = True
         return ir.passes.PassResult(model, modified)
+
+
+def _is_branch(value: ir.Value | None) -> bool:
+    return value is not None and as_linear(value) is not None and len(value.consumers()) == 1

@@ -27,13 +27,18 @@ class ImportWeights(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
+        shared: dict[tuple[ir.Value, str], ir.Value] = {}
         for node in list(model.graph):
             if node.domain not in ("", "ai.onnx") or not node.inputs:
                 continue
             source, out = node.inputs[0], node.outputs[0]
             if source is None or not is_weight(source) or out.is_graph_output():
                 continue
-            made = _absorbed(node, source)
+            how = (
+                source,
+                f"{node.op_type} {sorted((a.name, str(a.value)) for a in node.attributes.values())}",
+            )
+            made = shared.get(how) or _absorbed(node, source)
             if made is None:
                 continue
             graph = model.graph
@@ -42,9 +47,11 @@ class ImportWeights(ir.passes.InPlacePass):
             stored = source.name or "weight"
             if not source.uses() and not source.is_graph_output():
                 del graph.initializers[stored]
-            made.name = _free_name(graph, stored.removesuffix(".fp16"))
-            graph.register_initializer(made)
             modified = True
+            if how not in shared:
+                shared[how] = made
+                made.name = _free_name(graph, stored.removesuffix(".fp16"))
+                graph.register_initializer(made)
         return ir.passes.PassResult(model, modified)
 
 

@@ -58,8 +58,9 @@ def _tiles(model: ir.Model, dequantize: ir.Node, transpose: ir.Node) -> None:
     elements = rows * columns
     source = dequantize.inputs[0]
     assert source is not None, "a weight"
+    known = model.graph.initializers.get(f"{source.name}.tiles")
     parts = [
-        weight_part(model.graph, source, "tiles", fmt.pack_matrix(codes), str(fmt), elements),
+        known or weight_part(model.graph, source, "tiles", fmt.pack_matrix(codes), str(fmt), elements),
         weight_part(model.graph, source, "scales", spread, str(fmt), 0),
     ]
     attributes = {**geometry, "bits": fmt.bits, "rows": rows, "columns": columns, "layout": "n16k4"}

@@ -27,10 +27,14 @@ LAYER_POINTS = (
     "ffn.gelu",
     "ffn.norm",
 )
-"""Quantisation points of a layer; outside the layers there are `embedding:embedding.norm` and `head:pooler`."""
+"""Quantisation points of a layer."""
+
+_BEFORE = ("embedding:embedding.norm", "embedding:embedding.projection")
+_AFTER = ("head:pooler", "head:head.transform", "head:head.norm")
+"""Quantisation points outside the layers."""
 
 _PER_HEAD = ("attention.query", "attention.key", "attention.value", "attention.context")
-_HEAD_ROLES = ("pooler", "head")
+_HEAD_ROLES = ("pooler", "head.transform", "head")
 FALLBACKS = ("error", "pad", "shrink", "keep")
 
 
@@ -43,7 +47,8 @@ class PlanBbct(ir.passes.InPlacePass):
     the last block is shorter; ``shrink``: the largest smaller block that fits; ``keep``: the weight stays
     float; ``error``),
     ``max_error``: weights whose data-free error exceeds it get 8 bits, ``include`` and ``exclude`` patterns
-    of weights. The heads' small weights always have 8 bits. Source: BBCT, abstract (every member of the
+    of weights. The heads' weights always have 8 bits. A weight that several layers share is listed for each of
+    them, in one format. Source: BBCT, abstract (every member of the
     transformer).
     """
 
@@ -120,31 +125,34 @@ class PlanBbct(ir.passes.InPlacePass):
 
     def _activations(self, plan: Plan, model: ir.Model, layers: int, head_dim: int) -> None:
         present = {key_of(node) for node in model.graph}
-        points = [
-            "embedding:embedding.norm",
-            *(f"{i}:{p}" for i in range(layers) for p in LAYER_POINTS),
-            "head:pooler",
-        ]
+        points = [*_BEFORE, *(f"{i}:{p}" for i in range(layers) for p in LAYER_POINTS), *_AFTER]
         points = [p for p in points if p in present]
+        if "head:head.norm" in points:
+            # The activation before a LayerNormalization is not read by a linear.
+            points.remove("head:head.transform")
         off = matching(points, self.float_points, "float_points")
         # A point takes the block of the weights that read it, so that products can run on integers.
         for point in points:
             if point in off:
                 continue
             layer, kind = point.split(":")
-            block = self._point_block(plan, layer, kind)
+            block = self._point_block(plan, layer, kind, layers)
             plan.activations[point] = BlockShift(
                 self.activation_bits, block, head_dim if kind in _PER_HEAD else 0
             )
 
-    def _point_block(self, plan: Plan, layer: str, kind: str) -> int | str:
-        reader = {
-            "embedding.norm": "0:attention.query",
-            "attention.norm": f"{layer}:ffn.intermediate",
-            "ffn.gelu": f"{layer}:ffn.output",
-            "ffn.norm": f"{int(layer) + 1 if layer.isdigit() else 0}:attention.query",
-            "pooler": "head:head",
-        }.get(kind)
-        if reader in plan.weights:
-            return plan.weights[reader].block
-        return self.block
+    def _point_block(self, plan: Plan, layer: str, kind: str, layers: int) -> int | str:
+        following = int(layer) + 1 if layer.isdigit() else 0
+        head = ("head:pooler", "head:head.transform", "head:head")
+        readers: dict[str, tuple[str, ...]] = {
+            "embedding.norm": ("embedding:embedding.projection", "0:attention.query"),
+            "embedding.projection": ("0:attention.query",),
+            "attention.norm": (f"{layer}:ffn.intermediate",),
+            "ffn.gelu": (f"{layer}:ffn.output",),
+            "ffn.norm": (f"{following}:attention.query",) if following < layers else head,
+            "pooler": ("head:head.transform", "head:head"),
+            "head.transform": ("head:head",),
+            "head.norm": ("head:head",),
+        }
+        known = [plan.weights[reader] for reader in readers.get(kind, ()) if reader in plan.weights]
+        return known[0].block if known else self.block

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bqc.formats import BlockShift
-from bqc.ir.anatomy import encoder, nodes_of
+from bqc.ir.anatomy import encoder, nodes_of, role
 from bqc.ir.build import Writer
 from bqc.ir.rewrite import drop_dead
 from bqc.passes._graph import block_node, produced_by, standard_node
@@ -17,17 +17,20 @@ from bqc.plan import Plan
 __all__ = ["QuantizeActivations"]
 
 _POINT_OPS = {
-    "embedding.norm": "LayerNormalization",
-    "attention.query": "Add",
-    "attention.key": "Add",
-    "attention.value": "Add",
-    "attention.context": "Reshape",
-    "attention.norm": "LayerNormalization",
-    "ffn.gelu": "Gelu",
-    "ffn.norm": "LayerNormalization",
-    "pooler": "Tanh",
+    "embedding.norm": ("LayerNormalization",),
+    "embedding.projection": ("Add",),
+    "attention.query": ("Add",),
+    "attention.key": ("Add",),
+    "attention.value": ("Add",),
+    "attention.context": ("Reshape",),
+    "attention.norm": ("LayerNormalization",),
+    "ffn.gelu": ("Gelu",),
+    "ffn.norm": ("LayerNormalization",),
+    "pooler": ("Tanh",),
+    "head.transform": ("Gelu", "Relu"),
+    "head.norm": ("LayerNormalization",),
 }
-"""The node whose output is the point, by role."""
+"""The nodes whose output is the point, by role."""
 
 INT64 = ir.DataType.INT64
 
@@ -64,7 +67,7 @@ class QuantizeActivations(ir.passes.InPlacePass):
                 count += _softmax(model, layer, mask)
                 continue
             for node in nodes_of(model, layer, kind):
-                if node.op_type != _POINT_OPS[kind]:
+                if node.op_type not in _POINT_OPS[kind]:
                     continue
                 _pair(model, writer, node, fmt, mask if kind == "attention.value" else None, heads)
                 count += 1
@@ -154,7 +157,10 @@ def _softmax(model: ir.Model, layer: str, mask: ir.Value) -> int:
             continue
         scores = node.inputs[0]
         masked = produced_by(scores, "Add")
-        scaled = masked.inputs[0] if masked is not None else scores
+        added = masked.inputs[1].producer() if masked is not None and masked.inputs[1] is not None else None
+        # What is added may also be a bias of positions, which stays.
+        hides = masked is not None and added is not None and role(added) == "attention.mask"
+        scaled = masked.inputs[0] if masked is not None and hides else scores
         assert scaled is not None, "canonical scores"
         codes = block_node("MaskedSoftmax", [scaled, mask], {}, like=node)
         back = block_node("SoftmaxDequantize", codes.outputs, {}, like=node)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bqc.errors import BqcError
 from bqc.ir.rewrite import drop_dead
 from bqc.passes._graph import block_node, constant, key_of, standard_node, weight_part
 from bqc.passes._weights import weight_inputs
@@ -27,25 +28,33 @@ class QuantizeWeights(ir.passes.InPlacePass):
         MatMul(x, Transpose(BlockDequantize(codes[N, K], exponents[N, n])))
         Gather(BlockDequantize(codes[V, H], exponents[V, n]), ids)
 
-    Contract: lossy, by the formats of the plan.
+    A weight that several nodes share is quantised and stored once. Contract: lossy, by the formats of the
+    plan.
+
+    Raises:
+        BqcError: nodes that share a weight have different formats in the plan.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         plan = Plan.of(model)
         count = 0
-        for node, weight, axis in list(weight_inputs(model)):
-            fmt = plan.weights.get(key_of(node))
+        planned = [(node, weight, axis, key_of(node)) for node, weight, axis in weight_inputs(model)]
+        _check_shared(plan, [(weight, key) for _, weight, _, key in planned])
+        parts: dict[tuple[ir.Value, int], list[ir.Value]] = {}
+        for node, weight, axis, key in planned:
+            fmt = plan.weights.get(key)
             data = constant(weight)
             if fmt is None or data is None:
                 continue
             matrix = data.T if axis == 0 else data
-            codes, exponents = fmt.quantize_weights(matrix)
-            parts = [
-                weight_part(model.graph, weight, "codes", codes, str(fmt), matrix.size),
-                weight_part(model.graph, weight, "exponents", exponents, str(fmt), 0),
-            ]
+            if (weight, axis) not in parts:
+                codes, exponents = fmt.quantize_weights(matrix)
+                parts[weight, axis] = [
+                    weight_part(model.graph, weight, "codes", codes, str(fmt), matrix.size),
+                    weight_part(model.graph, weight, "exponents", exponents, str(fmt), 0),
+                ]
             geometry = {"block": fmt.block_size(matrix.shape[1]), "group": fmt.group}
-            new = [block_node("BlockDequantize", parts, geometry, like=node)]
+            new = [block_node("BlockDequantize", parts[weight, axis], geometry, like=node)]
             if axis == 0:
                 shape = list(data.shape)
                 turned = standard_node(
@@ -62,3 +71,15 @@ class QuantizeWeights(ir.passes.InPlacePass):
             count += 1
         drop_dead(model)
         return ir.passes.PassResult(model, count > 0)
+
+
+def _check_shared(plan: Plan, uses: list[tuple[ir.Value, str]]) -> None:
+    first: dict[ir.Value, str] = {}
+    for weight, key in uses:
+        other = first.setdefault(weight, key)
+        one, two = plan.weights.get(other), plan.weights.get(key)
+        if one != two:
+            raise BqcError(
+                f"{other} and {key} are one shared weight, but the plan gives them {one or 'float'} and "
+                f"{two or 'float'}; give every layer the same"
+            )

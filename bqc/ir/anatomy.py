@@ -46,6 +46,7 @@ HEAD = "head"
 
 TABLE_ROLES = ("embedding.word", "embedding.type", "embedding.position")
 LINEAR_ROLES = (
+    "embedding.projection",
     "attention.query",
     "attention.key",
     "attention.value",
@@ -53,13 +54,16 @@ LINEAR_ROLES = (
     "ffn.intermediate",
     "ffn.output",
     "pooler",
+    "head.transform",
     "head",
 )
 ROLES = (
     *TABLE_ROLES,
     "embedding.sum",
     "embedding.norm",
+    "embedding.projection",
     "attention.mask",
+    "attention.bias",
     "attention.query",
     "attention.key",
     "attention.value",
@@ -73,6 +77,8 @@ ROLES = (
     "ffn.output",
     "ffn.norm",
     "pooler",
+    "head.transform",
+    "head.norm",
     "head",
 )
 
@@ -131,15 +137,18 @@ class Encoder:
     mask: bool
     pooler: bool
     head: int
+    embedding: int = 0
+    """Width of the tables, where it is not that of the layers."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON reports."""
         return asdict(self)
 
     def __str__(self) -> str:
+        tables = f", embedding {self.embedding}" if self.embedding else ""
         return (
             f"{self.layers} layers, hidden {self.hidden} = {self.heads} heads x {self.head_dim}, "
-            f"FFN {self.ffn}, vocabulary {self.vocab}; found {self.norms} LayerNormalization, "
+            f"FFN {self.ffn}, vocabulary {self.vocab}{tables}; found {self.norms} LayerNormalization, "
             f"{self.gelus} Gelu ({self.gelu}), {self.attentions} attentions"
         )
 
@@ -166,21 +175,22 @@ def record(model: ir.Model) -> None:
 
 def _counted(model: ir.Model) -> Encoder:
     tables = {name: _matrix(model, EMBEDDING, name) for name in TABLE_ROLES}
-    first = _matrix(model, "0", "ffn.intermediate")
+    inner = _used(model, "0", "ffn.intermediate")
     split = next((n for n in nodes_of(model, "0", "attention.query") if n.op_type == "Reshape"), None)
     target = split.inputs[1].const_value if split is not None and split.inputs[1] is not None else None
-    if tables["embedding.word"] is None or first is None or target is None:
+    if tables["embedding.word"] is None or inner is None or target is None:
         raise BqcError("the model carries no anatomy labels; import it first (bqc.ir.import_model)")
     heads, head_dim = (int(n) for n in target.numpy()[2:4])
     roles = [(node.op_type, role(node) or "", node) for node in nodes_of(model)]
     gelus = [node for op, _, node in roles if op == "Gelu"]
     heads_out = [w for w in weights_of(model, HEAD, "head") if w.shape is not None and len(w.shape) == 2]
+    hidden, width = _dim(inner, 0), _dim(tables["embedding.word"], 1)
     return Encoder(
         layers=sum(op == "Softmax" for op, _, _ in roles),
-        hidden=_dim(tables["embedding.word"], 1),
+        hidden=hidden,
         heads=heads,
         head_dim=head_dim,
-        ffn=_dim(first, 1),
+        ffn=_dim(inner, 1),
         vocab=_dim(tables["embedding.word"], 0),
         positions=_dim(tables["embedding.position"], 0),
         types=_dim(tables["embedding.type"], 0),
@@ -191,7 +201,14 @@ def _counted(model: ir.Model) -> Encoder:
         mask=any(name == "attention.mask" for _, name, _ in roles),
         pooler=any(name == "pooler" for _, name, _ in roles),
         head=_dim(heads_out[-1], 1) if heads_out else 0,
+        embedding=0 if width == hidden else width,
     )
+
+
+def _used(model: ir.Model, layer: str, role: str) -> ir.Value | None:
+    """The matrix of a linear, found by its node: a weight that layers share carries the label of one."""
+    product = next((n for n in nodes_of(model, layer, role) if n.op_type == "MatMul"), None)
+    return product.inputs[1] if product is not None else None
 
 
 def _matrix(model: ir.Model, layer: str, role: str) -> ir.Value | None:

@@ -26,6 +26,7 @@ __all__ = [
     "write_linear",
     "write_mask",
     "write_norm",
+    "write_padded_position_ids",
     "write_position_ids",
     "write_type_ids",
 ]
@@ -148,6 +149,24 @@ def write_position_ids(w: Writer, input_ids: ir.Value) -> ir.Value:
     return w.op("Unsqueeze", steps, axis, shape=[1, sequence], dtype=i64)
 
 
+def write_padded_position_ids(w: Writer, input_ids: ir.Value, pad: int) -> ir.Value:
+    """Positions `[B, S]` int64 that count tokens from `pad + 1` and are `pad` at padding, as RoBERTa has them."""
+    w.at(EMBEDDING, "embedding.position")
+    shape = _batch_sequence(input_ids)
+    i64 = ir.DataType.INT64
+    ids = (
+        input_ids if input_ids.dtype is i64 else w.op("Cast", input_ids, shape=shape, dtype=i64, to=int(i64))
+    )
+    padding = w.shared("position_padding", np.int64(pad))
+    same = w.op("Equal", ids, padding, shape=shape, dtype=ir.DataType.BOOL)
+    kept = w.op(
+        "Cast", w.op("Not", same, shape=shape, dtype=ir.DataType.BOOL), shape=shape, dtype=i64, to=int(i64)
+    )
+    count = w.op("CumSum", kept, w.shared("position_step", np.int64(1)), shape=shape, dtype=i64)
+    at = w.op("Mul", count, kept, shape=shape, dtype=i64)
+    return w.op("Add", at, padding, shape=shape, dtype=i64)
+
+
 def write_attention_core(
     w: Writer,
     layer: str | None,
@@ -159,8 +178,12 @@ def write_attention_core(
     heads: int,
     head_dim: int,
     scale: float,
+    position_bias: ir.Value | None = None,
 ) -> ir.Value:
-    """From the three projections `[B, S, H]` to the merged context `[B, S, H]`."""
+    """From the three projections `[B, S, H]` to the merged context `[B, S, H]`.
+
+    `position_bias` `[1|B, 1|h, S, S]` is added to the scores before the mask is.
+    """
 
     def role(name: str) -> Writer:
         return w.at(layer, name if layer is not None else None)
@@ -182,8 +205,9 @@ def write_attention_core(
     role("attention.scores")
     factor = w.shared("attention_scale", np.float32(scale))
     s = w.op("Mul", w.op("MatMul", q4, k4, shape=square), factor, shape=square)
-    if mask_bias is not None:
-        s = w.op("Add", s, mask_bias, shape=square)
+    for bias in (position_bias, mask_bias):
+        if bias is not None:
+            s = w.op("Add", s, bias, shape=square)
     role("attention.softmax")
     p = w.op("Softmax", s, shape=square, axis=-1)
     role("attention.context")

@@ -22,7 +22,7 @@ import onnx_ir as ir
 from bqc.ir.anatomy import TABLE_ROLES, role
 from bqc.ir.match import constant, size_of
 
-__all__ = ["MASK_PATTERNS", "Probe", "ProbeError", "Sizes", "shape_of"]
+__all__ = ["MASK_PATTERNS", "Probe", "ProbeError", "Sizes", "same_shape", "shape_of"]
 
 Array = npt.NDArray[Any]
 
@@ -169,6 +169,11 @@ def shape_of(value: ir.Value | None, sizes: Sizes) -> tuple[int, ...] | None:
     return _shape(value, sizes, {})
 
 
+def same_shape(value: ir.Value, like: ir.Value) -> None:
+    """Note that `value` has the shape of `like`, where the operators between do not tell."""
+    value.meta[_LIKE] = like
+
+
 Shapes = dict[ir.Value, tuple[int, ...] | None]
 
 
@@ -196,6 +201,9 @@ def _derived(value: ir.Value, sizes: Sizes, seen: Shapes) -> tuple[int, ...] | N
     if value.is_graph_input():
         rank = None if value.shape is None else len(value.shape)
         return (sizes.batch, sizes.sequence) if rank == 2 else None
+    like = value.meta.get(_LIKE)
+    if isinstance(like, ir.Value):
+        return _shape(like, sizes, seen)
     node = value.producer()
     if node is None:
         return None
@@ -220,6 +228,7 @@ def _derived(value: ir.Value, sizes: Sizes, seen: Shapes) -> tuple[int, ...] | N
 
 
 _SHAPES = "bqc.shapes"
+_LIKE = "bqc.same_shape"
 _SAME_SHAPE = frozenset(
     ("LayerNormalization", "Gelu", "Softmax", "Cast", "Identity", "Tanh", "Erf", "Relu", "Dropout", "Sqrt")
 )

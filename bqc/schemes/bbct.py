@@ -22,6 +22,7 @@ from bqc.passes.fold_gelu import FoldGelu
 from bqc.passes.fold_head import FoldHead
 from bqc.passes.fold_layernorm import FoldLayerNorm
 from bqc.passes.fold_matmul import FoldMatMul
+from bqc.passes.fold_single import FoldSingle
 from bqc.passes.fold_softmax import FoldSoftmax
 from bqc.passes.pack_weights import PackWeights
 from bqc.passes.plan_bbct import PlanBbct
@@ -93,6 +94,7 @@ class Bbct:
             FoldSoftmax(),
             FoldAttention(),
             FoldHead(),
+            FoldSingle(),
             AttachFunctions(),
             Finalize(),
         ]

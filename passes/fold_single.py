@@ -1,0 +1,85 @@
+"""What no larger fold took becomes a single operator whose every bit is defined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript.rewriter import pattern
+
+from bqc.passes._fold import DOMAIN, FoldRule, apply
+from bqc.passes._graph import made_with
+
+__all__ = ["FoldSingle"]
+
+
+@dataclass(frozen=True)
+class FoldSingle(ir.passes.InPlacePass):
+    """Replace the float operators before a quantisation that stand alone.
+
+    Before::
+
+        BlockQuantize(LayerNormalization(x, gamma, beta))       BlockQuantize(Gelu(x))
+        LayerNorm(Gelu(x), gamma, beta)
+
+    After::
+
+        BlockQuantize(LayerNorm(x, gamma, beta))                BlockQuantize(ai.bqc.Gelu(x))
+        LayerNorm(ai.bqc.Gelu(x), gamma, beta)
+
+    An embedding of two tables, and a head that ends in a LayerNormalization, have no operator of their own.
+    Contract: ulp (integer sums of rows; a GELU polynomial within 1.5e-6).
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        first = apply(model, _Norm, _Gelu)
+        second = apply(model, _GeluNorm)
+        return ir.passes.PassResult(model, first.modified or second.modified)
+
+
+class _Norm(FoldRule):
+    def pattern(self, op: Any, x: Any, gamma: Any, beta: Any) -> Any:
+        norm = op.LayerNormalization(x, gamma, beta, _outputs=["norm"], _allow_other_attributes=True)
+        return op.BlockQuantize(norm, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True)
+
+    def check(self, context: Any, norm: ir.Value, **_: Any) -> Any:
+        result = pattern.MatchResult()
+        axis = made_with(norm).get("axis", -1)
+        if norm.shape is None or axis not in (-1, len(norm.shape) - 1):
+            return result.fail(f"LayerNormalization over axis {axis}, not the last", norm)
+        return result
+
+    def rewrite(
+        self, op: Any, x: Any, gamma: Any, beta: Any, norm: ir.Value, codes: ir.Value, **_: Any
+    ) -> Any:
+        epsilon = {"epsilon": made_with(norm).get("epsilon", 1e-5)}
+        exact = self.fused(op, "LayerNorm", [x, gamma, beta], epsilon, last=norm, like=norm)
+        return self.fused(
+            op, "BlockQuantize", [exact], made_with(codes), last=codes, like=norm, through=[norm]
+        )
+
+
+class _Gelu(FoldRule):
+    def pattern(self, op: Any, x: Any) -> Any:
+        g = op.Gelu(x, _outputs=["g"], _allow_other_attributes=True)
+        return op.BlockQuantize(g, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True)
+
+    def rewrite(self, op: Any, x: Any, g: ir.Value, codes: ir.Value, **_: Any) -> Any:
+        exact = self.fused(op, "Gelu", [x], _form(g), last=g, like=g)
+        return self.fused(op, "BlockQuantize", [exact], made_with(codes), last=codes, like=g, through=[g])
+
+
+class _GeluNorm(FoldRule):
+    def pattern(self, op: Any, x: Any, gamma: Any, beta: Any) -> Any:
+        g = op.Gelu(x, _outputs=["g"], _allow_other_attributes=True)
+        return op.LayerNorm(g, gamma, beta, _domain=DOMAIN, _outputs=["norm"], _allow_other_attributes=True)
+
+    def rewrite(self, op: Any, x: Any, gamma: Any, beta: Any, g: ir.Value, norm: ir.Value) -> Any:
+        exact = self.fused(op, "Gelu", [x], _form(g), last=g, like=g)
+        inputs = [exact, gamma, beta]
+        return self.fused(op, "LayerNorm", inputs, made_with(norm), last=norm, like=norm)
+
+
+def _form(gelu: ir.Value) -> dict[str, int]:
+    return {"approximate": int(made_with(gelu).get("approximate", "none") == "tanh")}
