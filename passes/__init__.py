@@ -14,7 +14,10 @@ from typing import Any
 __all__ = ["names", "pass_class", "pass_name"]
 
 _MODULES = (
+    "import_functions",
+    "import_mend",
     "import_opset",
+    "import_half",
     "import_fold",
     "import_contrib_embedding",
     "import_contrib_matmul",
@@ -29,6 +32,7 @@ _MODULES = (
     "import_linear",
     "import_attention",
     "import_embedding",
+    "import_ids",
     "import_shapes",
     "import_residual",
     "import_head",

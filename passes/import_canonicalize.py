@@ -17,10 +17,14 @@ from bqc.passes.import_contrib_matmul import ImportContribMatMul
 from bqc.passes.import_contrib_norm import ImportContribNorm
 from bqc.passes.import_embedding import ImportEmbedding
 from bqc.passes.import_fold import ImportFold
+from bqc.passes.import_functions import ImportFunctions
 from bqc.passes.import_gelu import ImportGelu
+from bqc.passes.import_half import ImportHalf
 from bqc.passes.import_head import ImportHead
+from bqc.passes.import_ids import ImportIds
 from bqc.passes.import_layernorm import ImportLayerNorm
 from bqc.passes.import_linear import ImportLinear
+from bqc.passes.import_mend import ImportMend
 from bqc.passes.import_opset import ImportOpset
 from bqc.passes.import_residual import ImportResidual
 from bqc.passes.import_shapes import ImportShapes
@@ -30,7 +34,10 @@ from bqc.passes.import_weights import ImportWeights
 __all__ = ["IMPORT_PASSES", "ImportCanonicalize"]
 
 IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
+    ImportFunctions,
+    ImportMend,
     ImportOpset,
+    ImportHalf,
     ImportFold,
     ImportContribEmbedding,
     ImportContribMatMul,
@@ -44,6 +51,7 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportGelu,
     ImportLinear,
     ImportEmbedding,
+    ImportIds,
     ImportAttention,
     ImportShapes,
     ImportResidual,

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from bqc.errors import BqcError
+from bqc.ir.notes import note
 
 __all__ = ["ImportOpset"]
 
@@ -50,6 +51,7 @@ class ImportOpset(ir.passes.InPlacePass):
         for node in mended:
             node.domain = _MEND
             model.graph.opset_imports[_MEND] = 1
+            note(model, f"{node.op_type} is used before opset {_SINCE[node.op_type]}, which introduced it")
         model.ir_version = self.ir_version
         proto, large = _without_weights(model)
         _check(proto)

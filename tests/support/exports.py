@@ -16,7 +16,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-__all__ = ["EXPORTS", "SLOW_EXPORTS", "Export", "batches", "largest_difference", "session"]
+__all__ = ["EXPORTS", "SLOW_EXPORTS", "Export", "batches", "largest_difference", "session", "typed"]
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -133,8 +133,9 @@ def _wrapped(torch: Any, network: Any, how: Export) -> Any:
 
 
 def _run(torch: Any, module: Any, how: Export, path: Path) -> None:
-    ones = torch.ones((2, 7), dtype=torch.int64)
-    arguments = tuple(ones if name != "token_type_ids" else ones * 0 for name in how.inputs)
+    # One tensor an input: the dynamo exporter takes two inputs that are the same tensor for one.
+    kinds = {"token_type_ids": 0}
+    arguments = tuple(torch.full((2, 7), kinds.get(name, 1), dtype=torch.int64) for name in how.inputs)
     outputs = {
         "classification": ["logits"],
         "model": ["last_hidden_state", "pooler_output"],
@@ -188,7 +189,15 @@ def largest_difference(one: Path | ir.Model, other: Path | ir.Model) -> float:
     assert names == [out.name for out in second.get_outputs()]
     worst = 0.0
     for feeds in batches({i.name for i in first.get_inputs()}):
-        for a, b in zip(first.run(names, feeds), second.run(names, feeds), strict=True):
-            assert a.shape == b.shape
+        results = (one.run(names, typed(one, feeds)) for one in (first, second))
+        for a, b in zip(*results, strict=True):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
             worst = max(worst, float(np.abs(a - b).max()))
     return worst
+
+
+def typed(one: ort.InferenceSession, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Feeds in the types that the session's inputs have."""
+    kinds = {"tensor(int32)": np.int32, "tensor(bool)": bool, "tensor(float)": np.float32}
+    wanted = {i.name: kinds.get(i.type, np.int64) for i in one.get_inputs()}
+    return {name: value.astype(wanted[name]) for name, value in feeds.items()}

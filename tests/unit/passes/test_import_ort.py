@@ -35,7 +35,7 @@ def test_same_as_its_source(exporter: str, source: Export, tmp_path: Path) -> No
     assert not summary.misses
     assert set(model.graph.opset_imports) == {""}
     assert largest_difference(path, model) < 1e-5
-    if not summary.notes:
+    if not any("lengths" in text for text in summary.notes):
         assert largest_difference(source.path, model) < 1e-5
 
 

@@ -1,0 +1,146 @@
+"""Graphs in float16 or bfloat16 are computed in float32; inputs and outputs keep their types."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from bqc.ir.notes import note
+from bqc.passes.import_weights import lazily
+
+__all__ = ["ImportHalf"]
+
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_FLOAT = ir.DataType.FLOAT
+
+
+@dataclass(frozen=True)
+class ImportHalf(ir.passes.InPlacePass):
+    """Give every half-precision value inside the graph the type float32.
+
+    Before: `x16 = Cast(x; to=FLOAT16)`, `y16 = MatMul(x16, w[fp16])`, output `y16`
+    After: `x32 = Cast(x; to=FLOAT)`, `y = MatMul(x32, w[fp32])`, output `Cast(y; to=FLOAT16)`
+
+    1. Weights are read as float32 when they are needed; one that is only cast to float32 is left to
+       `import-weights`. Single numbers lose their rounding: 1.414 is sqrt(2) again.
+    2. Casts to half precision become casts to float32 (`import-fold` drops those that change nothing).
+    3. Half-precision graph inputs are cast after they come in, outputs before they go out.
+
+    Results differ from the half-precision ones by what those round away.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        if not any(_is_half(value) for value in _values(graph)):
+            return ir.passes.PassResult(model, False)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        outputs = [(value, value.dtype) for value in graph.outputs if _is_half(value)]
+        changed = sum(_weight(graph, value) for value in list(graph.initializers.values()) if _is_half(value))
+        for value in [v for v in graph.inputs if _is_half(v)]:
+            _input(graph, value)
+            changed += 1
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            changed += _node(node)
+        for value, dtype in outputs:
+            _output(graph, value, dtype or _FLOAT)
+        if changed:
+            note(model, "half precision is computed in float32; inputs and outputs keep their types")
+        return ir.passes.PassResult(model, changed > 0)
+
+
+def _is_half(value: ir.Value) -> bool:
+    dtype = value.dtype if value.const_value is None else value.const_value.dtype
+    return dtype in _HALF
+
+
+def _values(graph: ir.Graph) -> Iterable[ir.Value]:
+    yield from graph.inputs
+    yield from graph.outputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+        # Types inside are often not stated, but a cast to half precision is always there or in the weights.
+        if node.op_type == "Cast" and node.attributes["to"].as_int() in _HALF:
+            yield ir.Value(type=ir.TensorType(_HALF[0]))
+
+
+def _weight(graph: ir.Graph, value: ir.Value) -> bool:
+    uses = value.consumers()
+    if uses and all(u.op_type == "Cast" and u.attributes["to"].as_int() == _FLOAT for u in uses):
+        return False
+    tensor = value.const_value
+    if tensor is None or value.is_graph_output():
+        return False
+    sizes = [int(n) for n in tensor.shape.numpy()]
+    made = lazily(value, _FLOAT, sizes, _read)
+    value.replace_all_uses_with(made)
+    made.name = value.name
+    del graph.initializers[value.name or ""]
+    graph.register_initializer(made)
+    return True
+
+
+def _input(graph: ir.Graph, value: ir.Value) -> None:
+    cast = ir.node("Cast", [value], attributes={"to": int(_FLOAT)})
+    cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(_FLOAT), value.shape
+    value.replace_all_uses_with(cast.outputs[0])
+    cast.replace_input_with(0, value)
+    if len(graph):
+        graph.insert_before(graph[0], cast)
+    else:
+        graph.append(cast)
+
+
+def _node(node: ir.Node) -> int:
+    changed = 0
+    for name, attribute in list(node.attributes.items()):
+        if attribute.is_ref():
+            continue
+        kind = attribute.type
+        if kind == ir.AttributeType.INT and name in ("to", "dtype") and attribute.as_int() in _HALF:
+            node.attributes[name] = ir.AttrInt64(name, int(_FLOAT))
+            changed += 1
+        elif kind == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _HALF:
+            wide = ir.tensor(attribute.as_tensor().numpy().astype(np.float32))
+            node.attributes[name] = ir.AttrTensor(name, wide)
+            changed += 1
+    for out in node.outputs:
+        if out.dtype in _HALF:
+            out.type = ir.TensorType(_FLOAT)
+            changed += 1
+    return changed
+
+
+def _output(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> None:
+    """Only what leaves the graph is cast: nodes that read the value too go on in float32."""
+    producer = value.producer()
+    if producer is None:
+        return
+    cast = ir.node("Cast", [value], attributes={"to": int(dtype)})
+    made = cast.outputs[0]
+    made.type, made.shape = ir.TensorType(dtype), value.shape
+    graph.insert_after(producer, cast)
+    for place, out in enumerate(graph.outputs):
+        if out is value:
+            graph.outputs[place] = made
+    made.name, value.name = value.name, f"{value.name}.float32"
+
+
+_NUMBERS = [math.sqrt(2 / math.pi), 0.044715, *(n**power for n in range(2, 257) for power in (0.5, -0.5))]
+
+
+def _read(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """In float32; a single number that is the rounding of one that encoders are made of is that number."""
+    wide = stored.astype(np.float32)
+    if stored.size == 1:
+        for number in _NUMBERS:
+            if np.asarray(number).astype(stored.dtype) == stored.reshape(()):
+                return np.full_like(wide, number)
+    return wide
