@@ -35,7 +35,7 @@ __all__ = [
     "Scores",
     "arguments",
     "build",
-    "cosines",
+    "mean_error",
     "quiet_fallback",
     "report",
     "scratch",
@@ -88,30 +88,28 @@ class Scorer:
         tokenizer: Path,
         threads: int | None = None,
         limit: int | None = None,
-        library: bool = True,
+        batch_size: int = 32,
     ) -> None:
         self.task = find_task(task)
         self._examples = load_examples(self.task, data, "dev").head(limit)
         self._encoder = TextEncoder(tokenizer)
         self._threads = threads
-        self._library = library
+        self._batch_size = batch_size
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __call__(self, path: Path) -> Scores:
-        session = bqc.session(path, threads=self._threads, library=self._library)
-        outputs = Predictor(session, self._encoder, 32)(self._examples.texts)
+        session = bqc.session(path, threads=self._threads)
+        outputs = Predictor(session, self._encoder, self._batch_size)(self._examples.texts)
         predicted = outputs[:, 0] if self.task.regression else outputs.argmax(axis=1)
         found = score(self.task.metrics, self._examples.labels, predicted)
         return Scores({name: 100 * value for name, value in found.items()}, outputs)
 
 
-def cosines(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Cosine of each row of one array with the same row of the other, [rows]."""
-    a, b = first.astype(np.float64), second.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.asarray((a * b).sum(axis=1) / norms)
+def mean_error(found: Scores, base: Scores) -> float:
+    """Mean squared difference of the outputs."""
+    return float(np.mean((found.outputs.astype(np.float64) - base.outputs) ** 2))
 
 
 def versions() -> dict[str, str]:

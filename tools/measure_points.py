@@ -13,14 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from bqc.passes.plan_bbct import LAYER_POINTS, PlanBbct
 from bqc.passes.quantize_weights import QuantizeWeights
 from bqc.plan import Plan
 from bqc.schemes.bbct import Bbct
-from tools.measure_common import Scorer, Scores, arguments, build, quiet_fallback, report, scratch
+from tools.measure_common import Scorer, Scores, arguments, build, mean_error, quiet_fallback, report, scratch
 
 POINTS = ("embedding.norm", *LAYER_POINTS, "pooler")
 TABLES = "embedding tables"
@@ -51,8 +50,7 @@ def weight_kind(key: str) -> str:
 def compared(name: str, found: Scores, float_: Scores, regression: bool) -> dict[str, Any]:
     """One row of numbers."""
     flips = 0 if regression else int((found.outputs.argmax(1) != float_.outputs.argmax(1)).sum())
-    error = float(np.mean((found.outputs.astype(np.float64) - float_.outputs) ** 2))
-    return {"what": name, **found.metrics, "mse": error, "flips": flips}
+    return {"what": name, **found.metrics, "mse": mean_error(found, float_), "flips": flips}
 
 
 def main() -> None:
