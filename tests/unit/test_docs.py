@@ -13,6 +13,7 @@ import pytest
 from bqc.cli.app import VERBS
 from bqc.formats import __all__ as formats
 from bqc.ops.registry import OPERATORS
+from bqc.passes import pass_name
 from bqc.schemes import scheme_class
 from tests.support.op_cases import Case, Sizes, bert_cases, expected
 
@@ -66,6 +67,13 @@ def test_every_format_and_scheme_has_a_page() -> None:
     for page in (DOCS / "schemes").glob("*.md"):
         assert scheme_class(page.stem)
     assert (DOCS / "schemes" / "bbct.md").is_file()
+
+
+def test_the_pipeline_of_bbct_is_as_its_page_says() -> None:
+    scheme = scheme_class("bbct")()
+    names = [pass_name(one) for one in [*scheme.plan(), *scheme.lower()]]
+    text = (DOCS / "schemes" / "bbct.md").read_text(encoding="utf-8")
+    assert ", ".join(names) in " ".join(text.split())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
