@@ -2,59 +2,73 @@
 
 Everything that can be wrong with the bytes is found here, before anything is allocated from sizes the file
 claims: later code may trust the model. External data stays on disk and is mapped when a weight is read.
+docs/robustness.md says what is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from bqc.errors import BqcError
+from bqc.ir.soundness import all_tensors, check_graphs
 
 __all__ = ["FORMAT_KEY", "is_compiled", "load"]
 
 FORMAT_KEY = "bqc.format_version"
 
 
+_PROTOBUF_LIMIT = (1 << 31) - 1
+_IN_MEMORY = 1024
+"""Bytes up to which external tensors are read at once: shapes and scalars that passes look at again and again."""
+_REPEATS = 64
+"""How often the weights of a model may claim the bytes of its data files: tied and shared weights do, a bit."""
+
+
 def load(path: str | os.PathLike[str]) -> ir.Model:
     """Read a model file; external data is checked and stays lazily mapped.
 
     Raises:
-        BqcError: missing file, directory, not ONNX, truncated, or external data that is missing, outside the
-            model's folder, or shorter than the model says.
+        BqcError: missing file, directory, not ONNX, truncated, a graph that cannot be right (names twice,
+            cycles, functions that call themselves), tensors whose bytes and shapes disagree, or external data
+            that is missing, outside the model's folder, or shorter than the model says.
     """
     file = Path(path)
     if file.is_dir():
         raise BqcError(f"{file}: is a directory; give the .onnx file in it")
     if not file.is_file():
         raise BqcError(f"{file}: no such file")
+    if file.stat().st_size > _PROTOBUF_LIMIT:
+        raise BqcError(
+            f"{file}: larger than 2 GB, which no ONNX file can be; keep the weights in external data"
+        )
     try:
         proto = onnx.load(file, load_external_data=False)
     except OSError as error:
         raise BqcError(f"{file}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
         raise BqcError(f"{file}: not an ONNX model, or truncated; export or download it again") from error
+    if not proto.opset_import or not (proto.graph.node or proto.graph.output):
+        raise BqcError(f"{file}: not an ONNX model, or truncated; export or download it again")
     try:
+        check_graphs(proto)
+        data = _check_tensors(file, proto)
         with _quiet():
             model = ir.from_proto(proto)
-        for graph in model.graphs():
-            ir.external_data.set_base_dir(graph, file.parent)
+        _read_or_map(model, file.parent, data)
+    except BqcError:
+        raise
     except Exception as error:
-        line = str(error).strip().splitlines()[0][:200]
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise BqcError(f"{file}: the model is damaged ({line})") from error
-    if not model.graph.opset_imports or (not len(model.graph) and not model.graph.outputs):
-        raise BqcError(f"{file}: not an ONNX model, or truncated; export or download it again")
-    for tensor in _tensors(model):
-        if isinstance(tensor, ir.ExternalTensor):
-            _check_external(file, tensor)
-        elif not isinstance(tensor, ir.StringTensor):
-            _check_inline(file, tensor)
     return model
 
 
@@ -75,57 +89,139 @@ def is_compiled(model: ir.Model) -> bool:
     return FORMAT_KEY in model.metadata_props
 
 
-def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    """Every tensor of the file: initializers and node attributes, in subgraphs and functions too."""
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield value.const_value
-        for node in graph:
-            for attribute in node.attributes.values():
-                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                    yield attribute.as_tensor()
+def _check_tensors(file: Path, proto: onnx.ModelProto) -> dict[str, Path]:
+    """Every tensor's bytes against its shape; returns where each external location really is."""
+    places: dict[str, Path] = {}
+    claimed = 0
+    for tensor in all_tensors(proto):
+        where = f"{file}: weight {tensor.name!r}"
+        wanted = _byte_size(where, tensor)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            claimed += wanted
+            _check_external(where, tensor, wanted, file, places)
+        else:
+            _check_inline(where, tensor, wanted)
+    stored = sum(place.stat().st_size for place in set(places.values()))
+    if claimed > _REPEATS * stored:
+        raise BqcError(
+            f"{file}: its weights claim {claimed} bytes of data files that have {stored}; refusing to read it"
+        )
+    return places
 
 
-def _check_external(file: Path, tensor: ir.ExternalTensor) -> None:
-    where = f"{file}: weight {tensor.name!r}"
-    location = os.fspath(tensor.location)
-    folder = file.parent.resolve()
-    data = folder / location
-    if os.path.isabs(location) or not data.resolve().is_relative_to(folder):
-        raise BqcError(f"{where} is stored outside the model's folder ({location}); refusing to read it")
-    if not data.is_file():
-        raise BqcError(f"{where}: its data file {location} is missing; copy it next to the model")
-    size = data.stat().st_size
-    offset, wanted = tensor.offset or 0, _byte_size(where, tensor)
-    length = wanted if tensor.length is None else tensor.length
+def _check_external(
+    where: str, tensor: onnx.TensorProto, wanted: int, file: Path, places: dict[str, Path]
+) -> None:
+    if tensor.data_type == onnx.TensorProto.STRING:
+        raise BqcError(f"{where} is text in external data, which ONNX does not have; the model is damaged")
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    if location not in places:
+        places[location] = _place(where, file, location)
+    size = places[location].stat().st_size
+    offset = int(entries.get("offset", 0))
+    length = int(entries.get("length", wanted))
     if length != wanted:
         raise BqcError(
             f"{where} says {length} bytes but its type and shape need {wanted}; the model is damaged"
         )
-    if offset < 0 or length < 0 or offset + length > size:
+    if offset < 0:
+        raise BqcError(f"{where} begins at byte {offset} of {location}; the model is damaged")
+    if offset + length > size:
         raise BqcError(
             f"{where} needs bytes {offset} to {offset + length} of {location}, which has only {size}; "
             f"the data file is truncated or belongs to another model"
         )
 
 
-def _check_inline(file: Path, tensor: ir.TensorProtocol) -> None:
-    where = f"{file}: weight {tensor.name!r}"
-    wanted = _byte_size(where, tensor)
-    proto = tensor.raw
-    if not isinstance(proto, onnx.TensorProto) or not proto.HasField("raw_data"):
+def _place(where: str, file: Path, location: str) -> Path:
+    """The data file with all symbolic links followed.
+
+    It lies in the model's folder. One exception: if the model itself is a symbolic link, its data may be one
+    beside it, to the same place. That is how the Hugging Face hub keeps downloads: `snapshots/REVISION/` links
+    to `blobs/`.
+    """
+    outside = BqcError(f"{where} is stored outside the model's folder ({location}); refusing to read it")
+    try:
+        folder, data = file.parent.resolve(), (file.parent / location).resolve()
+        if os.path.isabs(location) or ".." in Path(location).parts:
+            raise outside
+        linked = file.is_symlink() and (file.parent / location).is_symlink()
+        if not data.is_relative_to(folder) and not (linked and data.parent == file.resolve().parent):
+            raise outside
+        if not data.is_file():
+            raise BqcError(f"{where}: its data file {location} is missing; copy it next to the model")
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte in it, links in a circle
+        reason = getattr(error, "strerror", None) or str(error)[:80]
+        raise BqcError(f"{where}: its data file {location[:80]!r} cannot be looked for: {reason}") from error
+    return data
+
+
+# Where a type's values are when they are not in raw_data, and how many stand for one element.
+_FIELDS: dict[int, tuple[str, int]] = {
+    **dict.fromkeys((onnx.TensorProto.FLOAT,), ("float_data", 1)),
+    **dict.fromkeys((onnx.TensorProto.COMPLEX64,), ("float_data", 2)),
+    **dict.fromkeys((onnx.TensorProto.DOUBLE,), ("double_data", 1)),
+    **dict.fromkeys((onnx.TensorProto.COMPLEX128,), ("double_data", 2)),
+    **dict.fromkeys((onnx.TensorProto.INT64,), ("int64_data", 1)),
+    **dict.fromkeys((onnx.TensorProto.UINT32, onnx.TensorProto.UINT64), ("uint64_data", 1)),
+    **dict.fromkeys((onnx.TensorProto.STRING,), ("string_data", 1)),
+}
+
+
+def _check_inline(where: str, tensor: onnx.TensorProto, wanted: int) -> None:
+    if tensor.HasField("raw_data"):
+        found = len(tensor.raw_data)
+        if found != wanted:
+            raise BqcError(
+                f"{where} has {found} bytes but its type and shape need {wanted}; the file is damaged"
+            )
         return
-    found = len(proto.raw_data)
-    if found != wanted:
-        raise BqcError(f"{where} has {found} bytes but its type and shape need {wanted}; the file is damaged")
+    field, each = _FIELDS.get(tensor.data_type, ("int32_data", 1))
+    count = math.prod(tensor.dims) * each
+    # Types of less than a byte are packed, so that fewer values than elements are right.
+    packed = field == "int32_data" and ir.DataType(tensor.data_type).bitwidth < 8
+    found = len(getattr(tensor, field))
+    if found > count or (found < count and not (packed and found >= wanted)):
+        raise BqcError(f"{where} has {found} values but its shape needs {count}; the file is damaged")
 
 
-def _byte_size(where: str, tensor: ir.TensorProtocol) -> int:
-    sizes = [int(n) for n in tensor.shape.numpy()]
+def _byte_size(where: str, tensor: onnx.TensorProto) -> int:
+    sizes = [int(n) for n in tensor.dims]
     if any(n < 0 for n in sizes):
         raise BqcError(f"{where} has the shape {sizes}; the model is damaged")
-    count = 1
-    for n in sizes:
-        count *= n
-    return -(-count * tensor.dtype.bitwidth // 8)
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return 0
+    bits: int = ir.DataType(tensor.data_type).bitwidth
+    return -(-int(math.prod(sizes)) * bits // 8)
+
+
+def _read_or_map(model: ir.Model, folder: Path, places: dict[str, Path]) -> None:
+    """Small external tensors into memory; the others know the folder that their data is really in."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = _found(value.const_value, folder, places)
+        for node in graph:
+            for name, attribute in node.attributes.items():
+                if isinstance(attribute, ir.Attr) and isinstance(attribute.value, ir.ExternalTensor):
+                    node.attributes[name] = ir.AttrTensor(name, _found(attribute.value, folder, places))
+
+
+def _found(tensor: ir.ExternalTensor, folder: Path, places: dict[str, Path]) -> ir.TensorProtocol:
+    place = places[os.fspath(tensor.location)]
+    found = ir.ExternalTensor(
+        # Links have been followed and judged. An absolute place is looked at by nobody else again, and hard
+        # links, which package managers make of downloads, are as good as any file.
+        place,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=tensor.shape,
+        name=tensor.name or "",
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
+    if found.nbytes > _IN_MEMORY:
+        return found
+    return ir.Tensor(np.array(found.numpy()), dtype=found.dtype, name=found.name, doc_string=found.doc_string)

@@ -1,0 +1,261 @@
+"""Model files made to do harm: refused with one line, before anything is allocated, opened or repeated."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+import bqc
+from bqc.errors import BqcError
+from bqc.ir import import_model, load
+from bqc.ir.synthetic import canonical_bert
+
+OPSETS = [helper.make_opsetid("", 21), helper.make_opsetid("f", 1)]
+
+
+@pytest.fixture
+def external(tmp_path: Path) -> Path:
+    path = tmp_path / "model" / "model.onnx"
+    path.parent.mkdir()
+    ir.save(canonical_bert(), path, external_data="model.onnx.data", size_threshold_bytes=0)
+    return path
+
+
+def refused(path: Path, within: float = 5) -> str:
+    started = time.monotonic()
+    with pytest.raises(BqcError) as error:
+        load(path)
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    assert time.monotonic() - started < within
+    return message
+
+
+def saved(path: Path, proto: onnx.ModelProto) -> Path:
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def chain(
+    *nodes: onnx.NodeProto, functions: Any = (), initializers: Any = (), inputs: Any = ("x",)
+) -> onnx.ModelProto:
+    def info(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"])
+
+    graph = helper.make_graph(
+        list(nodes), "g", [info(name) for name in inputs], [info("y")], list(initializers)
+    )
+    return helper.make_model(graph, functions=list(functions), opset_imports=OPSETS, ir_version=10)
+
+
+def node(op: str, inputs: str, outputs: str, domain: str = "", **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(
+        op, inputs.split(), outputs.split(), name=f"the {op}", domain=domain, **attributes
+    )
+
+
+def function(name: str, *nodes: onnx.NodeProto) -> onnx.FunctionProto:
+    return helper.make_function("f", name, ["x"], ["y"], list(nodes), OPSETS)
+
+
+def calls(name: str, times: int) -> list[onnx.NodeProto]:
+    names = ["x", *(f"t{i}" for i in range(times - 1)), "y"]
+    return [node(name, names[i], names[i + 1], "f") for i in range(times)]
+
+
+def test_a_function_that_calls_itself(tmp_path: Path) -> None:
+    one = chain(node("A", "x", "y", "f"), functions=[function("A", *calls("A", 1))])
+    assert "function 'A' calls itself" in refused(saved(tmp_path / "m.onnx", one))
+    ring = [function(f"A{i}", *calls(f"A{(i + 1) % 3000}", 1)) for i in range(3000)]
+    assert "calls itself" in refused(saved(tmp_path / "m.onnx", chain(*calls("A7", 1), functions=ring)))
+
+
+def test_functions_that_multiply(tmp_path: Path) -> None:
+    bomb = [function(f"A{i}", *calls(f"A{i + 1}", 10)) for i in range(1000)]
+    bomb.append(function("A1000", node("Identity", "x", "y")))
+    text = refused(saved(tmp_path / "m.onnx", chain(*calls("A0", 1), functions=bomb)))
+    assert "its functions written out are more than 1000000 nodes" in text
+
+
+def test_long_chains_of_functions_are_fine(tmp_path: Path) -> None:
+    links = [function(f"A{i}", *calls(f"A{i + 1}", 1)) for i in range(2000)]
+    links.append(function("A2000", node("Identity", "x", "y")))
+    load(saved(tmp_path / "m.onnx", chain(*calls("A0", 1), functions=links)))
+
+
+def test_a_function_twice(tmp_path: Path) -> None:
+    twice = [function("A", node("Identity", "x", "y"))] * 2
+    assert "'A' is there twice" in refused(saved(tmp_path / "m.onnx", chain(*calls("A", 1), functions=twice)))
+
+
+def test_a_cycle(tmp_path: Path) -> None:
+    proto = chain(node("Add", "x b", "a"), node("Tanh", "a", "b"), node("Identity", "a", "y"))
+    assert "has a cycle through node 'the " in refused(saved(tmp_path / "m.onnx", proto))
+
+
+def test_a_cycle_through_a_subgraph(tmp_path: Path) -> None:
+    inner = helper.make_graph(
+        [node("Identity", "y", "z")], "b", [], [helper.make_empty_tensor_value_info("z")]
+    )
+    proto = chain(node("If", "c", "y", then_branch=inner, else_branch=inner), inputs=("c",))
+    assert "has a cycle through node 'the If' (If)" in refused(saved(tmp_path / "m.onnx", proto))
+
+
+def test_any_order_of_nodes_is_fine(tmp_path: Path) -> None:
+    load(saved(tmp_path / "m.onnx", chain(node("Tanh", "a", "y"), node("Identity", "x", "a"))))
+
+
+def test_names_twice(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    proto = chain(node("Tanh", "x", "y"), node("Identity", "x", "y"))
+    assert "makes the value 'y' twice" in refused(saved(path, proto))
+    assert "2 inputs called 'x'" in refused(saved(path, chain(node("Tanh", "x", "y"), inputs=("x", "x"))))
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    proto = chain(node("Add", "x w", "y"), initializers=[weight] * 5)
+    assert "5 initializers called 'w'" in refused(saved(path, proto))
+    proto = chain(node("Tanh", "x", "w"), node("Identity", "w", "y"), initializers=[weight])
+    assert "makes the value 'w' twice" in refused(saved(path, proto))
+
+
+@pytest.mark.parametrize("depth", [10, 25, 60, 5000])
+def test_deep_nesting(tmp_path: Path, depth: int) -> None:
+    """Protobuf stops at a hundred levels, three for a graph: so far it works, further it is refused."""
+    leaf = helper.make_graph([node("Tanh", "x", "z")], "b", [], [helper.make_empty_tensor_value_info("z")])
+    content = leaf.SerializeToString()
+    for _ in range(depth):  # by hand: Python's protobuf would not nest so deep either
+        attribute = field(1, b"then_branch") + field(6, content) + b"\xa0\x01\x05"
+        content = field(1, field(1, b"c") + field(2, b"z") + field(4, b"If") + field(5, attribute))
+    model = chain(node("Identity", "x", "y")).SerializeToString() + field(7, content)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model)
+    if depth < 30:
+        load(path)
+    else:
+        assert "not an ONNX model, or truncated" in refused(path)
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A length-delimited field of the protobuf wire format."""
+    size, length = len(content), b""
+    while size > 0x7F:
+        length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+@pytest.mark.parametrize(
+    ("dims", "text"),
+    [
+        ([-1], r"has the shape [-1]"),
+        ([1 << 62, 1 << 62, 1 << 62], "shape needs"),
+        ([2], "has 1 values but its shape needs 2"),
+        ([1 << 40], "shape needs"),
+        ([0], "has 1 values but its shape needs 0"),
+    ],
+)
+def test_values_that_do_not_fill_their_shape(tmp_path: Path, dims: list[int], text: str) -> None:
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    weight.dims[:] = dims
+    proto = chain(node("Add", "x w", "y"), initializers=[weight])
+    assert text in refused(saved(tmp_path / "m.onnx", proto))
+    weight.name = ""
+    proto = chain(node("Constant", "", "w", value=weight), node("Add", "x w", "y"))
+    assert text in refused(saved(tmp_path / "m.onnx", proto))
+
+
+def test_types_that_do_not_exist(tmp_path: Path) -> None:
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    weight.data_type = 77
+    refused(saved(tmp_path / "m.onnx", chain(node("Add", "x w", "y"), initializers=[weight])))
+
+
+def test_four_bit_values_are_packed(tmp_path: Path) -> None:
+    weight = helper.make_tensor("w", TensorProto.INT4, [3], [1, 2, 3])
+    load(saved(tmp_path / "m.onnx", chain(node("Identity", "x", "y"), initializers=[weight])))
+
+
+def edit(path: Path, change: Callable[[onnx.TensorProto], None], every: bool = False) -> Path:
+    proto = onnx.load(path, load_external_data=False)
+    tensors = [t for t in proto.graph.initializer if t.external_data]
+    for tensor in tensors if every else tensors[:1]:
+        change(tensor)
+    return saved(path, proto)
+
+
+def relocate(location: str) -> Callable[[onnx.TensorProto], None]:
+    def change(tensor: onnx.TensorProto) -> None:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "location", ["a\0b", "x" * 5000, "", ".", "loop", "/dev/zero", "pipe", "..", "sub/../../model.onnx"]
+)
+def test_places_that_are_none(external: Path, location: str) -> None:
+    (external.parent / "loop").symlink_to("loop")
+    os.mkfifo(external.parent / "pipe")
+    refused(edit(external, relocate(location)))
+
+
+def test_a_small_file_cannot_claim_much(external: Path) -> None:
+    proto = onnx.load(external, load_external_data=False)
+    largest = max((t for t in proto.graph.initializer if t.external_data), key=lambda t: math.prod(t.dims))
+    for i in range(5000):
+        proto.graph.initializer.add().CopyFrom(largest)
+        proto.graph.initializer[-1].name = f"copy {i}"
+    assert "refusing" in refused(saved(external, proto))
+
+
+def hub(external: Path, tmp_path: Path) -> Path:
+    """The files as the Hugging Face hub keeps them: links in a snapshot, contents in blobs."""
+    cache = tmp_path / "cache" / "models--a--b"
+    (cache / "blobs").mkdir(parents=True)
+    snapshot = cache / "snapshots" / "0123" / "onnx"
+    snapshot.mkdir(parents=True)
+    for i, file in enumerate(sorted(external.parent.iterdir())):
+        shutil.move(file, cache / "blobs" / f"{i:040x}")
+        (snapshot / file.name).symlink_to(f"../../../blobs/{i:040x}")
+    return snapshot / external.name
+
+
+def test_the_cache_of_the_hub(external: Path, tmp_path: Path) -> None:
+    path = hub(external, tmp_path)
+    result = bqc.compile(path, output=tmp_path / "out.onnx")
+    assert bqc.session(result.paths[0], strict=True)
+
+
+def test_a_link_out_of_the_cache(external: Path, tmp_path: Path) -> None:
+    path = hub(external, tmp_path)
+    secret = tmp_path / "secret"
+    data = path.parent / "model.onnx.data"
+    shutil.copyfile(data.resolve(), secret)
+    data.unlink()
+    data.symlink_to(secret)
+    assert "outside the model's folder" in refused(path)
+
+
+def test_hard_links(external: Path, tmp_path: Path) -> None:
+    os.link(external.parent / "model.onnx.data", tmp_path / "other")
+    import_model(external)
+
+
+def test_every_weight_outside_the_file(external: Path, tmp_path: Path) -> None:
+    """Scalars and shapes too: exporters put all of them there."""
+    result = bqc.compile(external, output=tmp_path / "out.onnx")
+    session = bqc.session(result.paths[0], strict=True)
+    ids = np.ones((1, 3), np.int64)
+    session.run(None, {"input_ids": ids, "attention_mask": ids, "token_type_ids": ids})
