@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from bqc.artifact import FORMAT_VERSION, file_sha256, output_path, write
+from bqc.artifact import FORMAT_VERSION, file_sha256, inline_bytes, output_path, write
 from bqc.errors import BqcError
 from bqc.ir import import_model
 from bqc.ir.load import FORMAT_KEY
@@ -110,7 +110,7 @@ def compile(
     if progress is not None:
         progress(0, total)
     loaded, found = _import(model, explain)
-    before = _bytes(loaded)
+    before = inline_bytes(loaded)
     steps = run(loaded, planning, progress, 1, total)
     plan = Plan.of(loaded)
     if save_recipe is not None:
@@ -185,7 +185,9 @@ def _unfolded(model: ir.Model) -> list[tuple[str, str]]:
     if not left:
         return []
     shown = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
-    return [("float", f"{len(left)} quantised weights are multiplied in float (their inputs are float): {shown}")]
+    return [
+        ("float", f"{len(left)} quantised weights are multiplied in float (their inputs are float): {shown}")
+    ]
 
 
 def _stamp(model: ir.Model, scheme: str, options: Any, source: Path | None) -> None:
@@ -218,11 +220,6 @@ def _rows(found: Any, plan: Plan) -> tuple[tuple[str, str], ...]:
     ]
     rows += [("kept", f"{key}: {why}") for key, why in plan.kept.items()]
     return tuple(rows)
-
-
-def _bytes(model: ir.Model) -> int:
-    values = model.graph.initializers.values()
-    return sum(v.const_value.nbytes for v in values if v.const_value is not None)
 
 
 def _write_text(path: Path, text: str) -> None:

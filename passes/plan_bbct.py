@@ -34,7 +34,7 @@ _AFTER = ("head:pooler", "head:head.transform", "head:head.norm")
 """Quantisation points outside the layers."""
 
 _PER_HEAD = ("attention.query", "attention.key", "attention.value", "attention.context")
-_HEAD_ROLES = ("pooler", "head.transform", "head")
+_EIGHT_BITS = ("head",)
 FALLBACKS = ("error", "pad", "shrink", "keep")
 
 
@@ -47,8 +47,8 @@ class PlanBbct(ir.passes.InPlacePass):
     the last block is shorter; ``shrink``: the largest smaller block that fits; ``keep``: the weight stays
     float; ``error``),
     ``max_error``: weights whose data-free error exceeds it get 8 bits, ``include`` and ``exclude`` patterns
-    of weights. The heads' weights always have 8 bits. A weight that several layers share is listed for each of
-    them, in one format. Source: BBCT, abstract (every member of the
+    of weights. The last layer, which is small, always has 8 bits. A weight that several layers share is listed for
+    each of them, in one format. Source: BBCT, abstract (every member of the
     transformer).
     """
 
@@ -90,7 +90,7 @@ class PlanBbct(ir.passes.InPlacePass):
         bits = self.weight_bits
         if kind in TABLE_ROLES:
             bits = self.embedding_bits or self.weight_bits
-        if kind in _HEAD_ROLES:
+        if kind in _EIGHT_BITS:
             bits = 8
         block = self._fit(key, length, plan)
         if block is None:
