@@ -11,6 +11,7 @@ from bqc.errors import BqcError
 from bqc.ir.anatomy import EMBEDDING, HEAD, LAYER_KEY, ROLE_KEY, TABLE_ROLES, label, record
 from bqc.ir.explain import explanation
 from bqc.ir.match import Linear, as_linear, constant, is_weight, scalar, walk_back
+from bqc.ir.unsupported import unsupported
 
 __all__ = ["AnnotateAnatomy"]
 
@@ -296,14 +297,19 @@ def _is_attention(node: ir.Node) -> bool:
 
 
 def _nothing_found(model: ir.Model, sought: str) -> str:
-    return f"no encoder found: looked for {sought}; {_counts(model.graph)}{_nearest(model)}"
+    return f"{_named(model)}no encoder found: looked for {sought}; {_counts(model.graph)}{_nearest(model)}"
 
 
 def _half_found(model: ir.Model, layers: int, sought: str) -> str:
     return (
-        f"only part of the encoder is recognised: {layers} complete layers, then not {sought}; "
+        f"{_named(model)}only part of the encoder is recognised: {layers} complete layers, then not {sought}; "
         f"{_counts(model.graph)}{_nearest(model)}"
     )
+
+
+def _named(model: ir.Model) -> str:
+    known = unsupported(model.graph)
+    return f"{known} is not supported; " if known is not None else ""
 
 
 def _nearest(model: ir.Model) -> str:

@@ -66,6 +66,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "nomic-bert": ("nomic_bert", _SIZES),
+    "roberta-prelayernorm": ("roberta-prelayernorm", _ROBERTA),
+    "convbert": ("convbert", {**_SIZES, "embedding_size": 48}),
+    "mobilebert": (
+        "mobilebert",
+        {**_SIZES, "embedding_size": 24, "intra_bottleneck_size": 24, "normalization_type": "no_norm"},
+    ),
+    "squeezebert": ("squeezebert", {**_SIZES, "embedding_size": 48}),
+    "megatron-bert": ("megatron-bert", _SIZES),
 }
 """Family -> transformers' model type and the configuration of a tiny one."""
 

@@ -1,0 +1,85 @@
+"""Encoders that are known and not supported, told by what only they do."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bqc.ir.match import as_linear, data_inputs
+
+__all__ = ["unsupported"]
+
+_LIMIT = 200
+_ACTIVATIONS = frozenset(("Gelu", "Erf", "Sigmoid", "Tanh", "Relu", "HardSigmoid", "Mish"))
+
+
+def unsupported(graph: ir.Graph) -> str | None:
+    """What the encoder has that bqc does not support, by the name it is known by, or None.
+
+    Asked only when no whole encoder was recognised, so this need not be a proof.
+    """
+    for softmax in [n for n in graph if n.op_type == "Softmax"]:
+        behind = _behind(softmax)
+        kinds = {node.op_type for node in behind}
+        if any(_gathers_products(node) for node in behind):
+            return "DeBERTa (disentangled attention)"
+        if "Neg" in kinds and "Concat" in kinds and "MatMul" in kinds:
+            return "rotary position embedding (RoPE, as in ModernBERT and NomicBERT)"
+        if "RotaryEmbedding" in kinds:
+            return "rotary position embedding (RoPE, as in ModernBERT and NomicBERT)"
+        if "Einsum" in kinds:
+            return "attention written with Einsum"
+    if any(n.op_type == "Conv" for n in graph):
+        return "an encoder with convolutions (ConvBERT, SqueezeBERT)"
+    if any(_is_gated(node) for node in graph):
+        return "a gated feed-forward layer (GeGLU, SwiGLU)"
+    if any(n.op_type in ("RMSNormalization", "SimplifiedLayerNormalization") for n in graph):
+        return "RMSNorm"
+    if any(n.op_type == "Softmax" for n in graph) and _is_prenorm(graph):
+        return "normalisation before the attention (pre-norm)"
+    return None
+
+
+def _gathers_products(node: ir.Node) -> bool:
+    """Does it pick scores by relative position?"""
+    return node.op_type in ("GatherElements", "GatherND") and any(
+        n.op_type == "MatMul" for n in _behind(node)
+    )
+
+
+def _behind(node: ir.Node) -> list[ir.Node]:
+    """What computes the first input, back to the linears."""
+    found: list[ir.Node] = []
+    queue = [v for v in node.inputs[:1] if v is not None]
+    while queue and len(found) < _LIMIT:
+        value = queue.pop(0)
+        producer = value.producer()
+        if producer is None or producer in found or as_linear(value) is not None:
+            continue
+        found.append(producer)
+        queue.extend(data_inputs(producer))
+    return found
+
+
+def _is_gated(node: ir.Node) -> bool:
+    """Mul(activation(f), g) of two parts that are linears: not the x * sigmoid(x) of an activation itself."""
+    if node.op_type != "Mul":
+        return False
+    sides = [v.producer() for v in node.inputs if v is not None]
+    for one, other in (sides, sides[::-1]) if len(sides) == 2 else ():
+        if one is None or other is None or one.op_type not in _ACTIVATIONS:
+            continue
+        if other.op_type in ("Split", "Slice") or as_linear(other.outputs[0]) is not None:
+            return one.inputs[0] is not other.outputs[0]
+    return False
+
+
+def _is_prenorm(graph: ir.Graph) -> bool:
+    """Is a residual sum read by a LayerNormalization and by another residual sum?"""
+    for node in graph:
+        if node.op_type != "Add" or as_linear(node.outputs[0]) is not None:
+            continue
+        readers = {use.op_type for use in node.outputs[0].consumers()}
+        linears = [as_linear(v) for v in node.inputs]
+        if {"LayerNormalization", "Add"} <= readers and any(linears):
+            return True
+    return False

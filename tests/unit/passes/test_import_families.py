@@ -1,0 +1,118 @@
+"""Families and heads beside BERT: the canonical form computes the same, compiles, and keeps its bits.
+
+`tools/support_matrix.py` runs every family with every head and exporter; here is a cell for each difference.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+import bqc
+from bqc.errors import BqcError
+from bqc.ir import import_model
+from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, nodes_of, role, weights_of
+from tests.support.exports import largest_difference
+from tests.support.families import Cell, exported
+
+CELLS = (
+    Cell("distilbert", "classification"),
+    Cell("roberta", "tokens"),
+    Cell("electra", "classification", "sdpa"),
+    Cell("mpnet", "mean-l2"),
+    Cell("albert", "masked-lm"),
+)
+SLOW = (
+    Cell("xlm-roberta", "question-answering"),
+    Cell("camembert", "classification", "sdpa"),
+    Cell("electra-same-size", "masked-lm"),
+    Cell("distilbert", "cls-l2", "sdpa"),
+    Cell("bert", "masked-lm"),
+    Cell("minilm", "cls"),
+)
+REFUSED = {
+    "deberta-v2": "DeBERTa (disentangled attention) is not supported",
+    "modernbert": "rotary position embedding (RoPE, as in ModernBERT and NomicBERT) is not supported",
+    "roberta-prelayernorm": "normalisation before the attention (pre-norm) is not supported",
+    "convbert": "an encoder with convolutions (ConvBERT, SqueezeBERT) is not supported",
+}
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", pytest.param("dynamo", marks=slow)])
+@pytest.mark.parametrize("cell", [*CELLS, *(pytest.param(c, marks=slow) for c in SLOW)], ids=str)
+def test_canonical_form(exporter: str, cell: Cell) -> None:
+    path = exported(exporter, cell)
+    model, summary = import_model(path)
+    found = summary.encoder
+    assert (found.layers, found.attentions, found.hidden, found.vocab) == (2, 2, 48, 120)
+    assert found.mask
+    assert found.embedding == (32 if cell.family in ("electra", "albert") else 0)
+    assert (found.types == 0) == (cell.family in ("distilbert", "mpnet"))
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert largest_difference(path, model) < 1e-5
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.const_value.size > 64:
+            assert LAYER_KEY in value.metadata_props, value.name
+            assert ROLE_KEY in value.metadata_props, value.name
+    # What computes token types, positions and biases needs the sizes of no hidden state.
+    for node in model.graph:
+        if node.op_type == "Shape" and role(node) is not None:
+            assert node.inputs[0] is not None
+            assert node.inputs[0].dtype is ir.DataType.INT64, node.name
+
+
+@pytest.mark.parametrize("cell", [*CELLS, *(pytest.param(c, marks=slow) for c in SLOW)], ids=str)
+def test_compiles_to_integers(cell: Cell, tmp_path: Path) -> None:
+    path = exported("torchscript", cell)
+    result = bqc.compile(path, output=tmp_path / "small.onnx", block=16)
+    assert not result.plan.kept
+    assert "float" not in dict(result.summary)
+    compiled = onnx.load(result.paths[0], load_external_data=False)
+    left = {node.op_type for node in compiled.graph.node if node.domain != "ai.bqc"}
+    assert not left & {"MatMul", "LayerNormalization", "Gelu", "Tanh", "Softmax", "Erf"}
+    report = bqc.verify(result.paths[0], path, bits=True, shape=(4, 24), samples=8)
+    assert report.ok, [check.text for check in report.checks if not check.ok]
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_refused_by_name(family: str) -> None:
+    with pytest.raises(BqcError) as error:
+        import_model(exported("torchscript", Cell(family, "bare")))
+    assert str(error.value).startswith(REFUSED[family])
+
+
+def test_positions_that_count_tokens() -> None:
+    model, _ = import_model(exported("torchscript", Cell("roberta", "tokens")))
+    made = [n.op_type for n in nodes_of(model, "embedding", "embedding.position")]
+    assert made == ["Equal", "Not", "Cast", "CumSum", "Mul", "Add", "Gather"]
+
+
+def test_a_bias_is_added_before_the_mask() -> None:
+    model, _ = import_model(exported("torchscript", Cell("mpnet", "mean-l2")))
+    for layer in ("0", "1"):
+        adds = [n for n in nodes_of(model, layer, "attention.scores") if n.op_type == "Add"]
+        added = [role(node.inputs[1].producer()) for node in adds]  # type: ignore[union-attr, arg-type]
+        assert added == ["attention.bias", "attention.mask"]
+    tables = [v for v in weights_of(model, "embedding", "attention.bias") if v.const_value is not None]
+    assert [v.const_value.shape.numpy() for v in tables if v.const_value is not None] == [(32, 4)]
+
+
+def test_shared_weights_are_stored_once(tmp_path: Path) -> None:
+    path = exported("torchscript", Cell("albert", "masked-lm"))
+    model, _ = import_model(path)
+    products = [n for n in nodes_of(model, None, "ffn.intermediate") if n.op_type == "MatMul"]
+    assert len({node.inputs[1] for node in products}) == 1
+    assert len(products) == 2
+    result = bqc.compile(path, output=tmp_path / "small.onnx")
+    assert {"0:ffn.output", "1:ffn.output"} <= set(result.plan.weights)
+    compiled = ir.load(result.paths[0])
+    tiles = [v for v in weights_of(compiled, role="ffn.output") if str(v.name).endswith(".tiles")]
+    assert len(tiles) == 1
+    with pytest.raises(BqcError, match=r"0:ffn\.output and 1:ffn.output are one shared weight"):
+        bqc.compile(path, output=tmp_path / "other.onnx", exclude=("1:ffn.output",))
+    assert not (tmp_path / "other.onnx").exists()
