@@ -30,6 +30,8 @@ _MODULES = (
     "import_layernorm",
     "import_gelu",
     "import_linear",
+    "import_mask",
+    "import_packed",
     "import_attention",
     "import_embedding",
     "import_ids",

@@ -24,8 +24,10 @@ from bqc.passes.import_head import ImportHead
 from bqc.passes.import_ids import ImportIds
 from bqc.passes.import_layernorm import ImportLayerNorm
 from bqc.passes.import_linear import ImportLinear
+from bqc.passes.import_mask import ImportMask
 from bqc.passes.import_mend import ImportMend
 from bqc.passes.import_opset import ImportOpset
+from bqc.passes.import_packed import ImportPacked
 from bqc.passes.import_residual import ImportResidual
 from bqc.passes.import_shapes import ImportShapes
 from bqc.passes.import_shared import ImportShared
@@ -52,6 +54,8 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportLinear,
     ImportEmbedding,
     ImportIds,
+    ImportMask,
+    ImportPacked,
     ImportAttention,
     ImportShapes,
     ImportResidual,

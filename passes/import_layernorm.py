@@ -30,7 +30,7 @@ class ImportLayerNorm(ir.passes.InPlacePass):
 
         y = LayerNormalization(x, gamma, beta; axis=-1, epsilon)
 
-    A LayerNormalization that is already there gets the axis -1 and a beta of zeros where it has none.
+    A LayerNormalization that is already there gets the axis -1, and says its epsilon and beta where it does not.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -63,6 +63,12 @@ def _complete(graph: ir.Graph, norm: ir.Node) -> bool:
     changed = False
     if norm.attributes.get_int("axis", -1) != -1 and norm.attributes.get_int("axis", -1) == _last(norm):
         norm.attributes["axis"] = ir.AttrInt64("axis", -1)
+        changed = True
+    if norm.attributes.get_int("stash_type", 0) == 1:
+        del norm.attributes["stash_type"]
+        changed = True
+    if "epsilon" not in norm.attributes:
+        norm.attributes["epsilon"] = ir.AttrFloat32("epsilon", 1e-5)
         changed = True
     if len(norm.inputs) < 3 or norm.inputs[2] is None:
         zeros = np.zeros(size_of(gamma, 0), np.float32)

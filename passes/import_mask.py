@@ -1,0 +1,95 @@
+"""Mask inputs of other ranks and kinds are read once as 0/1 key-padding masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from bqc.ir.build import FLT_MAX, Writer, dims
+from bqc.ir.explain import explanation
+from bqc.ir.match import is_weight
+from bqc.ir.notes import note
+from bqc.ir.padding import mark_padding
+
+__all__ = ["ImportMask"]
+
+_HIDDEN = -50.0
+_I64 = ir.DataType.INT64
+_FLOAT = ir.DataType.FLOAT
+_MOVES = frozenset(("Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Cast", "Transpose", "Slice"))
+
+
+@dataclass(frozen=True)
+class ImportMask(ir.passes.InPlacePass):
+    """Put a plain mask `[B, S]` between a mask input of another form and what reads it.
+
+    Before: `Add(scores, mask[B, 1, 1, S])`, mask float, 0 for keys and very low for padding
+    After: `m[B, S] = Cast(GreaterOrEqual(Squeeze(mask), -50))`, `Add(scores, Unsqueeze((1 - m) * -FLT_MAX))`
+
+    1. Inputs `[B, 1, S]` and `[B, 1, 1, S]`, of 0 and 1 (any type) or additive.
+    2. Float inputs `[B, S]` that are added to something.
+
+    `import-attention` then finds `m`, or refuses. A mask that has more than one row for a sequence is refused by name.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for value in model.graph.inputs:
+            shape = dims(value)
+            if shape is None or not 2 <= len(shape) <= 4 or not value.uses():
+                continue
+            added = value.dtype == _FLOAT and _added(value)
+            if len(shape) == 2 and not added:
+                continue
+            if any(size != 1 for size in shape[1:-1]):
+                _refuse(model, value, shape)
+                continue
+            _rewrite(model, value, added)
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _refuse(model: ir.Model, value: ir.Value, shape: list[int | str | None]) -> None:
+    if "mask" in (value.name or ""):
+        text = f"input {value.name!r} {shape} masks every query on its own; bqc takes key-padding masks"
+        explanation(model).add("mask", value.consumers()[0], text, 20)
+
+
+def _added(value: ir.Value) -> bool:
+    """Does it reach a sum of two computed values unchanged?"""
+    queue = [value]
+    while queue:
+        here = queue.pop()
+        for use in here.consumers():
+            if use.op_type == "Add" and not any(is_weight(v) for v in use.inputs):
+                return True
+            if use.op_type in _MOVES and use.inputs[0] is here:
+                queue.extend(use.outputs)
+    return False
+
+
+def _rewrite(model: ir.Model, value: ir.Value, added: bool) -> None:
+    graph = model.graph
+    shape = dims(value) or []
+    plain = [shape[0], shape[-1]]
+    w = Writer(graph, source=value.name or "")
+    axes = w.shared(f"mask_inner_{len(shape)}", np.arange(1, len(shape) - 1, dtype=np.int64))
+    dtype = value.dtype or _FLOAT
+    m = value if len(shape) == 2 else w.op("Squeeze", value, axes, shape=plain, dtype=dtype)
+    if added:
+        limit = w.shared("mask_hidden", np.float32(_HIDDEN))
+        m = w.op("GreaterOrEqual", m, limit, shape=plain, dtype=ir.DataType.BOOL)
+        note(model, f"input {value.name!r} is an additive mask; keys with less than {_HIDDEN:g} are hidden")
+    m = mark_padding(w.op("Cast", m, shape=plain, dtype=_I64, to=int(_I64)))
+    back = w.op("Cast", m, shape=plain, dtype=dtype, to=int(dtype))
+    if added:
+        off = w.op("Sub", w.shared("mask_one", np.float32(1)), back, shape=plain)
+        back = w.op("Mul", off, w.shared("mask_low", np.float32(-FLT_MAX)), shape=plain)
+    if len(shape) > 2:
+        back = w.op("Unsqueeze", back, axes, shape=shape, dtype=dtype)
+    first = w.nodes[0]
+    value.replace_all_uses_with(back)
+    first.replace_input_with(0, value)
+    graph.insert_before(graph[0], w.nodes)
