@@ -17,17 +17,21 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from bqc.errors import BqcError
 
-__all__ = ["ExportResult", "export"]
+__all__ = ["POOLINGS", "TASKS", "ExportResult", "export"]
 
-Task = Literal["classification", "embedding"]
+Task = Literal["classification", "token-classification", "question-answering", "masked-lm", "embedding"]
+Pooling = Literal["mean", "cls", "pooler", "none"]
 Feeds = dict[str, npt.NDArray[np.int64]]
+
+TASKS: tuple[Task, ...] = get_args(Task)
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 TOLERANCE = 1e-4
 COMPANIONS = (
@@ -70,16 +74,24 @@ def export(
     opset: int | None = None,
     exporter: Literal["dynamo", "torchscript"] = "dynamo",
     *,
+    pooling: Pooling | None = None,
     normalize: bool | None = None,
     weights: Literal["fp32", "fp16"] = "fp32",
     attention: Literal["eager", "sdpa"] = "eager",
 ) -> ExportResult:
     """Export a checkpoint directory or hub id to `output` (a file, or a directory that gets `model.onnx`).
 
-    Inputs are int64 `[batch, sequence]`; outputs float32 `logits[batch, labels]` (classification), or
-    `last_hidden_state[batch, sequence, hidden]` and `sentence_embedding[batch, hidden]` (embedding: mean over
-    unmasked tokens, then L2 normalisation when `normalize`, by default as the checkpoint's
-    sentence-transformers files say).
+    Inputs are int64 `[batch, sequence]`; outputs are float32:
+
+    - classification: `logits[batch, labels]`
+    - token-classification: `logits[batch, sequence, labels]`
+    - question-answering: `start_logits[batch, sequence]`, `end_logits[batch, sequence]`
+    - masked-lm: `logits[batch, sequence, vocabulary]`
+    - embedding: `last_hidden_state[batch, sequence, hidden]`, and `sentence_embedding[batch, hidden]`: the mean
+      over unmasked tokens or (`pooling="cls"`) the first token, then L2 normalisation when `normalize`, both by
+      default as the checkpoint's sentence-transformers files say; or (`"pooler"`) `pooler_output[batch, hidden]`;
+      or (`"none"`) nothing else.
+
     `weights="fp16"` rounds weights to half precision and stores them behind Cast nodes; arithmetic stays
     float32.
 
@@ -95,14 +107,17 @@ def export(
     opset = opset if opset is not None else (17 if exporter == "torchscript" else 18)
     config = _load(transformers.AutoConfig, where, source)
     task = task or _task_of(config, where)
-    network = _network(transformers, torch, where, source, task, attention)
+    network = _network(transformers, torch, where, source, task, pooling, attention)
     if weights == "fp16":
         # The reference for the comparison below is the model as stored, not the one it was rounded from.
         for parameter in network.parameters():
             parameter.data = parameter.data.half().float()
-    if normalize is None:
-        normalize = _normalizes(where)
-    wrapper, outputs = _wrapper(torch, network, task, normalize)
+    if task == "embedding":
+        if pooling is None:
+            pooling = _pooling(where)
+        if normalize is None:
+            normalize = _normalizes(where)
+    wrapper, outputs = _wrapper(torch, network, task, pooling, bool(normalize))
     inputs = _inputs(network)
     tokenizer = _tokenizer(transformers, where)
     feeds = _feeds(tokenizer, config, inputs)
@@ -110,7 +125,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
         with _quiet(), torch.no_grad():
-            _to_onnx(torch, wrapper, draft, inputs, outputs, opset, exporter)
+            _to_onnx(torch, wrapper, draft, inputs, outputs, opset, exporter, task)
         _tidy(draft, weights)
         difference = _largest_difference(torch, wrapper, draft, feeds, inputs, outputs)
         if not difference <= TOLERANCE:
@@ -164,50 +179,94 @@ def _task_of(config: Any, where: Path) -> Task:
     names = " ".join(config.architectures or ())
     if "ForSequenceClassification" in names:
         return "classification"
+    # Sentence encoders keep the architecture that they were trained from.
     if (where / "modules.json").is_file() or names.endswith("Model"):
         return "embedding"
+    known: dict[str, Task] = {
+        "ForTokenClassification": "token-classification",
+        "ForQuestionAnswering": "question-answering",
+        "ForMaskedLM": "masked-lm",
+    }
+    for name, task in known.items():
+        if name in names:
+            return task
     raise BqcError(f"{where}: cannot tell the task from architectures [{names}]; give --task")
 
 
-def _network(transformers: Any, torch: Any, where: Path, source: object, task: Task, attention: str) -> Any:
+def _network(
+    transformers: Any,
+    torch: Any,
+    where: Path,
+    source: object,
+    task: Task,
+    pooling: Pooling | None,
+    attention: str,
+) -> Any:
     factory = {
         "classification": transformers.AutoModelForSequenceClassification,
+        "token-classification": transformers.AutoModelForTokenClassification,
+        "question-answering": transformers.AutoModelForQuestionAnswering,
+        "masked-lm": transformers.AutoModelForMaskedLM,
         "embedding": transformers.AutoModel,
     }[task]
     options: dict[str, Any] = {"attn_implementation": attention, "output_loading_info": True}
     loaded = _load(factory, where, source, dtype=torch.float32, **options)
     network, info = loaded
-    missing = [key for key in info.get("missing_keys", ()) if task != "embedding" or "pooler" not in key]
+    spare = task == "embedding" and pooling != "pooler"
+    missing = [key for key in info.get("missing_keys", ()) if not spare or "pooler" not in key]
     if missing:
         raise BqcError(
             f"{source}: the checkpoint has no {missing[0]} ({len(missing)} missing); wrong --task?"
         )
+    if pooling == "pooler" and getattr(network, "pooler", None) is None:
+        raise BqcError(f"{source}: {type(network).__name__} has no pooler; give another --pooling")
     return network.eval()
 
 
-def _wrapper(torch: Any, network: Any, task: Task, normalize: bool) -> tuple[Any, list[str]]:
-    class Classification(torch.nn.Module):  # type: ignore[misc]
+_OUTPUTS: dict[str, list[str]] = {
+    "classification": ["logits"],
+    "token-classification": ["logits"],
+    "question-answering": ["start_logits", "end_logits"],
+    "masked-lm": ["logits"],
+}
+_POOLED: dict[str, list[str]] = {
+    "mean": ["last_hidden_state", "sentence_embedding"],
+    "cls": ["last_hidden_state", "sentence_embedding"],
+    "pooler": ["last_hidden_state", "pooler_output"],
+    "none": ["last_hidden_state"],
+}
+_PER_TOKEN = ("last_hidden_state", "start_logits", "end_logits")
+
+
+def _wrapper(
+    torch: Any, network: Any, task: Task, pooling: Pooling | None, normalize: bool
+) -> tuple[Any, list[str]]:
+    names = _inputs(network)
+    outputs = _OUTPUTS[task] if task in _OUTPUTS else _POOLED[pooling or "mean"]
+
+    class Wrapper(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.model = network
 
         def forward(self, *values: Any) -> Any:
-            return self.model(**dict(zip(names, values, strict=True)), return_dict=True).logits
-
-    class Embedding(Classification):
-        def forward(self, *values: Any) -> Any:
             feeds = dict(zip(names, values, strict=True))
-            hidden = self.model(**feeds, return_dict=True).last_hidden_state
-            weight = feeds["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-            pooled = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
-            if normalize:
-                pooled = torch.nn.functional.normalize(pooled, p=2, dim=1)
-            return hidden, pooled
+            found = self.model(**feeds, return_dict=True)
+            made = [
+                pooled(found.last_hidden_state, feeds) if name == "sentence_embedding" else found[name]
+                for name in outputs
+            ]
+            return tuple(made) if len(made) > 1 else made[0]
 
-    names = _inputs(network)
-    if task == "classification":
-        return Classification().eval(), ["logits"]
-    return Embedding().eval(), ["last_hidden_state", "sentence_embedding"]
+    def pooled(hidden: Any, feeds: dict[str, Any]) -> Any:
+        if pooling == "cls":
+            vector = hidden[:, 0]
+        else:
+            weight = feeds["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            vector = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+        return torch.nn.functional.normalize(vector, p=2, dim=1) if normalize else vector
+
+    return Wrapper().eval(), list(outputs)
 
 
 def _inputs(network: Any) -> list[str]:
@@ -256,6 +315,7 @@ def _to_onnx(
     outputs: Sequence[str],
     opset: int,
     exporter: str,
+    task: Task,
 ) -> None:
     sample = torch.ones((2, 7), dtype=torch.int64)
     arguments = tuple(sample.clone() if name != "token_type_ids" else sample * 0 for name in inputs)
@@ -263,8 +323,8 @@ def _to_onnx(
     big = sum(p.numel() * 4 for p in wrapper.parameters()) > ONE_FILE_LIMIT
     try:
         if exporter == "dynamo":
-            batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
-            limit = getattr(wrapper.model.config, "max_position_embeddings", 512)
+            batch = torch.export.Dim("batch")
+            limit = _longest(wrapper.model.config)
             sequence = torch.export.Dim("sequence", max=limit)
             shapes = (tuple({0: batch, 1: sequence} for _ in inputs),)
             torch.onnx.export(
@@ -272,14 +332,22 @@ def _to_onnx(
             )
         else:
             axes = {name: {0: "batch", 1: "sequence"} for name in inputs}
+            tokens = (*_PER_TOKEN, *(["logits"] if task != "classification" else []))
             axes |= {
-                name: {0: "batch", 1: "sequence"} if "hidden" in name else {0: "batch"} for name in outputs
+                name: {0: "batch", 1: "sequence"} if name in tokens else {0: "batch"} for name in outputs
             }
             torch.onnx.export(wrapper, arguments, str(path), dynamo=False, dynamic_axes=axes, **names)
     except Exception as error:
         raise BqcError(
             f"torch cannot export this model with {exporter} at opset {opset}: {_brief(error)}"
         ) from error
+
+
+def _longest(config: Any) -> int:
+    """The longest text in tokens: RoBERTa and its kin count positions from after the padding id."""
+    positions = int(getattr(config, "max_position_embeddings", 512))
+    shifted = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
+    return positions - (config.pad_token_id or 0) - 1 if shifted else positions
 
 
 def _tidy(path: Path, weights: str) -> None:
@@ -377,21 +445,34 @@ def _largest_difference(
     return worst
 
 
+def _pooling(where: Path) -> Pooling:
+    """What 1_Pooling (sentence-transformers) says: the mean, or the first token; anything else is refused."""
+    file = where / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return "mean"
+    chosen = [
+        k for k, v in json.loads(file.read_text()).items() if k.startswith("pooling_mode_") and v is True
+    ]
+    known: dict[str, Pooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    if len(chosen) > 1 or (chosen and chosen[0] not in known):
+        raise BqcError(
+            f"{file}: only mean and first-token pooling are exported, this model uses {', '.join(chosen)}"
+        )
+    return known[chosen[0]] if chosen else "mean"
+
+
 def _normalizes(where: Path) -> bool:
-    """Does modules.json (sentence-transformers) normalise? Pooling other than the mean is refused."""
+    """Does modules.json (sentence-transformers) end in normalisation? Modules with weights are refused."""
     modules = where / "modules.json"
-    pooling = where / "1_Pooling" / "config.json"
-    if pooling.is_file():
-        chosen = [
-            k
-            for k, v in json.loads(pooling.read_text()).items()
-            if k.startswith("pooling_mode") and v is True
-        ]
-        if chosen and chosen != ["pooling_mode_mean_tokens"]:
-            raise BqcError(f"{pooling}: only mean pooling is exported, this model uses {', '.join(chosen)}")
     if not modules.is_file():
         return False
-    return any(str(m.get("type", "")).endswith("Normalize") for m in json.loads(modules.read_text()))
+    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in json.loads(modules.read_text())]
+    others = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
+    if others:
+        raise BqcError(
+            f"{modules}: the module {others[0]} is not exported; give --normalize or --no-normalize"
+        )
+    return "Normalize" in kinds
 
 
 def _copy_companions(where: Path, folder: Path, tokenizer: Any) -> None:

@@ -32,11 +32,18 @@ SCHEMA_VERSION = 1
 )
 @click.option(
     "--task",
-    type=click.Choice(["classification", "embedding"]),
+    type=click.Choice(
+        ["classification", "token-classification", "question-answering", "masked-lm", "embedding"]
+    ),
     help="Head to export. [default: as the checkpoint says]",
 )
 @click.option("--exporter", type=click.Choice(["dynamo", "torchscript"]), default="dynamo", show_default=True)
 @click.option("--opset", type=int, metavar="N", help="ONNX opset. [default: 18, torchscript 17]")
+@click.option(
+    "--pooling",
+    type=click.Choice(["mean", "cls", "pooler", "none"]),
+    help="What an embedding is made of. [default: as the checkpoint says, else mean]",
+)
 @click.option(
     "--normalize/--no-normalize",
     default=None,
@@ -54,6 +61,7 @@ def command(
     task: str | None,
     exporter: str,
     opset: int | None,
+    pooling: str | None,
     normalize: bool | None,
     weights: str,
     attention: str,
@@ -71,6 +79,7 @@ def command(
         task=task,  # type: ignore[arg-type]
         opset=opset,
         exporter=exporter,  # type: ignore[arg-type]
+        pooling=pooling,  # type: ignore[arg-type]
         normalize=normalize,
         weights=weights,  # type: ignore[arg-type]
         attention=attention,  # type: ignore[arg-type]

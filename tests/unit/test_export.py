@@ -66,10 +66,58 @@ def test_embedding_follows_sentence_transformers(checkpoint: Path, tmp_path: Pat
     model, summary = import_model(result.path)
     assert summary.encoder.head == 0
     assert any(n.op_type in ("LpNormalization", "ReduceL2") for n in model.graph)
-    pooling.write_text(json.dumps({"pooling_mode_cls_token": True}))
-    with pytest.raises(BqcError, match="only mean pooling is exported"):
+    pooling.write_text(json.dumps({"pooling_mode_max_tokens": True}))
+    with pytest.raises(BqcError, match="only mean and first-token pooling are exported"):
         export(source, tmp_path / "n.onnx", task="embedding", exporter="torchscript")
     assert not (tmp_path / "n.onnx").exists()
+
+
+HEADS = {
+    "token-classification": ("DistilBertForTokenClassification", ["logits"]),
+    "question-answering": ("DistilBertForQuestionAnswering", ["start_logits", "end_logits"]),
+    "masked-lm": ("DistilBertForMaskedLM", ["logits"]),
+}
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_heads_as_the_checkpoint_says(task: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    architecture, outputs = HEADS[task]
+    config = transformers.DistilBertConfig(
+        dim=24, n_heads=2, n_layers=1, hidden_dim=32, vocab_size=90, max_position_embeddings=40
+    )
+    getattr(transformers, architecture)(config).save_pretrained(tmp_path / "source")
+    result = export(tmp_path / "source", tmp_path / "m.onnx", exporter="torchscript")
+    assert (result.task, list(result.outputs)) == (task, outputs)
+    assert result.inputs == ("input_ids", "attention_mask")
+    declared = ir.load(result.path).graph.outputs
+    assert [str(v.shape[1]) for v in declared if v.shape is not None] == ["sequence"] * len(outputs)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "outputs"),
+    [
+        ("cls", ("last_hidden_state", "sentence_embedding")),
+        ("pooler", ("last_hidden_state", "pooler_output")),
+        ("none", ("last_hidden_state",)),
+    ],
+)
+def test_pooling(pooling: Any, outputs: tuple[str, ...], checkpoint: Path, tmp_path: Path) -> None:
+    result = export(checkpoint, tmp_path, task="embedding", exporter="torchscript", pooling=pooling)
+    assert result.outputs == outputs
+    _, summary = import_model(result.path)
+    assert summary.encoder.pooler == (pooling == "pooler")
+
+
+def test_a_module_with_weights_is_not_dropped(checkpoint: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for file in checkpoint.iterdir():
+        (source / file.name).write_bytes(file.read_bytes())
+    modules = [{"type": f"sentence_transformers.models.{n}"} for n in ("Transformer", "Pooling", "Dense")]
+    (source / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(BqcError, match="the module Dense is not exported"):
+        export(source, tmp_path / "m.onnx", task="embedding", exporter="torchscript")
 
 
 @pytest.mark.parametrize(
