@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from bqc.errors import BqcError
+from bqc.staging import staged, uninterrupted
 
 __all__ = ["ALIGNMENT", "FORMAT_VERSION", "file_sha256", "output_path", "write"]
 
@@ -67,33 +67,40 @@ def write(
         raise BqcError(
             f"{path}: {size / 2**30:.1f} GiB of weights do not fit one file; leave out --single-file"
         )
-    data_name = f"{path.name}.data"
-    created = not path.parent.exists()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".bqc-", dir=path.parent) as folder:
-            fresh = Path(folder) / path.name
-            fresh_data = fresh.with_name(data_name)
+        with staged(path.parent) as folder:
+            fresh, data = folder / path.name, folder / f"{path.name}.data"
             if single_file:
                 ir.save(model, fresh)
             else:
-                with _external(model, fresh_data):
+                with _external(model, data):
                     ir.save(model, fresh)
             onnx.checker.check_model(str(fresh), full_check=True)
-            written = [path]
-            # An older model must not be paired with the new data, should this be interrupted between the two.
-            path.unlink(missing_ok=True)
-            if fresh_data.exists():
-                os.replace(fresh_data, path.with_name(data_name))
-                written.append(path.with_name(data_name))
-            else:
-                path.with_name(data_name).unlink(missing_ok=True)
-            os.replace(fresh, path)
+            side_files = _copy_side_files(side_files_from, path.parent, folder) if side_files_from else []
+            with uninterrupted():
+                return _publish(folder, path, side_files)
     except OSError as error:
-        if created and path.parent.is_dir() and not any(path.parent.iterdir()):
-            path.parent.rmdir()
         raise BqcError(f"{path}: cannot be written: {error.strerror or error}") from None
-    return written + (_copy_side_files(side_files_from, path.parent) if side_files_from else [])
+
+
+def _publish(folder: Path, path: Path, side_files: list[str]) -> list[Path]:
+    """Move everything from ``folder`` to its place beside ``path``.
+
+    The model goes last, and an older one first, so that no model is ever seen with another one's data.
+    """
+    data = path.with_name(f"{path.name}.data")
+    path.unlink(missing_ok=True)
+    for name in side_files:
+        (path.parent / name).parent.mkdir(exist_ok=True)
+        os.replace(folder / name, path.parent / name)
+    if (folder / data.name).exists():
+        os.replace(folder / data.name, data)
+        written = [path, data]
+    else:
+        data.unlink(missing_ok=True)
+        written = [path]
+    os.replace(folder / path.name, path)
+    return written + [path.parent / name for name in side_files]
 
 
 @contextmanager
@@ -101,25 +108,25 @@ def _external(model: ir.Model, data: Path) -> Iterator[None]:
     """Write the larger initializers to ``data``; meanwhile the model refers to them there."""
     # onnx_ir's own writer aligns to whole pages, which costs a third of a MiB in a BERT-base; kernels need 64 bytes.
     kept = []
-    with data.open("wb") as file:
-        for value in model.graph.initializers.values():
-            tensor = value.const_value
-            if tensor is None or tensor.nbytes < EXTERNAL_FROM or isinstance(tensor, ir.StringTensor):
-                continue
-            file.write(b"\0" * (-file.tell() % ALIGNMENT))
-            offset = file.tell()
-            file.write(tensor.tobytes())
-            kept.append((value, tensor))
-            value.const_value = ir.ExternalTensor(
-                data.name,
-                offset,
-                tensor.nbytes,
-                tensor.dtype,
-                shape=ir.Shape([int(d) for d in tensor.shape.numpy()]),
-                name=value.name or "",
-                base_dir=data.parent,
-            )
     try:
+        with data.open("wb") as file:
+            for value in model.graph.initializers.values():
+                tensor = value.const_value
+                if tensor is None or tensor.nbytes < EXTERNAL_FROM or isinstance(tensor, ir.StringTensor):
+                    continue
+                file.write(b"\0" * (-file.tell() % ALIGNMENT))
+                offset = file.tell()
+                file.write(tensor.tobytes())
+                kept.append((value, tensor))
+                value.const_value = ir.ExternalTensor(
+                    data.name,
+                    offset,
+                    tensor.nbytes,
+                    tensor.dtype,
+                    shape=ir.Shape([int(d) for d in tensor.shape.numpy()]),
+                    name=value.name or "",
+                    base_dir=data.parent,
+                )
         yield
     finally:
         for value, tensor in kept:
@@ -141,11 +148,12 @@ def inline_bytes(model: ir.Model) -> int:
     return sum(v.const_value.nbytes for v in values if v.const_value is not None)
 
 
-def _copy_side_files(source: Path, target: Path) -> list[Path]:
+def _copy_side_files(source: Path, target: Path, folder: Path) -> list[str]:
+    """Copies in ``folder`` of the source's tokenizer and configuration, unless it is the target itself."""
     copied = []
     for name in _SIDE_FILES:
         if (source / name).is_file() and (source / name).resolve() != (target / name).resolve():
-            (target / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, target / name)
-            copied.append(target / name)
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
+            copied.append(name)
     return copied

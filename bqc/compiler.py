@@ -24,6 +24,7 @@ from bqc.passes._graph import key_of
 from bqc.pipeline import Step, run
 from bqc.plan import Plan
 from bqc.schemes import scheme_class
+from bqc.staging import write_text
 
 __all__ = ["CompileResult", "compile"]
 
@@ -224,6 +225,6 @@ def _rows(found: Any, plan: Plan) -> tuple[tuple[str, str], ...]:
 
 def _write_text(path: Path, text: str) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     except OSError as error:
         raise BqcError(f"{path}: cannot write the recipe: {error.strerror}") from None
