@@ -133,6 +133,7 @@ def compile(
         progress(total, total)
     rows = (
         *_rows(found, plan),
+        *_unfolded(loaded),
         ("operators", ", ".join(f"{count} {name}" for name, count in operators.items())),
         (
             "size",
@@ -220,6 +221,7 @@ def _rows(found: Any, plan: Plan) -> tuple[tuple[str, str], ...]:
         ("points", f"{len(plan.activations)} quantised activations"),
     ]
     rows += [("kept", f"{key}: {why}") for key, why in plan.kept.items()]
+    rows += [("note", text) for text in found.notes]
     return tuple(rows)
 
 

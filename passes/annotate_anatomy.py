@@ -10,7 +10,8 @@ import onnx_ir as ir
 from bqc.errors import BqcError
 from bqc.ir.anatomy import EMBEDDING, HEAD, LAYER_KEY, ROLE_KEY, TABLE_ROLES, label, record
 from bqc.ir.explain import explanation
-from bqc.ir.match import Linear, as_linear, constant, is_weight, scalar, walk_back
+from bqc.ir.match import Linear, as_linear, constant, is_transposed, is_weight, scalar, walk_back
+from bqc.ir.notes import note
 from bqc.ir.unsupported import unsupported
 
 __all__ = ["AnnotateAnatomy"]
@@ -58,6 +59,7 @@ class AnnotateAnatomy(ir.passes.InPlacePass):
         if any(len(walk_back(n.inputs[0], _is_product)) for n in loose if n.inputs[0] is not None):
             raise BqcError(_half_found(model, layers, "an attention of the canonical form"))
         _head(graph)
+        _note_tied(model)
         _name(graph)
         record(model)
         return ir.passes.PassResult(model, True)
@@ -240,6 +242,21 @@ def _head(graph: ir.Graph) -> None:
             _put(HEAD, "head", *linear.nodes)
         if first is not None and first.op_type == "Gather" and ROLE_KEY not in first.metadata_props:
             _put(HEAD, node.metadata_props[ROLE_KEY], first)
+
+
+def _note_tied(model: ir.Model) -> None:
+    """A decoder that is the word table transposed: a lookup and a product read different layouts of it."""
+    tables = [n.inputs[0] for n in model.graph if n.metadata_props.get(ROLE_KEY) == TABLE_ROLES[0]]
+    word = next((v for v in tables if v is not None and is_weight(v, 2)), None)
+    for node in model.graph:
+        weight = (
+            node.inputs[1] if node.op_type == "MatMul" and node.metadata_props.get(ROLE_KEY) == HEAD else None
+        )
+        if word is not None and weight is not None and is_transposed(word, weight):
+            note(
+                model,
+                "the decoder is the word table: it is stored for the lookup and, transposed, for the product",
+            )
 
 
 def _put(layer: str, role: str, *nodes: ir.Node) -> None:

@@ -81,7 +81,9 @@ def register() -> None:
     for file in sorted((ROOT / "tests" / "support").glob("exporters_*.py")):
         module = importlib.import_module(f"tests.support.{file.stem}")
         for name, rewrite in module.EXPORTERS.items():
-            EXPORTERS.setdefault(f"{file.stem.removeprefix('exporters_')} {name}", _after_torch(rewrite))
+            kind = file.stem.removeprefix("exporters_")
+            label = name if name.startswith(kind) else f"{kind}-{name}"
+            EXPORTERS.setdefault(label, _after_torch(rewrite))
 
 
 def _after_torch(rewrite: Callable[[Path], Path]) -> Callable[[Cell], Path]:
@@ -115,7 +117,7 @@ def run(exporter: str, cell: Cell, results: dict[str, Result]) -> Result:
             if not gap < TOLERANCE:
                 return "wrong", f"the canonical form differs by {gap:.2g}"
             result = bqc.compile(path, output=Path(folder) / "model.bqc.onnx", block=16)
-            report = bqc.verify(result.paths[0], path, bits=True, shape=(4, 24), samples=8)
+            report = bqc.verify(result.paths[0], path, bits=True, shape=(16, 24), samples=64)
             left = dict(result.summary).get("float", "")
     except BqcError as error:
         return "refused", _line(error).split("; ")[0]
@@ -137,7 +139,8 @@ def page(results: dict[str, Result]) -> str:
         "computes\nwhat the exported file does within 1e-5 (with padding left and right), and the model compiled with "
         "scheme `bbct` passes\n`bqc verify` and has the same bits with and without the kernel library.",
         "`yes` supported; `no` refused, the error names the reason; `-` untested: the family has no such head, or the "
-        "exporter\nfails; `WRONG` neither. The numbers refer to the notes.",
+        "exporter\nfails; `WRONG` neither. A family that is refused was run with the heads classification and bare. "
+        "The numbers refer\nto the notes.",
         "Versions: " + ", ".join(f"{name} {version(name)}" for name in libraries) + ".",
     ]
     used = {tuple(key.rsplit(" ", 2)) for key in results}

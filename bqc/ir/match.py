@@ -14,6 +14,7 @@ __all__ = [
     "as_linear",
     "constant",
     "data_inputs",
+    "is_transposed",
     "is_weight",
     "only_consumer",
     "rank",
@@ -44,6 +45,16 @@ def is_weight(value: ir.Value | None, rank: int | None = None) -> bool:
     if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
         return False
     return rank is None or len(value.const_value.shape) == rank
+
+
+def is_transposed(one: ir.Value, other: ir.Value) -> bool:
+    """Are two matrices the same numbers with their axes exchanged?"""
+    if size_of(one, 0) != size_of(other, 1) or size_of(one, 1) != size_of(other, 0):
+        return False
+    first, second = one.const_value, other.const_value
+    assert first is not None
+    assert second is not None, "size_of has checked"
+    return np.array_equal(np.asarray(first.numpy()), np.asarray(second.numpy()).T)
 
 
 def constant(value: ir.Value | None) -> npt.NDArray[np.generic] | None:

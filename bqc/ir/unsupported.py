@@ -30,6 +30,10 @@ def unsupported(graph: ir.Graph) -> str | None:
             return "attention written with Einsum"
     if any(n.op_type == "Conv" for n in graph):
         return "an encoder with convolutions (ConvBERT, SqueezeBERT)"
+    if not any(n.op_type == "LayerNormalization" for n in graph) and any(
+        n.op_type == "Softmax" for n in graph
+    ):
+        return "an encoder without LayerNormalization (MobileBERT)"
     if any(_is_gated(node) for node in graph):
         return "a gated feed-forward layer (GeGLU, SwiGLU)"
     if any(n.op_type in ("RMSNormalization", "SimplifiedLayerNormalization") for n in graph):

@@ -113,6 +113,7 @@ def test_shared_weights_are_stored_once(tmp_path: Path) -> None:
     compiled = ir.load(result.paths[0])
     tiles = [v for v in weights_of(compiled, role="ffn.output") if str(v.name).endswith(".tiles")]
     assert len(tiles) == 1
+    assert "the decoder is the word table" in dict(result.summary)["note"]
     with pytest.raises(BqcError, match=r"0:ffn\.output and 1:ffn.output are one shared weight"):
         bqc.compile(path, output=tmp_path / "other.onnx", exclude=("1:ffn.output",))
     assert not (tmp_path / "other.onnx").exists()
