@@ -15,7 +15,9 @@ from bqc.passes.import_contrib_embedding import ImportContribEmbedding
 from bqc.passes.import_contrib_gelu import ImportContribGelu
 from bqc.passes.import_contrib_matmul import ImportContribMatMul
 from bqc.passes.import_contrib_norm import ImportContribNorm
+from bqc.passes.import_einsum import ImportEinsum
 from bqc.passes.import_embedding import ImportEmbedding
+from bqc.passes.import_flat import ImportFlat
 from bqc.passes.import_fold import ImportFold
 from bqc.passes.import_functions import ImportFunctions
 from bqc.passes.import_gelu import ImportGelu
@@ -23,7 +25,9 @@ from bqc.passes.import_half import ImportHalf
 from bqc.passes.import_head import ImportHead
 from bqc.passes.import_ids import ImportIds
 from bqc.passes.import_layernorm import ImportLayerNorm
+from bqc.passes.import_layernorm_probe import ImportLayerNormProbe
 from bqc.passes.import_linear import ImportLinear
+from bqc.passes.import_lookup import ImportLookup
 from bqc.passes.import_mask import ImportMask
 from bqc.passes.import_mend import ImportMend
 from bqc.passes.import_opset import ImportOpset
@@ -31,6 +35,7 @@ from bqc.passes.import_packed import ImportPacked
 from bqc.passes.import_residual import ImportResidual
 from bqc.passes.import_shapes import ImportShapes
 from bqc.passes.import_shared import ImportShared
+from bqc.passes.import_types import ImportTypes
 from bqc.passes.import_weights import ImportWeights
 
 __all__ = ["IMPORT_PASSES", "ImportCanonicalize"]
@@ -50,8 +55,12 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportShared,
     ImportWeights,
     ImportLayerNorm,
+    ImportLayerNormProbe,
     ImportGelu,
+    ImportEinsum,
+    ImportFlat,
     ImportLinear,
+    ImportLookup,
     ImportEmbedding,
     ImportIds,
     ImportMask,
@@ -60,6 +69,7 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportShapes,
     ImportResidual,
     ImportHead,
+    ImportTypes,
 )
 """The order matters: embeddings are found under a LayerNormalization, attention between linears."""
 
