@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from bqc.ir.growth import check_growth
 from bqc.ir.match import constant, is_weight
 from bqc.ir.probe import Probe, ProbeError, Sizes
 
@@ -86,6 +87,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
         return
     if any(constant(v) is None for v in inputs) or _is_stored_weight(node):
         return
+    check_growth(node)
     out = node.outputs[0]
     try:
         (result,) = Probe([out]).run({}, Sizes(1, 1))

@@ -259,3 +259,28 @@ def test_every_weight_outside_the_file(external: Path, tmp_path: Path) -> None:
     session = bqc.session(result.paths[0], strict=True)
     ids = np.ones((1, 3), np.int64)
     session.run(None, {"input_ids": ids, "attention_mask": ids, "token_type_ids": ids})
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "attributes"),
+    [
+        ("ConstantOfShape", [[1 << 31]], {}),
+        ("ConstantOfShape", [[1 << 20, 1 << 20, 1 << 20]], {}),
+        ("Expand", [[1], [1 << 20, 1 << 20]], {}),
+        ("Tile", [[1, 2, 3], [1 << 30]], {}),
+        ("Range", [0, 1 << 31, 1], {}),
+        ("OneHot", [[1, 2], 1 << 40, [0, 1]], {}),
+        ("Pad", [[1], [0, 1 << 31]], {}),
+    ],
+)
+def test_much_out_of_little(tmp_path: Path, op: str, inputs: Any, attributes: Any) -> None:
+    proto = ir.to_proto(canonical_bert(layers=1))
+    names = [f"c{i}" for i in range(len(inputs))]
+    for name, value in zip(names, inputs, strict=True):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.int64), name))
+    proto.graph.node.insert(0, helper.make_node(op, names, ["much"], name="bomb", **attributes))
+    proto.graph.node.insert(1, helper.make_node("Size", ["much"], ["size"]))
+    proto.graph.node.insert(2, helper.make_node("Add", ["input_ids", "size"], ["ids"]))
+    path = saved(tmp_path / "m.onnx", proto)
+    with pytest.raises(BqcError, match=r"'bomb'.*elements out of constants"):
+        import_model(path)
