@@ -81,7 +81,7 @@ def compile(
         output: a ``.onnx`` file or a folder; beside the input as ``NAME.bqc.onnx`` if not given.
         options: the scheme's options (weight_bits, block, include, ...), and ``recipe``, ``save_recipe``
         (paths),
-            ``dry_run``, ``single_file``, ``explain``; also as keywords.
+            ``dry_run``, ``single_file``, ``explain``, ``require_full``; also as keywords.
         progress: called with (steps done, steps in all).
 
     Raises BqcError if the model cannot be read, holds no encoder or is already compiled, or an option is
@@ -94,6 +94,7 @@ def compile(
     dry_run = bool(known.pop("dry_run", False))
     single_file = bool(known.pop("single_file", False))
     explain = bool(known.pop("explain", False))
+    require_full = bool(known.pop("require_full", False))
     known.pop("seed", None)
     text = _recipe_text(recipe, known)
     if text is not None:
@@ -120,6 +121,8 @@ def compile(
         rows = (*_rows(found, plan), ("wrote", "nothing: dry run"))
         return CompileResult((), plan, rows, tuple(steps), before, 0)
     steps += run(loaded, lowering, progress, 1 + len(planning), total)
+    if require_full:
+        _require_full(loaded, found, plan)
     operators = _operators(loaded)
     _stamp(loaded, scheme, chosen, source)
     paths = write(
@@ -190,6 +193,16 @@ def _unfolded(model: ir.Model) -> list[tuple[str, str]]:
     return [
         ("float", f"{len(left)} quantised weights are multiplied in float (their inputs are float): {shown}")
     ]
+
+
+def _require_full(model: ir.Model, found: Any, plan: Plan) -> None:
+    """Whatever stays float is an error."""
+    left = [f"{key} ({why})" for key, why in plan.kept.items()]
+    left += [text for _, text in _unfolded(model)]
+    left += [str(miss) for miss in found.misses]
+    if left:
+        shown = "; ".join(left[:4]) + (f"; and {len(left) - 4} more" if len(left) > 4 else "")
+        raise BqcError(f"not all of the model is compiled, as --require-full asks: {shown}")
 
 
 def _stamp(model: ir.Model, scheme: str, options: Any, source: Path | None) -> None:

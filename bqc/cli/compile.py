@@ -66,6 +66,7 @@ _BLOCKS = click.Choice(["16", "32", "64", "128", "256", "row"])
 @click.option("--save-recipe", type=FILE, metavar="FILE", help="Write the plan as YAML.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, write no model.")
 @click.option("--single-file", is_flag=True, help="Weights inside the .onnx file instead of beside it.")
+@click.option("--require-full", is_flag=True, help="Refuse a model of which any part would stay float.")
 @click.option("--explain", is_flag=True, help="Say which predicate failed where a pattern nearly matched.")
 @seed_option
 @common_options
