@@ -16,7 +16,7 @@ def test_a_whole_encoder_passes(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BqcError, match="--require-full asks: .*ffn"):
+    with pytest.raises(BqcError, match=r"--require-full asks: .*ffn"):
         bqc.compile(
             canonical_bert(),
             output=tmp_path / "part.onnx",
