@@ -75,12 +75,20 @@ def write(
             else:
                 with _external(model, data):
                     ir.save(model, fresh)
-            onnx.checker.check_model(str(fresh), full_check=True)
+            _check(path, fresh)
             side_files = _copy_side_files(side_files_from, path.parent, folder) if side_files_from else []
             with uninterrupted():
                 return _publish(folder, path, side_files)
     except OSError as error:
         raise BqcError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _check(path: Path, fresh: Path) -> None:
+    try:
+        onnx.checker.check_model(str(fresh), full_check=True)
+    except Exception as error:  # onnx has two kinds of its own, and raises others
+        line = " ".join(str(error).split())[:300]
+        raise BqcError(f"{path}: not written, as the compiled model is not valid ONNX: {line}") from error
 
 
 def _publish(folder: Path, path: Path, side_files: list[str]) -> list[Path]:

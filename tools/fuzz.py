@@ -224,7 +224,8 @@ class _Worker:
                 return str(self.pipe.recv())
         except (EOFError, OSError):
             self.process.join()
-            return f"crash {self.process.exitcode}"
+            # A worker that leaves with a status of its own met a mistake in this tool.
+            return f"crash {self.process.exitcode}" if self.process.exitcode < 0 else "broken tool"
         if time.monotonic() - self.started > TIMEOUT:
             self.stop()
             return "hang"
@@ -255,6 +256,8 @@ def fuzz(
                 if worker.seed is None or (outcome := worker.take()) is None:
                     continue
                 seed, kind = worker.seed, kind_of(worker.seed)
+                if outcome == "broken tool":
+                    raise RuntimeError(f"seed {seed} ({kind}) breaks the fuzzer itself")
                 if outcome.startswith(("crash", "hang")):
                     where = worker.log.read_text()[:2000]
                     if _alone(seed, base, root / "control").startswith(("crash", "hang")):

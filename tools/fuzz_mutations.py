@@ -94,7 +94,7 @@ def mutate_feeds(seed: int, feeds: Feeds) -> Feeds:
         elif kind == 7:
             feeds[f"{name}x"] = value
         elif value.size:
-            feeds[name] = np.frombuffer(made.bytes(value.nbytes), value.dtype).reshape(value.shape)
+            feeds[name] = np.frombuffer(made.bytes(value.nbytes), value.dtype).reshape(value.shape).copy()
     return feeds
 
 
