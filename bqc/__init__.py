@@ -13,36 +13,24 @@ from bqc.errors import BqcError
 
 if TYPE_CHECKING:
     from bqc.compiler import CompileResult, compile
-    from bqc.evaluate import evaluate
-    from bqc.export import export
-    from bqc.inspect import inspect
     from bqc.runtime.library import library_path, register
     from bqc.runtime.session import session
-    from bqc.verify import verify
 
 __all__ = [
     "BqcError",
     "CompileResult",
     "compile",
-    "evaluate",
-    "export",
-    "inspect",
     "library_path",
     "register",
     "session",
-    "verify",
 ]
 
 _HOMES = {
     "CompileResult": "bqc.compiler",
     "compile": "bqc.compiler",
-    "evaluate": "bqc.evaluate",
-    "export": "bqc.export",
-    "inspect": "bqc.inspect",
     "library_path": "bqc.runtime.library",
     "register": "bqc.runtime.library",
     "session": "bqc.runtime.session",
-    "verify": "bqc.verify",
 }
 
 

@@ -21,7 +21,7 @@ class FoldSoftmax(ir.passes.InPlacePass):
     Before::
 
         Mul(MatMul(heads(BlockDequantize(q, eq)), heads_t(BlockDequantize(k, ek))), scale)
-        merge(MatMul(SoftmaxDequantize(p), heads(BlockDequantize(v, Unsqueeze(ev)))))
+        merge(MatMul(SoftmaxDequantize(p), heads(BlockDequantize(v, Expand(ev)))))
 
     After::
 
@@ -90,10 +90,10 @@ class _Scores(FoldRule):
 class _Context(FoldRule):
     reads_dequantized = True
 
-    def pattern(self, op: Any, p: Any, v: Any, ev: Any, axes: Any, split: Any, merge: Any) -> Any:
+    def pattern(self, op: Any, p: Any, v: Any, ev: Any, axes: Any, size: Any, split: Any, merge: Any) -> Any:
         options = {"_domain": DOMAIN, "_allow_other_attributes": True}
         probabilities = op.SoftmaxDequantize(p, **options)
-        b = op.BlockDequantize(v, op.Unsqueeze(ev, axes), _outputs=["b"], **options)
+        b = op.BlockDequantize(v, op.Expand(op.Unsqueeze(ev, axes), size), _outputs=["b"], **options)
         v4 = op.Transpose(op.Reshape(b, split, _allow_other_attributes=True), perm=[0, 2, 1, 3])
         c4 = op.MatMul(probabilities, v4, _outputs=["product"])
         return op.Reshape(

@@ -11,7 +11,7 @@ from bqc.formats import BlockShift
 from bqc.ir.anatomy import encoder, nodes_of, role
 from bqc.ir.build import Writer
 from bqc.ir.rewrite import drop_dead
-from bqc.passes._graph import block_node, produced_by, standard_node
+from bqc.passes._graph import block_node, dims, produced_by, standard_node
 from bqc.plan import Plan
 
 __all__ = ["QuantizeActivations"]
@@ -66,7 +66,7 @@ class QuantizeActivations(ir.passes.InPlacePass):
                 assert mask is not None, "made above"
                 count += _softmax(model, layer, mask)
                 continue
-            for node in nodes_of(model, layer, kind):
+            for node in list(nodes_of(model, layer, kind)):
                 if node.op_type not in _POINT_OPS[kind]:
                     continue
                 _pair(model, writer, node, fmt, mask if kind == "attention.value" else None, heads)
@@ -94,22 +94,33 @@ def _pair(
     else:
         attributes = {"bits": fmt.bits, "block": block, "heads": heads}
         quantize = block_node("BlockQuantizeValues", [point, mask], attributes, like=node)
-        row = writer.shared("bqc.axis_1", np.array([1], np.int64))
-        exponents = quantize.outputs[1]
-        assert exponents.shape is not None, "inferred"
-        wide = standard_node(
-            "Unsqueeze",
-            [exponents, row],
-            {},
-            like=node,
-            dtype=ir.DataType.INT8,
-            shape=[exponents.shape[0], 1, exponents.shape[1]],
-        )
-        new = [quantize, wide]
-        exponents = wide.outputs[0]
+        spread = _for_every_token(writer, node, quantize)
+        new = [quantize, *spread]
+        exponents = spread[-1].outputs[0]
     geometry = {"block": block, "group": fmt.group}
     new.append(block_node("BlockDequantize", [quantize.outputs[0], exponents], geometry, like=node))
     _take_over(model, node, new)
+
+
+def _for_every_token(writer: Writer, node: ir.Node, quantize: ir.Node) -> list[ir.Node]:
+    """Exponents [B, n] of a sequence as [B, S, n]."""
+    codes, exponents = quantize.outputs
+    batch, length, count = dims(codes)[0], dims(codes)[1], dims(exponents)[1]
+    axis = writer.shared("bqc.axis_1", np.array([1], np.int64))
+    one = standard_node(
+        "Unsqueeze", [exponents, axis], {}, like=node, dtype=ir.DataType.INT8, shape=[batch, 1, count]
+    )
+    lead = standard_node("Shape", [codes], {"start": 0, "end": 2}, like=node, dtype=INT64, shape=[2])
+    size = standard_node("Concat", [lead.outputs[0], axis], {"axis": 0}, like=node, dtype=INT64, shape=[3])
+    all_tokens = standard_node(
+        "Expand",
+        [one.outputs[0], size.outputs[0]],
+        {},
+        like=node,
+        dtype=ir.DataType.INT8,
+        shape=[batch, length, count],
+    )
+    return [one, lead, size, all_tokens]
 
 
 def _tensor_pair(model: ir.Model, writer: Writer, node: ir.Node, fmt: BlockShift) -> None:

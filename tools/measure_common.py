@@ -99,8 +99,8 @@ class Scorer:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __call__(self, path: Path) -> Scores:
-        session = bqc.session(path, threads=self._threads)
+    def __call__(self, path: Path, library: bool = True) -> Scores:
+        session = bqc.session(path, threads=self._threads, library=library)
         outputs = Predictor(session, self._encoder, self._batch_size)(self._examples.texts)
         predicted = outputs[:, 0] if self.task.regression else outputs.argmax(axis=1)
         found = score(self.task.metrics, self._examples.labels, predicted)

@@ -23,6 +23,7 @@ import onnx
 import onnxruntime
 
 import bqc
+from bqc.export import export
 from tools.measure_common import arguments, report, scratch
 
 PAUSE = 0.1
@@ -37,7 +38,7 @@ def random_bert(folder: Path) -> Path:
     transformers.set_seed(0)
     transformers.BertForSequenceClassification(transformers.BertConfig()).save_pretrained(folder / "bert")
     path = folder / "bert.onnx"
-    bqc.export(folder / "bert", path, task="classification", exporter="torchscript")
+    export(folder / "bert", path, task="classification", exporter="torchscript")
     return path
 
 

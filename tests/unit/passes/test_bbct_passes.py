@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+import bqc
 from bqc.errors import BqcError
 from bqc.ir.anatomy import nodes_of
 from bqc.ir.synthetic import canonical_bert
@@ -121,6 +122,35 @@ def test_models_without_mask_or_types_fold_whole(sizes: dict[str, Any]) -> None:
         fold()(model)
     assert not ops(model)["MatMul"]
     assert np.isfinite(run(model)).all()
+
+
+def test_one_exponent_a_tensor_runs_in_plain_onnxruntime() -> None:
+    assert np.isfinite(run(qdq(PlanBbct(block="tensor")))).all()
+
+
+def test_the_qdq_dialect_runs_on_kernels() -> None:
+    model = qdq()
+    want = run(model)
+    options = ort.SessionOptions()
+    bqc.register(options)
+    data = ir.to_proto(model).SerializeToString()
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, feeds(model))[0], want, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "point", ["attention.softmax", "attention.value", "ffn.gelu", "*norm", "attention.context"]
+)
+def test_points_can_stay_float_one_by_one(point: str) -> None:
+    model = qdq(PlanBbct(block=16, float_points=(point,)))
+    for fold in FOLDS:
+        fold()(model)
+    want = run(model)
+    options = ort.SessionOptions()
+    bqc.register(options)
+    data = ir.to_proto(model).SerializeToString()
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, feeds(model))[0], want, atol=1e-6)
 
 
 def test_labels_and_lineage_survive_folding() -> None:

@@ -15,6 +15,7 @@ import bqc
 from bqc.errors import BqcError
 from bqc.ir import import_model
 from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, nodes_of, role, weights_of
+from bqc.verify import verify
 from tests.support.exports import largest_difference
 from tests.support.families import Cell, exported
 
@@ -75,7 +76,7 @@ def test_compiles_to_integers(cell: Cell, tmp_path: Path) -> None:
     compiled = onnx.load(result.paths[0], load_external_data=False)
     left = {node.op_type for node in compiled.graph.node if node.domain != "ai.bqc"}
     assert not left & {"MatMul", "LayerNormalization", "Gelu", "Tanh", "Softmax", "Erf"}
-    report = bqc.verify(result.paths[0], path, bits=True, shape=(4, 24), samples=8)
+    report = verify(result.paths[0], path, bits=True, shape=(4, 24), samples=8)
     assert report.ok, [check.text for check in report.checks if not check.ok]
 
 
