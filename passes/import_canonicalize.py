@@ -88,6 +88,7 @@ class ImportCanonicalize(ir.passes.InPlacePass):
         for one in IMPORT_PASSES:
             modified |= one()(model).modified
         common.TopologicalSortPass()(model)
+        ImportTypes()(model)
         return ir.passes.PassResult(model, modified)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY
+from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, TABLE_ROLES, role
 from bqc.ir.build import Writer
 from bqc.ir.probe import Sizes, shape_of
 from bqc.ir.rewrite import drop_dead, sources, take_place
@@ -23,11 +23,14 @@ class ImportShapes(ir.passes.InPlacePass):
 
     Before: `Shape(h)` for a hidden state `h[B, S, H]`
     After: `Concat(Shape(input_ids), [H])`, or `Shape(input_ids; start, end)` where that is all that is read
+
+    The token ids are those that `import-embedding` found.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        ids = next((v for v in graph.inputs if v.shape is not None and len(v.shape) == 2), None)
+        words = next((n for n in graph if n.op_type == "Gather" and role(n) == TABLE_ROLES[0]), None)
+        ids = None if words is None else words.inputs[1]
         count = 0
         for node in [n for n in graph if n.op_type == "Shape"] if ids is not None else []:
             width = _width(node.inputs[0])

@@ -56,12 +56,17 @@ class QuantizeActivations(ir.passes.InPlacePass):
         plan = Plan.of(model)
         heads = encoder(model).heads
         writer = Writer(model.graph)
-        mask: ir.Value | None = None
+        masks: dict[ir.Value | None, ir.Value] = {}
         count = 0
         for key, fmt in plan.activations.items():
             layer, kind = key.split(":")
-            if kind in ("attention.value", "attention.softmax") and mask is None:
-                mask = _integer_mask(model, writer)
+            mask = None
+            if kind in ("attention.value", "attention.softmax"):
+                cast = _mask_cast(model, layer)
+                key_mask = None if cast is None else cast.inputs[0]
+                if key_mask not in masks:
+                    masks[key_mask] = _integer_mask(model, writer, cast)
+                mask = masks[key_mask]
             if kind == "attention.softmax":
                 assert mask is not None, "made above"
                 count += _softmax(model, layer, mask)
@@ -167,11 +172,8 @@ def _softmax(model: ir.Model, layer: str, mask: ir.Value) -> int:
         if node.op_type != "Softmax":
             continue
         scores = node.inputs[0]
-        masked = produced_by(scores, "Add")
-        added = masked.inputs[1].producer() if masked is not None and masked.inputs[1] is not None else None
-        # What is added may also be a bias of positions, which stays.
-        hides = masked is not None and added is not None and role(added) == "attention.mask"
-        scaled = masked.inputs[0] if masked is not None and hides else scores
+        masked, hides = _masked(node)
+        scaled = masked.inputs[0] if masked is not None and hides is not None else scores
         assert scaled is not None, "canonical scores"
         codes = block_node("MaskedSoftmax", [scaled, mask], {}, like=node)
         back = block_node("SoftmaxDequantize", codes.outputs, {}, like=node)
@@ -181,11 +183,29 @@ def _softmax(model: ir.Model, layer: str, mask: ir.Value) -> int:
     return count
 
 
-def _integer_mask(model: ir.Model, writer: Writer) -> ir.Value:
-    """The key padding mask int64 [B, S]; all ones where the model takes none."""
-    labelled = [n for n in nodes_of(model, role="attention.mask") if n.op_type == "Cast"]
-    if labelled:
-        cast = labelled[0]
+def _masked(softmax: ir.Node) -> tuple[ir.Node | None, ir.Node | None]:
+    """The Add under a Softmax, and what makes the mask that it adds: a bias of positions is none."""
+    add = produced_by(softmax.inputs[0], "Add")
+    added = add.inputs[1].producer() if add is not None and add.inputs[1] is not None else None
+    return add, added if added is not None and role(added) == "attention.mask" else None
+
+
+def _mask_cast(model: ir.Model, layer: str) -> ir.Node | None:
+    """Where the mask of a layer starts: optimizers may leave layers with different ones."""
+    for softmax in nodes_of(model, layer, "attention.softmax"):
+        node = _masked(softmax)[1] if softmax.op_type == "Softmax" else None
+        for op_type, at in (("Mul", 0), ("Sub", 1), ("Unsqueeze", 0)):
+            if node is not None and node.op_type == op_type:
+                source = node.inputs[at]
+                node = None if source is None else source.producer()
+        if node is not None and node.op_type == "Cast":
+            return node
+    return None
+
+
+def _integer_mask(model: ir.Model, writer: Writer, cast: ir.Node | None) -> ir.Value:
+    """The key padding mask int64 [B, S] that `cast` reads; all ones where there is none."""
+    if cast is not None:
         source = cast.inputs[0]
         assert source is not None, "a Cast has an input"
         if source.dtype == INT64:

@@ -16,7 +16,17 @@ from typing import Any
 
 import pytest
 
-__all__ = ["EXPORTERS", "FAMILIES", "HEADS", "CannotExport", "Cell", "exported", "inputs_of", "network_of"]
+__all__ = [
+    "EXPORTERS",
+    "FAMILIES",
+    "HEADS",
+    "VOCABULARY",
+    "CannotExport",
+    "Cell",
+    "exported",
+    "inputs_of",
+    "network_of",
+]
 
 VOCABULARY = 120
 POSITIONS = 64
