@@ -34,6 +34,10 @@ _HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     # Importing bqc must stay cheap: onnxruntime and onnx load when they are used.
     if name in _HOMES:

@@ -124,7 +124,7 @@ def compile(
     if require_full:
         _require_full(loaded, found, plan)
     operators = _operators(loaded)
-    _stamp(loaded, scheme, chosen, source)
+    _stamp(loaded, scheme, chosen, plan, source, from_recipe=text is not None)
     paths = write(
         loaded,
         path,
@@ -137,14 +137,25 @@ def compile(
     rows = (
         *_rows(found, plan),
         *_unfolded(loaded),
+        *([("near miss", str(miss)) for miss in found.misses] if explain else []),
         ("operators", ", ".join(f"{count} {name}" for name, count in operators.items())),
-        (
-            "size",
-            f"{after / 2**20:.2f} MiB, {before / 2**20:.2f} MiB of weights before ({before / after:.2f}x)",
-        ),
+        ("size", _size(before, after, source)),
         ("time", f"{time.perf_counter() - started:.1f} s"),
     )
     return CompileResult(tuple(paths), plan, rows, tuple(steps), before, after, operators)
+
+
+def _size(before: int, after: int, source: Path | None) -> str:
+    """The file against the input file and against its weights as import sees them, in float32."""
+    text = f"{after / 2**20:.2f} MiB; weights in float32 {before / 2**20:.2f} MiB ({before / after:.2f}x)"
+    if source is None:
+        return text
+    stored = source.stat().st_size
+    loaded = onnx.load(source, load_external_data=False)
+    names = {e.value for t in loaded.graph.initializer for e in t.external_data if e.key == "location"}
+    stored += sum((source.parent / name).stat().st_size for name in names)
+    larger = "; LARGER than the input: too much of it stayed float" if after > stored else ""
+    return f"{text}; input file {stored / 2**20:.2f} MiB ({stored / after:.2f}x){larger}"
 
 
 def _import(model: str | Path | ir.Model, explain: bool) -> tuple[ir.Model, Any]:
@@ -156,7 +167,8 @@ def _import(model: str | Path | ir.Model, explain: bool) -> tuple[ir.Model, Any]
     except BqcError as error:
         if explanation is None:
             raise
-        raise BqcError(f"{error} {explanation}") from None
+        misses = "; ".join(map(str, explanation.misses)) or "no rule came near enough to record a miss"
+        raise BqcError(f"{error}. Misses: {misses}") from None
 
 
 def _scheme(name: str, options: dict[str, Any]) -> Any:
@@ -205,7 +217,9 @@ def _require_full(model: ir.Model, found: Any, plan: Plan) -> None:
         raise BqcError(f"not all of the model is compiled, as --require-full asks: {shown}")
 
 
-def _stamp(model: ir.Model, scheme: str, options: Any, source: Path | None) -> None:
+def _stamp(
+    model: ir.Model, scheme: str, options: Any, plan: Plan, source: Path | None, *, from_recipe: bool
+) -> None:
     try:
         own = version("bqc")
     except PackageNotFoundError:
@@ -216,8 +230,11 @@ def _stamp(model: ir.Model, scheme: str, options: Any, source: Path | None) -> N
         {
             FORMAT_KEY: FORMAT_VERSION,
             "bqc.scheme": scheme,
-            "bqc.options": json.dumps({f.name: getattr(options, f.name) for f in fields(options)}),
-            "bqc.bounds": json.dumps(options.bounds()),
+            # A recipe is a whole plan: the options that it was first made from are not known.
+            "bqc.options": json.dumps(
+                "recipe" if from_recipe else {f.name: getattr(options, f.name) for f in fields(options)}
+            ),
+            "bqc.bounds": json.dumps(options.bounds(plan)),
             "bqc.versions": json.dumps({"bqc": own, "onnx": onnx.__version__, "onnx_ir": ir.__version__}),
         }
     )
@@ -233,9 +250,24 @@ def _rows(found: Any, plan: Plan) -> tuple[tuple[str, str], ...]:
         ("weights", ", ".join(f"{count} in {fmt}" for fmt, count in weights.items()) or "all float"),
         ("points", f"{len(plan.activations)} quantised activations"),
     ]
-    rows += [("kept", f"{key}: {why}") for key, why in plan.kept.items()]
+    rows += _kept(plan)
     rows += [("note", text) for text in found.notes]
     return tuple(rows)
+
+
+def _kept(plan: Plan) -> list[tuple[str, str]]:
+    """What stays float or at more bits, one row a kind of reason: there may be a reason for every weight."""
+    groups: dict[str, list[str]] = {}
+    for key, why in plan.kept.items():
+        groups.setdefault(why.partition(":")[0], []).append(f"{key} ({why.partition(': ')[2]})")
+    total = len(plan.weights) + sum(1 for why in plan.kept.values() if why.startswith("float"))
+    return [
+        (
+            "kept",
+            f"{len(keys)} of {total} weights {kind}: {'; '.join(keys[:4])}{'; ...' if len(keys) > 4 else ''}",
+        )
+        for kind, keys in groups.items()
+    ]
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -151,6 +151,8 @@ def _block(layer: str, x: ir.Value, residual: ir.Value, linear_role: str, norm_r
     if total.inputs[0] is not linear.out or total.inputs[1] is not residual:
         raise _Broken(f"a residual sum after {linear_role}")
     norm = _next(total.outputs[0], "LayerNormalization")
+    axis = norm.attributes.get_int("axis", -1)
+    _require(axis in (-1, 2), f"a LayerNormalization over the last axis after {linear_role} (axis is {axis})")
     _put(layer, linear_role, *linear.nodes)
     _put(layer, norm_role, total, norm)
     return norm.outputs[0]

@@ -84,7 +84,10 @@ class _Linear(FoldRule):
         if not bias.is_initializer() or bias.shape is None or len(bias.shape) != 1:
             return result.fail("the bias is no rank-1 initializer", bias)
         if _blocks(a, b["columns"]) != _blocks(b, b["columns"]):
-            return result.fail(f"blocks differ: activations {_blocks(a, 0)}, weight {_blocks(b, 0)}", left)
+            return result.fail(
+                f"blocks differ: activations {_blocks(a, b['columns'])}, weight {_blocks(b, b['columns'])}",
+                left,
+            )
         return result
 
     def rewrite(

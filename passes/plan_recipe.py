@@ -32,5 +32,7 @@ class PlanRecipe(ir.passes.InPlacePass):
                     near = difflib.get_close_matches(key, known, n=2)
                     hint = f"; nearest: {', '.join(near)}" if near else ""
                     raise BqcError(f"{self.where}: the model has no {what} {key!r}{hint}")
+        for key in sorted(weights - set(plan.weights) - set(plan.kept)):
+            plan.kept[key] = "float: not in the recipe"
         plan.attach(model)
         return ir.passes.PassResult(model, True)

@@ -31,7 +31,7 @@ _BLOCKS = click.Choice(["16", "32", "64", "128", "256", "row"])
     "compile",
     epilog=examples(
         "bqc compile model.onnx --scheme bbct",
-        "bqc compile model.onnx --weight-bits 4 --max-error 0.1 -o out/",
+        "bqc compile model.onnx --weight-bits 4 --max-error 0.016 -o out/",
         "bqc compile model.onnx --exclude '0:*' --exclude head --dry-run",
     ),
 )

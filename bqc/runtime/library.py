@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LIBRARY_NAME", "LIBRARY_VARIABLE", "library_path", "register"]
 
+LEVEL_VARIABLE = "BQC_MAX_ISA"
+"""Environment variable that caps the kernels' instruction set."""
+LEVELS = ("portable", "avx2", "avx512")
+
 LIBRARY_VARIABLE = "BQC_LIBRARY"
 """Environment variable with the path of a library to use instead."""
 LIBRARY_NAME = "libbqc_custom_ops.so"
@@ -30,8 +34,11 @@ def library_path() -> str:
     environment variable ``BQC_LIBRARY`` overrides the search.
 
     Raises:
-        BqcError: there is no library; the message says how to get one.
+        BqcError: there is no library (the message says how to get one), or ``BQC_MAX_ISA`` is no level.
     """
+    level = os.environ.get(LEVEL_VARIABLE)
+    if level and level not in LEVELS:
+        raise BqcError(f"{LEVEL_VARIABLE}={level} is no instruction set level; use {', '.join(LEVELS)}")
     override = os.environ.get(LIBRARY_VARIABLE)
     if override:
         if not Path(override).is_file():

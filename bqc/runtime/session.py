@@ -13,7 +13,7 @@ from pathlib import Path
 import onnxruntime
 
 from bqc.errors import BqcError
-from bqc.runtime.library import LIBRARY_VARIABLE, register
+from bqc.runtime.library import LEVEL_VARIABLE, LEVELS, LIBRARY_VARIABLE, register
 from bqc.runtime.native import native
 from bqc.runtime.scan import NodeName, bqc_nodes
 
@@ -68,8 +68,8 @@ def session(
         register(options)
     except BqcError as error:
         # Who names a library wants that one; without a name, running without is the documented fallback.
-        named = os.environ.get(LIBRARY_VARIABLE)
-        if strict or (named and not Path(named).is_file()):
+        named, level = os.environ.get(LIBRARY_VARIABLE), os.environ.get(LEVEL_VARIABLE)
+        if strict or (named and not Path(named).is_file()) or (level and level not in LEVELS):
             raise
         _warn(f"{file}: {error}; its {len(nodes)} {_plural(nodes)} run as plain ONNX Runtime graphs, slower")
         return _create(file, options, providers)

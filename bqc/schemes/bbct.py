@@ -29,6 +29,7 @@ from bqc.passes.plan_bbct import PlanBbct
 from bqc.passes.plan_recipe import PlanRecipe
 from bqc.passes.quantize_activations import QuantizeActivations
 from bqc.passes.quantize_weights import QuantizeWeights
+from bqc.plan import Plan
 
 __all__ = ["Bbct"]
 
@@ -99,7 +100,7 @@ class Bbct:
             Finalize(),
         ]
 
-    def bounds(self) -> dict[str, Any]:
-        """What `bqc verify` holds a compiled model to, on generated inputs."""
-        few = min(self.weight_bits, self.embedding_bits or self.weight_bits) < 6
+    def bounds(self, plan: Plan) -> dict[str, Any]:
+        """What `bqc verify` holds a model compiled by this plan to, on generated inputs."""
+        few = any(fmt.bits < 6 for fmt in plan.weights.values())
         return {"cosine_min": 0.8 if few else 0.97, "argmax_agreement_min": 0.7 if few else 0.9}

@@ -158,6 +158,42 @@ def test_a_recipe_reproduces_the_model(source: Path, tmp_path: Path) -> None:
         bqc.compile(source, output=tmp_path / "c.onnx", recipe=recipe, weight_bits=4)
 
 
+def test_bounds_and_options_come_from_the_plan(source: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    four = bqc.compile(source, output=tmp_path / "four.onnx", weight_bits=4, save_recipe=recipe)
+    again = bqc.compile(source, output=tmp_path / "again.onnx", recipe=recipe)
+    eight = bqc.compile(source, output=tmp_path / "eight.onnx", weight_bits=4, max_error=1e-9)
+    bounds, options = [], []
+    for result in (four, again, eight):
+        metadata = {
+            p.key: p.value for p in onnx.load(result.paths[0], load_external_data=False).metadata_props
+        }
+        bounds.append(json.loads(metadata["bqc.bounds"])["cosine_min"])
+        options.append(json.loads(metadata["bqc.options"]))
+    assert bounds == [0.8, 0.8, 0.97]
+    assert options[1] == "recipe"
+    kept = dict(eight.summary)["kept"]
+    assert kept.startswith("16 of 17 weights 8 bits: ")
+
+
+def test_a_recipe_says_what_it_leaves_out(source: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    bqc.compile(source, output=tmp_path / "a.onnx", save_recipe=recipe, dry_run=True)
+    lines = [line for line in recipe.read_text().splitlines() if not line.strip().startswith("0:ffn.output:")]
+    recipe.write_text("\n".join(lines))
+    result = bqc.compile(source, output=tmp_path / "b.onnx", recipe=recipe)
+    assert result.plan.kept == {"0:ffn.output": "float: not in the recipe"}
+    assert "input file" in dict(result.summary)["size"]
+
+
+def test_a_norm_over_another_axis_is_refused(tmp_path: Path) -> None:
+    model = canonical_bert(layers=2, hidden=48, heads=2, ffn=72)
+    norm = [n for n in model.graph if n.op_type == "LayerNormalization"][-1]
+    norm.attributes["axis"] = ir.AttrInt64("axis", 1)
+    with pytest.raises(bqc.BqcError, match="LayerNormalization over the last axis"):
+        bqc.compile(model, output=tmp_path / "m.onnx")
+
+
 def test_partial_compilation_runs_and_says_what_is_float(source: Path, tmp_path: Path) -> None:
     result = bqc.compile(source, output=tmp_path / "p.onnx", include=("ffn.*",))
     rows = dict(result.summary)

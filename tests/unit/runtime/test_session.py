@@ -65,6 +65,12 @@ def test_a_library_that_is_named_must_be_there(
         session(compiled)
 
 
+def test_an_unknown_level_is_an_error(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BQC_MAX_ISA", "sse9")
+    with pytest.raises(BqcError, match="BQC_MAX_ISA=sse9 is no instruction set level; use portable, avx2"):
+        session(compiled)
+
+
 def test_a_float_model_needs_no_library(tmp_path: Path, no_library: None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
