@@ -97,10 +97,8 @@ def test_every_fold_keeps_the_numbers(gelu: Any, head: Any, bits: int) -> None:
     for fold in FOLDS:
         assert fold()(model).modified == (fold is not FoldHead or head == "classification"), fold.__name__
         current = run(model)
-        # Float sums before a fold and integer sums after it may round a code to its neighbour, rarely.
-        np.testing.assert_allclose(
-            current, previous, atol=2e-2 * np.abs(previous).max(), err_msg=fold.__name__
-        )
+        # Float sums before a fold and integer sums after it may round a code to its neighbour; not in these models.
+        np.testing.assert_allclose(current, previous, atol=1e-5, err_msg=fold.__name__)
         previous = current
     Finalize()(model)
     np.testing.assert_array_equal(run(model), previous)
