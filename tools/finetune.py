@@ -1,6 +1,6 @@
 """Fine-tune an encoder on one GLUE task: the float models that the accuracy tables start from.
 
-    python -m tools.finetune ENCODER_DIR --task cola -o OUT_DIR --data ../shared/data
+    python -m tools.finetune ENCODER_DIR --task cola -o OUT_DIR --data DATA
 
 Reads the rows through `bqc.evaluate` (a local folder or the hub), trains with `transformers.Trainer` (AdamW, linear
 decay, batch 32) and writes a Hugging Face directory that `bqc export` takes. Needs bqc[train] and accelerate.

@@ -1,6 +1,6 @@
 """Accuracy of compiled models on whole development sets, beside their float models.
 
-    python -m tools.measure_accuracy models/minilm-l6-sst2/model.onnx:sst2 --data ../shared/data
+    python -m tools.measure_accuracy models/minilm-l6-sst2/model.onnx:sst2 --data DATA
 
 Every MODEL:TASK is compiled with `bqc.compile` in each configuration and scored with `bqc.evaluate` through the
 kernels; a node without a kernel is an error. Metrics in points; the drop is that of each metric.

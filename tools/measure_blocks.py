@@ -1,6 +1,6 @@
 """The thesis of BBCT as a table: one exponent a tensor, a row, or 256 to 32 elements, at 8, 6 and 4 bits.
 
-    python -m tools.measure_blocks mrpc/model.onnx:mrpc stsb/model.onnx:stsb --data ../shared/data
+    python -m tools.measure_blocks mrpc/model.onnx:mrpc stsb/model.onnx:stsb --data DATA
 
 "weights" quantises every linear and lookup table and leaves activations float; "all" quantises the points between
 operators as well, with as many bits. No retraining, no calibration. A cell is the task's metric; a second table has

@@ -1,6 +1,6 @@
 """Which quantisation point costs what: the loss of W8/A8 attributed point by point.
 
-    python -m tools.measure_points models/minilm-l6-sst2/model.onnx --task sst2 --data ../shared/data
+    python -m tools.measure_points models/minilm-l6-sst2/model.onnx --task sst2 --data DATA
 
 Starts from everything quantised and leaves one kind of point float in all layers ("without"), and from the float
 model and quantises one kind only ("alone"). Besides the task's metric it gives two figures with far less noise: the

@@ -26,7 +26,7 @@ SCHEMA_VERSION = 1
 @click.command(
     "eval",
     epilog=examples(
-        "bqc eval model.onnx --task sst2 --data ../shared/data",
+        "bqc eval model.onnx --task sst2 --data DATA",
         "bqc eval model.onnx model.bqc.onnx --task mrpc",
     ),
 )

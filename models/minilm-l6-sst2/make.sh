@@ -4,4 +4,4 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 bqc export "$1" -o "$here" --task classification --exporter dynamo --opset 18 --weights fp16
-bqc eval "$here/model.onnx" --task sst2 --data "${BQC_DATA:-../shared/data}"
+bqc eval "$here/model.onnx" --task sst2 --data "${BQC_DATA:?folder of the task files}"
