@@ -76,7 +76,8 @@ def test_compiles_to_integers(cell: Cell, tmp_path: Path) -> None:
     compiled = onnx.load(result.paths[0], load_external_data=False)
     left = {node.op_type for node in compiled.graph.node if node.domain != "ai.bqc"}
     assert not left & {"MatMul", "LayerNormalization", "Gelu", "Tanh", "Softmax", "Erf"}
-    report = verify(result.paths[0], path, bits=True, shape=(4, 24), samples=8)
+    # Fewer rows, and a single near-tie of a random model's logits decides the argmax agreement.
+    report = verify(result.paths[0], path, bits=True, shape=(16, 24), samples=96)
     assert report.ok, [check.text for check in report.checks if not check.ok]
 
 
