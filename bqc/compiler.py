@@ -18,7 +18,7 @@ import onnx_ir as ir
 from bqc.artifact import FORMAT_VERSION, file_sha256, inline_bytes, output_path, write
 from bqc.errors import BqcError
 from bqc.ir import import_model
-from bqc.ir.load import FORMAT_KEY
+from bqc.ir.load import FORMAT_KEY, load
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import key_of
 from bqc.pipeline import Step, run
@@ -96,9 +96,9 @@ def compile(
     explain = bool(known.pop("explain", False))
     require_full = bool(known.pop("require_full", False))
     known.pop("seed", None)
-    text = _recipe_text(recipe, known)
-    if text is not None:
-        scheme = Plan.from_yaml(text, str(recipe)).scheme or scheme
+    given = _recipe(recipe, known)
+    if given is not None:
+        scheme = given.scheme or scheme
     chosen = _scheme(scheme, known)
     source = None if isinstance(model, ir.Model) else Path(model)
     if source is None and output is None and not dry_run:
@@ -107,11 +107,14 @@ def compile(
     if source is not None and path.resolve() == source.resolve():
         raise BqcError(f"{path}: the output would overwrite the input; give another -o")
 
-    planning, lowering = chosen.plan(text, str(recipe)), [] if dry_run else chosen.lower()
+    planning = chosen.plan(None if given is None else given.to_yaml(), str(recipe))
+    lowering = [] if dry_run else chosen.lower()
     total = 2 + len(planning) + len(lowering)
     if progress is not None:
         progress(0, total)
-    loaded, found = _import(model, explain)
+    read = model if isinstance(model, ir.Model) else load(model)
+    stored = None if source is None else _stored(read, source)
+    loaded, found = _import(read, explain)
     before = inline_bytes(loaded)
     steps = run(loaded, planning, progress, 1, total)
     plan = Plan.of(loaded)
@@ -124,7 +127,7 @@ def compile(
     if require_full:
         _require_full(loaded, found, plan)
     operators = _operators(loaded)
-    _stamp(loaded, scheme, chosen, plan, source, from_recipe=text is not None)
+    _stamp(loaded, scheme, chosen, plan, source, from_recipe=given is not None)
     paths = write(
         loaded,
         path,
@@ -139,26 +142,29 @@ def compile(
         *_unfolded(loaded),
         *([("near miss", str(miss)) for miss in found.misses] if explain else []),
         ("operators", ", ".join(f"{count} {name}" for name, count in operators.items())),
-        ("size", _size(before, after, source)),
+        ("size", _size(before, after, stored)),
         ("time", f"{time.perf_counter() - started:.1f} s"),
     )
     return CompileResult(tuple(paths), plan, rows, tuple(steps), before, after, operators)
 
 
-def _size(before: int, after: int, source: Path | None) -> str:
-    """The file against the input file and against its weights as import sees them, in float32."""
+def _stored(model: ir.Model, source: Path) -> int:
+    """Bytes of a model's file and of the data files it names."""
+    tensors = [v.const_value for v in model.graph.initializers.values()]
+    data = {source.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}
+    return source.stat().st_size + sum(path.stat().st_size for path in data)
+
+
+def _size(before: int, after: int, stored: int | None) -> str:
+    """The file against the weights as import sees them, in float32, and against the input's files."""
     text = f"{after / 2**20:.2f} MiB; weights in float32 {before / 2**20:.2f} MiB ({before / after:.2f}x)"
-    if source is None:
+    if stored is None:
         return text
-    stored = source.stat().st_size
-    loaded = onnx.load(source, load_external_data=False)
-    names = {e.value for t in loaded.graph.initializer for e in t.external_data if e.key == "location"}
-    stored += sum((source.parent / name).stat().st_size for name in names)
     larger = "; LARGER than the input: too much of it stayed float" if after > stored else ""
     return f"{text}; input file {stored / 2**20:.2f} MiB ({stored / after:.2f}x){larger}"
 
 
-def _import(model: str | Path | ir.Model, explain: bool) -> tuple[ir.Model, Any]:
+def _import(model: ir.Model, explain: bool) -> tuple[ir.Model, Any]:
     from bqc.ir.explain import Explanation
 
     explanation = Explanation() if explain else None
@@ -183,13 +189,12 @@ def _scheme(name: str, options: dict[str, Any]) -> Any:
     return kind(**options)
 
 
-def _recipe_text(recipe: str | Path | None, options: dict[str, Any]) -> str | None:
+def _recipe(recipe: str | Path | None, options: dict[str, Any]) -> Plan | None:
     if recipe is None:
         return None
     if options:
         raise BqcError(f"a recipe is a whole plan: leave out {', '.join(sorted(options))} or the recipe")
-    Plan.read(Path(recipe))
-    return Path(recipe).read_text(encoding="utf-8")
+    return Plan.read(Path(recipe))
 
 
 def _operators(model: ir.Model) -> dict[str, int]:
