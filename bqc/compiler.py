@@ -6,7 +6,7 @@ import difflib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +21,7 @@ from bqc.ir import import_model
 from bqc.ir.load import FORMAT_KEY, load
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import key_of
-from bqc.pipeline import Step, run
+from bqc.pipeline import Instrument, Step, run, watching
 from bqc.plan import Plan
 from bqc.schemes import scheme_class
 from bqc.staging import write_text
@@ -71,6 +71,7 @@ def compile(
     *,
     options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    instruments: Sequence[Instrument] = (),
     **more: Any,
 ) -> CompileResult:
     """Compile a float encoder.
@@ -79,10 +80,10 @@ def compile(
         model: a float ``.onnx`` file, or a model in memory (then ``output`` is needed).
         scheme: name of the scheme.
         output: a ``.onnx`` file or a folder; beside the input as ``NAME.bqc.onnx`` if not given.
-        options: the scheme's options (weight_bits, block, include, ...), and ``recipe``, ``save_recipe``
-        (paths),
+        options: the scheme's options (weight_bits, block, include, ...), and ``recipe``, ``save_recipe`` (paths),
             ``dry_run``, ``single_file``, ``explain``, ``require_full``; also as keywords.
         progress: called with (steps done, steps in all).
+        instruments: are told of every pass, those of import included (`bqc.pipeline`).
 
     Raises BqcError if the model cannot be read, holds no encoder or is already compiled, or an option is
     wrong; no file is written then.
@@ -114,16 +115,17 @@ def compile(
         progress(0, total)
     read = model if isinstance(model, ir.Model) else load(model)
     stored = None if source is None else _stored(read, source)
-    loaded, found = _import(read, explain)
-    before = inline_bytes(loaded)
-    steps = run(loaded, planning, progress, 1, total)
-    plan = Plan.of(loaded)
-    if save_recipe is not None:
-        _write_text(Path(save_recipe), plan.to_yaml())
-    if dry_run:
-        rows = (*_rows(found, plan), ("wrote", "nothing: dry run"))
-        return CompileResult((), plan, rows, tuple(steps), before, 0)
-    steps += run(loaded, lowering, progress, 1 + len(planning), total)
+    with watching(instruments):
+        loaded, found = _import(read, explain)
+        before = inline_bytes(loaded)
+        steps = run(loaded, planning, progress, 1, total)
+        plan = Plan.of(loaded)
+        if save_recipe is not None:
+            _write_text(Path(save_recipe), plan.to_yaml())
+        if dry_run:
+            rows = (*_rows(found, plan), ("wrote", "nothing: dry run"))
+            return CompileResult((), plan, rows, tuple(steps), before, 0)
+        steps += run(loaded, lowering, progress, 1 + len(planning), total)
     if require_full:
         _require_full(loaded, found, plan)
     operators = _operators(loaded)

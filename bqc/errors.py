@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BqcError"]
+__all__ = ["BqcError", "Finding"]
 
 
 class BqcError(Exception):
@@ -10,3 +10,7 @@ class BqcError(Exception):
 
     The command line prints the message on one line and exits with status 2; no traceback, no output file.
     """
+
+
+class Finding(BqcError):
+    """A check that was asked for did not hold: exit status 1."""

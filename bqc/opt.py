@@ -13,7 +13,7 @@ from bqc.errors import BqcError
 from bqc.ir.load import load
 from bqc.passes import pass_class, pass_name
 from bqc.passes.attach_functions import AttachFunctions
-from bqc.pipeline import Instrument, Step, run
+from bqc.pipeline import Instrument, Step, run, watching
 from bqc.schemes import scheme_class
 
 __all__ = ["optimize", "scheme_pipeline", "until"]
@@ -27,13 +27,17 @@ def optimize(
     output: Path | None = None,
     *,
     instruments: Sequence[Instrument] = (),
+    rewrite_limit: int | None = None,
 ) -> list[Step]:
     """Load a model, run the passes, and write it if ``output`` is given.
+
+    With a ``rewrite_limit`` only the first so many rewrites of the pipeline are done.
 
     Raises BqcError if the model cannot be read or written, or a pass cannot work on it.
     """
     loaded = load(model)
-    steps = run(loaded, passes, instruments=instruments)
+    with watching(instruments, limit=rewrite_limit):
+        steps = run(loaded, passes)
     if output is not None:
         # Half-lowered models run too: the definitions of whatever operators are in them go along.
         AttachFunctions()(loaded)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 
 from bqc.ir.build import Writer, dims
+from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import NoMatch, explanation
 from bqc.ir.rewrite import sources, take_place
 
@@ -31,6 +32,8 @@ def apply(model: ir.Model, rule_name: str, rules: Mapping[str, Rule]) -> ir.pass
             _check_outputs(node, made)
         except NoMatch as no:
             explanation(model).add(rule_name, node, str(no), no.depth)
+            continue
+        if not may_rewrite(node):
             continue
         graph.insert_before(node, w.nodes)
         for old, new in zip(node.outputs, made, strict=False):

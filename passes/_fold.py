@@ -11,6 +11,7 @@ from onnxscript.rewriter import pattern
 from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, SOURCE_KEY
 from bqc.ir.build import SOURCE_LIMIT
 from bqc.ir.rewrite import drop_dead, sources
+from bqc.ir.rules import counted
 from bqc.ops.registry import DOMAIN, OPERATORS, VERSION
 from bqc.passes._graph import dims, infer_types
 
@@ -59,7 +60,7 @@ class FoldRule(pattern.RewriteRuleClassBase):  # type: ignore[misc]
 def apply(model: ir.Model, *rules: type[FoldRule]) -> ir.passes.PassResult:
     """Apply the rules until none matches, and drop what they left unused."""
     count = 0
-    ready = pattern.RewriteRuleSet([rule.rule(remove_nodes=not rule.reads_dequantized) for rule in rules])
+    ready = pattern.RewriteRuleSet([counted(rule(remove_nodes=not rule.reads_dequantized)) for rule in rules])
     while found := ready.apply_to_model(model):
         count += found
         drop_dead(model)

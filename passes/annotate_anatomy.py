@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.errors import BqcError
 from bqc.ir.anatomy import EMBEDDING, HEAD, LAYER_KEY, ROLE_KEY, TABLE_ROLES, label, record
 from bqc.ir.explain import explanation
@@ -40,6 +41,8 @@ class AnnotateAnatomy(ir.passes.InPlacePass):
     Raises:
         BqcError: no encoder, or an attention that belongs to no layer; the message names the nearest miss.
     """
+
+    contract = Contract("exact")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.formats import BlockShift
 from bqc.ir.anatomy import LINEAR_ROLES, TABLE_ROLES, role
 from bqc.passes._graph import constant
@@ -27,6 +28,8 @@ class AnnotateSensitivity(ir.passes.InPlacePass):
     The score is ``sum((W - Q(W))^2) / sum(W^2)`` (`BlockShift.weight_error`): data-free, comparable between
     weights of different size.
     """
+
+    contract = Contract("exact")
 
     bits: tuple[int, ...] = (8, 4)
     block: int | str = 64

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ops.registry import DOMAIN, VERSION, functions_for
 
 __all__ = ["AttachFunctions"]
@@ -18,6 +19,8 @@ class AttachFunctions(ir.passes.InPlacePass):
     Before: nodes of ``ai.bqc``. After: the same nodes, and a model-local function for each and for all they
     call. Contract: exact.
     """
+
+    contract = Contract("exact")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         used = {node.op_type for node in model.graph if node.domain == DOMAIN}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from bqc.contract import Contract
 from bqc.ir.anatomy import layer, role
 from bqc.ir.rewrite import drop_dead
 from bqc.ops.registry import DOMAIN
@@ -23,6 +24,8 @@ class Finalize(ir.passes.InPlacePass):
 
     Contract: exact.
     """
+
+    contract = Contract("exact")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         drop_dead(model)

@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
+from bqc.contract import Contract
 from bqc.passes._fold import DOMAIN, FoldRule, apply
 from bqc.passes._graph import made_with
 
@@ -23,6 +24,8 @@ class FoldAttention(ir.passes.InPlacePass):
 
     Contract: exact.
     """
+
+    contract = Contract("exact")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         return apply(model, _Attention)

@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.passes._fold import DOMAIN, FoldRule, apply
 from bqc.passes._graph import made_with
 from bqc.passes.fold_matmul import out_attributes
@@ -23,6 +24,8 @@ class FoldGelu(ir.passes.InPlacePass):
 
     Contract: ulp (the operator's GELU is a polynomial within 1.5e-6 of either form).
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         return apply(model, _LinearGelu)

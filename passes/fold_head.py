@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.passes._fold import DOMAIN, FoldRule, apply
 from bqc.passes._graph import made_with
 
@@ -22,6 +23,8 @@ class FoldHead(ir.passes.InPlacePass):
 
     Contract: ulp.
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         return apply(model, _Tanh)

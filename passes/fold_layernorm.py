@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
+from bqc.contract import Contract
 from bqc.passes._fold import DOMAIN, FoldRule, apply
 from bqc.passes._graph import made_with
 from bqc.passes.fold_matmul import out_attributes
@@ -29,6 +30,8 @@ class FoldLayerNorm(ir.passes.InPlacePass):
 
     Contract: ulp (the operator sums rows in integers).
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         return apply(model, _LinearAddNorm)

@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
+from bqc.contract import Contract
 from bqc.passes._fold import DOMAIN, FoldRule, apply
 from bqc.passes._graph import made_with
 
@@ -31,6 +32,8 @@ class FoldMatMul(ir.passes.InPlacePass):
     A Gather of tokens moves above the dequantise node first. Contract: ulp (the float MatMul's order of sums
     is undefined, the integer one's is not); the last two rules are exact.
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         first = apply(model, _GatherTokens, _Linear)

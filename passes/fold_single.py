@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
+from bqc.contract import Contract
 from bqc.passes._fold import DOMAIN, FoldRule, apply
 from bqc.passes._graph import made_with
 
@@ -31,6 +32,8 @@ class FoldSingle(ir.passes.InPlacePass):
     An embedding of two tables, and a head that ends in a LayerNormalization, have no operator of their own.
     Contract: ulp (integer sums of rows; a GELU polynomial within 1.5e-6).
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         first = apply(model, _Norm, _Gelu)

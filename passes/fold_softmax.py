@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
+from bqc.contract import Contract
 from bqc.passes._fold import DOMAIN, FoldRule, apply
 from bqc.passes._graph import constant, made_with
 
@@ -30,6 +31,8 @@ class FoldSoftmax(ir.passes.InPlacePass):
 
     where heads is Reshape [0, 0, h, d] and Transpose. Contract: ulp.
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         return apply(model, _Scores, _Context)

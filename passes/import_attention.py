@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer, write_attention_core, write_mask
+from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import NoMatch, explanation
 from bqc.ir.match import Linear, as_linear, is_weight, size_of, walk_back
 from bqc.ir.padding import marked_padding
@@ -66,6 +68,8 @@ class ImportAttention(ir.passes.InPlacePass):
     result is the weighted mean of v.
     """
 
+    contract = Contract("ulp")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, count = model.graph, 0
         misses = explanation(model)
@@ -79,6 +83,8 @@ class ImportAttention(ir.passes.InPlacePass):
                 continue
             except ProbeError as error:
                 misses.add("attention", softmax, str(error), 4)
+                continue
+            if not may_rewrite(softmax):
                 continue
             _rewrite(graph, region, meaning, biases)
             count += 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from bqc.contract import Contract
 from bqc.ir.anatomy import ANATOMY_KEY, LAYER_KEY, ROLE_KEY, SOURCE_KEY
 from bqc.passes.import_attention import ImportAttention
 from bqc.passes.import_contrib import ImportContrib
@@ -37,6 +38,7 @@ from bqc.passes.import_shapes import ImportShapes
 from bqc.passes.import_shared import ImportShared
 from bqc.passes.import_types import ImportTypes
 from bqc.passes.import_weights import ImportWeights
+from bqc.pipeline import run
 
 __all__ = ["IMPORT_PASSES", "ImportCanonicalize"]
 
@@ -82,14 +84,14 @@ class ImportCanonicalize(ir.passes.InPlacePass):
     After: the form of docs/canonical-form.md, without labels (`annotate-anatomy` writes them)
     """
 
+    contract = Contract("ulp")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
         _forget(model)
-        for one in IMPORT_PASSES:
-            modified |= one()(model).modified
+        steps = run(model, [one() for one in IMPORT_PASSES])
         common.TopologicalSortPass()(model)
-        ImportTypes()(model)
-        return ir.passes.PassResult(model, modified)
+        run(model, [ImportTypes()])
+        return ir.passes.PassResult(model, any(step.modified for step in steps))
 
 
 def _forget(model: ir.Model) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.explain import explanation
 from bqc.ir.notes import note
 
@@ -20,6 +21,8 @@ class ImportContrib(ir.passes.InPlacePass):
     Before: opset imports `"", com.microsoft, ai.onnx.ml, com.microsoft.nchwc ...` of an optimized file
     After: those whose operators are in the graph
     """
+
+    contract = Contract("exact")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph

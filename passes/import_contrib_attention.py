@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer, dims, write_attention_core
 from bqc.ir.explain import NoMatch
 from bqc.ir.match import is_weight, size_of
@@ -42,6 +43,8 @@ class ImportContribAttention(ir.passes.InPlacePass):
     Masks: 0/1 `[B, S]`; ends `[B]` or ends and starts `[2B]` of the valid keys. Refused, each by name: caches (past,
     present), unidirectional and rotary attention, masks per query, packed or cross-attention layouts.
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         return apply(model, "contrib-attention", {"Attention": _attention, "MultiHeadAttention": _multi_head})

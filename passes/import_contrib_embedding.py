@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer, dims, write_norm, write_position_ids
 from bqc.ir.match import is_weight, size_of
 from bqc.passes._contrib import apply, fed, refuse_unless
@@ -26,6 +27,8 @@ class ImportContribEmbedding(ir.passes.InPlacePass):
 
     Without position ids, positions are 0 .. S-1.
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         return apply(model, "contrib-embedding", {"EmbedLayerNormalization": _embed})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer, dims
 from bqc.passes._contrib import apply, fed
 
@@ -23,6 +24,8 @@ class ImportContribGelu(ir.passes.InPlacePass):
 
     QuickGelu is `x * sigmoid(alpha x)`, which is no GELU: it is written out and stays float.
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         return apply(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer
 from bqc.ir.match import is_weight, rank
 from bqc.passes._contrib import apply, fed, refuse_unless
@@ -26,6 +27,8 @@ class ImportContribMatMul(ir.passes.InPlacePass):
 
     Einsum turns the last two axes of a value whose rank is not known; constants and known ranks get a Transpose.
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         return apply(

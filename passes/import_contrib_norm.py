@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer, dims, write_norm
 from bqc.ir.match import is_weight, size_of
 from bqc.passes._contrib import apply, fed, refuse_unless
@@ -24,6 +25,8 @@ class ImportContribNorm(ir.passes.InPlacePass):
 
     The sum, its fourth output, stays one; mean and inverse deviation have no standard counterpart.
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         return apply(model, "contrib-norm", {"SkipLayerNormalization": _skip})

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer
+from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import explanation
 from bqc.ir.match import is_weight, only_consumer
 from bqc.ir.rewrite import drop_dead, sources, take_place
@@ -33,6 +35,8 @@ class ImportEinsum(ir.passes.InPlacePass):
     One contracted axis between activations, any number of adjacent ones with weights.
     """
 
+    contract = Contract("ulp")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, count = model.graph, 0
         for node in [n for n in graph if n.op_type == "Einsum" and len(n.inputs) == 2]:
@@ -43,6 +47,8 @@ class ImportEinsum(ir.passes.InPlacePass):
                 old, made = node.outputs[0], _product(w, node, equation)
             if made is None or old is None:
                 explanation(model).add("einsum", node, f"its equation {equation!r} is no matrix product", 1)
+                continue
+            if not may_rewrite(node):
                 continue
             producer = old.producer()
             assert producer is not None, "just matched"

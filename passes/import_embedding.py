@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.anatomy import EMBEDDING
 from bqc.ir.build import Writer, dims, write_padded_position_ids, write_position_ids, write_type_ids
+from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import NoMatch, explanation
 from bqc.ir.match import is_weight, size_of
 from bqc.ir.probe import Probe, ProbeError, Sizes
@@ -55,14 +57,15 @@ class ImportEmbedding(ir.passes.InPlacePass):
     RoBERTa counts the tokens that are no padding: `pad + cumsum(ids != pad)`, and `pad` at padding [B, S].
     """
 
+    contract = Contract("ulp")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         misses, count = explanation(model), 0
         for norm in [n for n in model.graph if n.op_type == "LayerNormalization"]:
             try:
                 lookups, adds = _lookups(model.graph, norm)
                 if lookups:
-                    _rewrite(model.graph, norm, lookups, adds)
-                    count += 1
+                    count += _rewrite(model.graph, norm, lookups, adds)
             except NoMatch as no:
                 misses.add("embedding", norm, str(no), no.depth)
         drop_dead(model)
@@ -153,8 +156,10 @@ def _counted(ids: Array, pad: int) -> Array:
     return np.asarray(kept.cumsum(axis=1) * kept + pad)
 
 
-def _rewrite(graph: ir.Graph, norm: ir.Node, lookups: list[_Lookup], adds: list[ir.Node]) -> None:
+def _rewrite(graph: ir.Graph, norm: ir.Node, lookups: list[_Lookup], adds: list[ir.Node]) -> bool:
     word, kind, place = _assign(lookups)
+    if not may_rewrite(norm):
+        return False
     ids = word.source
     assert ids is not None, "the word table is indexed by an input"
     wide = [*(dims(ids) or (None, None)), size_of(word.table, 1)]
@@ -181,6 +186,7 @@ def _rewrite(graph: ir.Graph, norm: ir.Node, lookups: list[_Lookup], adds: list[
     assert old is not None, "LayerNormalization has an input"
     graph.insert_before(norm, w.nodes)
     take_place(old, total)
+    return True
 
 
 def _position_ids(w: Writer, ids: ir.Value, place: _Lookup) -> ir.Value:

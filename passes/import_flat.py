@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer
+from bqc.ir.counting import may_rewrite
 from bqc.ir.match import constant, is_weight, size_of
 from bqc.ir.rewrite import drop_dead, sources
 
@@ -34,6 +36,8 @@ class ImportFlat(ir.passes.InPlacePass):
     Products with a matrix, norms and arithmetic give the same numbers in the same order for both shapes, so this
     is exact. Whatever else reads a flat value keeps reading it.
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
@@ -72,6 +76,8 @@ def _reshape(graph: ir.Graph, w: Writer, node: ir.Node, whole: dict[ir.Value, ir
         ):
             whole[out] = x if _width(x) == target[1] else _three(w, x, target[1])
             graph.insert_after(node, w.nodes)
+        return 0
+    if not may_rewrite(node):
         return 0
     inner = target[2:]
     if len(target) == 3 and target[2] is not None:

@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from bqc.contract import Contract
+from bqc.ir.counting import may_rewrite
 from bqc.ir.growth import check_growth
 from bqc.ir.match import constant, is_weight
 from bqc.ir.probe import Probe, ProbeError, Sizes
@@ -31,6 +33,8 @@ class ImportFold(ir.passes.InPlacePass):
     4. Nodes and initializers nobody reads are dropped.
     """
 
+    contract = Contract("ulp")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         before = len(model.graph)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -51,7 +55,8 @@ def _bypass(graph: ir.Graph, node: ir.Node) -> None:
         return
     if out.is_graph_output() and (x.is_graph_input() or x.is_graph_output() or is_weight(x)):
         return
-    _replace(graph, node, x)
+    if may_rewrite(node):
+        _replace(graph, node, x)
 
 
 def _does_nothing(node: ir.Node, x: ir.Value) -> bool:
@@ -93,7 +98,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
         (result,) = Probe([out]).run({}, Sizes(1, 1))
     except ProbeError:
         return
-    if result.size > _FOLD_LIMIT:
+    if result.size > _FOLD_LIMIT or not may_rewrite(node):
         return
     value = ir.Value(
         name=f"{out.name}.folded",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from bqc.contract import Contract
 from bqc.errors import BqcError
 
 __all__ = ["ImportFunctions"]
@@ -22,6 +23,8 @@ class ImportFunctions(ir.passes.InPlacePass):
     Raises:
         BqcError: a function calls itself, or expects another opset than the model.
     """
+
+    contract = Contract("exact")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         if not model.functions:

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer, dims
+from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import explanation
 from bqc.ir.match import only_consumer, scalar
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
@@ -59,6 +61,8 @@ class ImportGelu(ir.passes.InPlacePass):
     with both GELUs; a pattern per operand order would need dozens and still miss the next exporter.
     """
 
+    contract = Contract("ulp")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         count = 0
         misses = explanation(model)
@@ -71,6 +75,8 @@ class ImportGelu(ir.passes.InPlacePass):
             if found is None:
                 if nearest is not None:
                     misses.add("gelu", anchor, nearest, 2)
+                continue
+            if not may_rewrite(anchor):
                 continue
             out, approximate = found
             w = Writer(model.graph, source=sources(between(out, [x])))

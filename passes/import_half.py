@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from bqc.contract import Contract
 from bqc.ir.notes import note
 from bqc.passes.import_weights import lazily
 
@@ -35,6 +36,8 @@ class ImportHalf(ir.passes.InPlacePass):
 
     Results differ from the half-precision ones by what those round away.
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph

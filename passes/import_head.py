@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer
+from bqc.ir.counting import may_rewrite
 from bqc.ir.match import as_linear, constant, walk_back
 from bqc.ir.probe import Probe, ProbeError, Sizes
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
@@ -25,6 +27,8 @@ class ImportHead(ir.passes.InPlacePass):
     After: `Gather(h, 0; axis=1)` with a rank-0 index, `[B, S, H] -> [B, H]`
     """
 
+    contract = Contract("exact")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, count = model.graph, 0
         for node in list(graph):
@@ -33,6 +37,8 @@ class ImportHead(ir.passes.InPlacePass):
                 continue
             found = walk_back(linear.x, _is_norm, limit=8)
             if len(found) != 1 or found[0] is linear.x or not _takes_first(found[0], linear.x):
+                continue
+            if not may_rewrite(node):
                 continue
             old = linear.x
             w = Writer(graph, source=sources(between(old, found)))

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer, write_norm
+from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import NoMatch, explanation
 from bqc.ir.match import constant, is_weight, scalar, size_of
 from bqc.ir.rewrite import drop_dead, sources, take_place
@@ -33,6 +35,8 @@ class ImportLayerNorm(ir.passes.InPlacePass):
     A LayerNormalization that is already there gets the axis -1, and says its epsilon and beta where it does not.
     """
 
+    contract = Contract("ulp")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, count = model.graph, 0
         misses = explanation(model)
@@ -41,6 +45,8 @@ class ImportLayerNorm(ir.passes.InPlacePass):
                 x, gamma, beta, epsilon, out, nodes = _match(root)
             except NoMatch as no:
                 misses.add("layernorm", root, str(no), no.depth)
+                continue
+            if not may_rewrite(root):
                 continue
             w = Writer(graph, source=sources(nodes))
             made = write_norm(w, x, gamma, beta, epsilon)
@@ -60,22 +66,24 @@ def _complete(graph: ir.Graph, norm: ir.Node) -> bool:
     gamma = norm.inputs[1]
     if gamma is None or not is_weight(gamma, 1):
         return False
-    changed = False
-    if norm.attributes.get_int("axis", -1) != -1 and norm.attributes.get_int("axis", -1) == _last(norm):
+    axis = norm.attributes.get_int("axis", -1)
+    counted_from_front = axis != -1 and axis == _last(norm)
+    stashed = norm.attributes.get_int("stash_type", 0) == 1
+    unsaid = "epsilon" not in norm.attributes
+    without_beta = len(norm.inputs) < 3 or norm.inputs[2] is None
+    if not (counted_from_front or stashed or unsaid or without_beta) or not may_rewrite(norm):
+        return False
+    if counted_from_front:
         norm.attributes["axis"] = ir.AttrInt64("axis", -1)
-        changed = True
-    if norm.attributes.get_int("stash_type", 0) == 1:
+    if stashed:
         del norm.attributes["stash_type"]
-        changed = True
-    if "epsilon" not in norm.attributes:
+    if unsaid:
         norm.attributes["epsilon"] = ir.AttrFloat32("epsilon", 1e-5)
-        changed = True
-    if len(norm.inputs) < 3 or norm.inputs[2] is None:
+    if without_beta:
         zeros = np.zeros(size_of(gamma, 0), np.float32)
         norm.resize_inputs(3)
         norm.replace_input_with(2, Writer(graph).const(f"{gamma.name}.zero_beta", zeros))
-        changed = True
-    return changed
+    return True
 
 
 def _last(node: ir.Node) -> int:

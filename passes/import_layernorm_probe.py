@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer, write_norm
+from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import explanation, node_name
 from bqc.ir.match import is_weight, scalar, size_of
 from bqc.ir.probe import Probe, ProbeError, Sizes
@@ -38,12 +40,14 @@ class ImportLayerNormProbe(ir.passes.InPlacePass):
     What lies between x, two vectors and y is run on random numbers and compared.
     """
 
+    contract = Contract("ulp")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, count = model.graph, 0
         misses = explanation(model)
         for root in [n for n in graph if n.op_type == "Sqrt"]:
             found = _found(root)
-            if found is None:
+            if found is None or not may_rewrite(root):
                 continue
             x, gamma, beta, epsilon, out = found
             w = Writer(graph, source=sources(between(out, [x])))

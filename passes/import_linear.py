@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer, write_linear
+from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import explanation
 from bqc.ir.match import as_linear, is_weight, only_consumer, size_of
 from bqc.ir.rewrite import drop_dead, sources, take_place
@@ -30,6 +32,8 @@ class ImportLinear(ir.passes.InPlacePass):
 
         Add(MatMul(x, W[K, N]), b[N])            b is zeros where there was none
     """
+
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, count = model.graph, 0
@@ -58,6 +62,8 @@ def _matmul(graph: ir.Graph, node: ir.Node) -> bool:
             bias = other
     if bias is not None and add is not None and as_linear(add.outputs[0]) is not None:
         return False
+    if not may_rewrite(node):
+        return False
     replaced, out = (
         ([node, add], add.outputs[0]) if bias is not None and add is not None else ([node], product)
     )
@@ -76,15 +82,18 @@ def _gemm(model: ir.Model, node: ir.Node, turned: dict[ir.Value, ir.Value]) -> b
     if factors != (1.0, 1.0) or node.attributes.get_int("transA", 0) != 0:
         explanation(model).add("linear", node, f"alpha, beta are {factors} or the input is transposed")
         return False
-    w = Writer(graph, source=sources([node]))
-    if node.attributes.get_int("transB", 0):
-        weight = _turned(graph, weight, turned)
-    width = size_of(weight, 1)
-    if bias is None:
-        bias = w.const(f"{weight.name}.zero_bias", np.zeros(width, np.float32))
-    elif not is_weight(bias, 1) or size_of(bias, 0) != width:
+    stored_turned = bool(node.attributes.get_int("transB", 0))
+    width = size_of(weight, 0 if stored_turned else 1)
+    if bias is not None and (not is_weight(bias, 1) or size_of(bias, 0) != width):
         explanation(model).add("linear", node, "its bias is not a vector of the output width")
         return False
+    if not may_rewrite(node):
+        return False
+    w = Writer(graph, source=sources([node]))
+    if stored_turned:
+        weight = _turned(graph, weight, turned)
+    if bias is None:
+        bias = w.const(f"{weight.name}.zero_bias", np.zeros(width, np.float32))
     return _put(graph, w, write_linear(w, x, weight, bias), [node], node.outputs[0])
 
 

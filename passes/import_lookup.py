@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer, write_position_ids, write_type_ids
+from bqc.ir.counting import may_rewrite
 from bqc.ir.match import is_weight, size_of
 from bqc.ir.probe import Probe, ProbeError, Sizes
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
@@ -35,6 +37,8 @@ class ImportLookup(ir.passes.InPlacePass):
     The table is replaced by one whose rows hold their number; what comes out is the index.
     """
 
+    contract = Contract("exact")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, count = model.graph, 0
         for norm in [n for n in graph if n.op_type == "LayerNormalization"]:
@@ -44,7 +48,7 @@ class ImportLookup(ir.passes.InPlacePass):
                     continue
                 table = _table(term)
                 index = None if table is None else _index(graph, term, table)
-                if table is None or index is None:
+                if table is None or index is None or not may_rewrite(node):
                     continue
                 w = Writer(graph, source=sources(between(term, graph.inputs)[-8:]))
                 kind, source = index

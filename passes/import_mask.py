@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import FLT_MAX, Writer, dims
+from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import explanation
 from bqc.ir.match import is_weight
 from bqc.ir.notes import note
@@ -34,6 +36,8 @@ class ImportMask(ir.passes.InPlacePass):
     `import-attention` then finds `m`, or refuses. A mask that has more than one row for a sequence is refused by name.
     """
 
+    contract = Contract("ulp")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         for value in model.graph.inputs:
@@ -45,6 +49,8 @@ class ImportMask(ir.passes.InPlacePass):
                 continue
             if any(size != 1 for size in shape[1:-1]):
                 _refuse(model, value, shape)
+                continue
+            if not may_rewrite(value):
                 continue
             _rewrite(model, value, added)
             modified = True

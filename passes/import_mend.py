@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.errors import BqcError
 from bqc.ir.notes import note
 
@@ -26,6 +27,8 @@ class ImportMend(ir.passes.InPlacePass):
     Raises:
         BqcError: the nodes form a cycle.
     """
+
+    contract = Contract("exact")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph

@@ -8,14 +8,15 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from bqc.contract import Contract
 from bqc.errors import BqcError
 from bqc.ir.notes import note
+from bqc.ir.skeleton import first_line, skeleton
 
 __all__ = ["ImportOpset"]
 
 _SINCE = {"LayerNormalization": 17, "Gelu": 20}
 _MEND = "bqc.mend"
-_STRIP_ABOVE = 1024
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class ImportOpset(ir.passes.InPlacePass):
         BqcError: a later opset, invalid ONNX, or an operator the converter cannot bring to this opset.
     """
 
+    contract = Contract("ulp")
+
     opset: int = 21
     ir_version: int = 10
 
@@ -53,7 +56,7 @@ class ImportOpset(ir.passes.InPlacePass):
             model.graph.opset_imports[_MEND] = 1
             note(model, f"{node.op_type} is used before opset {_SINCE[node.op_type]}, which introduced it")
         model.ir_version = self.ir_version
-        proto, large = _without_weights(model)
+        proto, large = skeleton(model)
         _check(proto)
         if source < self.opset:
             _convert(model.graph, proto, large, source, self.opset)
@@ -64,37 +67,11 @@ class ImportOpset(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
-def _without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Value]]:
-    """The model with large initializers as inputs, and those initializers; the model itself is unchanged."""
-    graph = model.graph
-    large = {
-        name: value
-        for name, value in graph.initializers.items()
-        if value.const_value is not None and value.const_value.nbytes > _STRIP_ABOVE
-    }
-    for name, value in large.items():
-        del graph.initializers[name]
-        graph.inputs.append(value)
-    try:
-        return ir.to_proto(model), large
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise BqcError(f"the model is not valid ONNX: {_first_line(cause)}") from error
-    finally:
-        for name, value in large.items():
-            graph.inputs.pop()
-            graph.initializers[name] = value
-
-
 def _check(proto: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(proto)
     except Exception as error:
-        raise BqcError(f"the model is not valid ONNX: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise BqcError(f"the model is not valid ONNX: {first_line(error)}") from error
 
 
 def _convert(
@@ -103,7 +80,7 @@ def _convert(
     try:
         converted = ir.from_proto(onnx.version_converter.convert_version(proto, target))
     except Exception as error:
-        raise BqcError(f"cannot convert from opset {source} to {target}: {_first_line(error)}") from error
+        raise BqcError(f"cannot convert from opset {source} to {target}: {first_line(error)}") from error
     _take_over(graph, converted.graph, large)
     graph.opset_imports.clear()
     graph.opset_imports.update(converted.graph.opset_imports)

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer, write_linear
+from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import NoMatch, explanation
 from bqc.ir.match import Linear, as_linear, is_weight, size_of, walk_back
 from bqc.ir.probe import Probe, ProbeError, Sizes
@@ -40,6 +42,8 @@ class ImportPacked(ir.passes.InPlacePass):
     where they are used. So interleaved heads (`[B, S, h, 3, d]`) are as good as consecutive ones.
     """
 
+    contract = Contract("ulp")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, count = model.graph, 0
         misses = explanation(model)
@@ -52,6 +56,8 @@ class ImportPacked(ir.passes.InPlacePass):
                 taken = [_columns(packed, value) for value, _, _ in operands]
             except (NoMatch, ProbeError) as no:
                 misses.add("packed", softmax, str(no), 2)
+                continue
+            if not may_rewrite(softmax):
                 continue
             for part, (value, user, index), (columns, turned, factor) in zip(
                 _PARTS, operands, taken, strict=True

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bqc.contract import Contract
+from bqc.ir.counting import may_rewrite
 from bqc.ir.match import as_linear
 
 __all__ = ["ImportResidual"]
@@ -21,6 +23,8 @@ class ImportResidual(ir.passes.InPlacePass):
     Where both are linears, the branch is the one that nothing else reads.
     """
 
+    contract = Contract("exact")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         for norm in model.graph:
@@ -30,7 +34,7 @@ class ImportResidual(ir.passes.InPlacePass):
             if add is None or add.op_type != "Add":
                 continue
             first, second = add.inputs
-            if not _is_branch(first) and _is_branch(second):
+            if not _is_branch(first) and _is_branch(second) and may_rewrite(add):
                 add.replace_input_with(0, second)
                 add.replace_input_with(1, first)
                 modified = True

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, TABLE_ROLES, role
 from bqc.ir.build import Writer
+from bqc.ir.counting import may_rewrite
 from bqc.ir.probe import Sizes, shape_of
 from bqc.ir.rewrite import drop_dead, sources, take_place
 
@@ -27,6 +29,8 @@ class ImportShapes(ir.passes.InPlacePass):
     The token ids are those that `import-embedding` found.
     """
 
+    contract = Contract("exact")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         words = next((n for n in graph if n.op_type == "Gather" and role(n) == TABLE_ROLES[0]), None)
@@ -35,6 +39,8 @@ class ImportShapes(ir.passes.InPlacePass):
         for node in [n for n in graph if n.op_type == "Shape"] if ids is not None else []:
             width = _width(node.inputs[0])
             if width is None or ids is None or node.outputs[0].is_graph_output():
+                continue
+            if not may_rewrite(node):
                 continue
             _rewrite(graph, node, ids, width)
             count += 1

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from bqc.contract import Contract
+from bqc.ir.counting import may_rewrite
 from bqc.ir.match import is_weight
 from bqc.ir.rewrite import drop_dead
 
@@ -31,6 +33,8 @@ class ImportShared(ir.passes.InPlacePass):
     Matrices of one type and shape are compared at a few elements first, so that unequal ones are hardly read.
     """
 
+    contract = Contract("exact")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, count = model.graph, 0
         for same in _groups(graph):
@@ -39,6 +43,8 @@ class ImportShared(ir.passes.InPlacePass):
                 twin = next((v for v in kept if _equal(v, value)), None)
                 if twin is None:
                     kept.append(value)
+                    continue
+                if not may_rewrite(value):
                     continue
                 value.replace_all_uses_with(twin)
                 count += 1

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from bqc.contract import Contract
+
 __all__ = ["ImportTypes"]
 
 
@@ -17,6 +19,8 @@ class ImportTypes(ir.passes.InPlacePass):
     Before: `h = LayerNormalization(...)` of unknown shape
     After: `h: float[batch, sequence, 48]`
     """
+
+    contract = Contract("exact")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         values = (value for node in model.graph for value in node.outputs)

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from bqc.contract import Contract
+from bqc.ir.counting import may_rewrite
 from bqc.ir.match import STORED, is_weight, stored_dtype
 
 __all__ = ["ImportWeights", "lazily"]
@@ -25,6 +27,8 @@ class ImportWeights(ir.passes.InPlacePass):
     Nothing is computed here: the new initializer reads the stored one when somebody asks for its values.
     """
 
+    contract = Contract("exact")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         shared: dict[tuple[ir.Value, str], ir.Value] = {}
@@ -39,7 +43,7 @@ class ImportWeights(ir.passes.InPlacePass):
                 f"{node.op_type} {sorted((a.name, str(a.value)) for a in node.attributes.values())}",
             )
             made = shared.get(how) or _absorbed(node, source)
-            if made is None:
+            if made is None or not may_rewrite(node):
                 continue
             graph = model.graph
             out.replace_all_uses_with(made)

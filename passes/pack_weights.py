@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.formats import BlockShift
+from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead, take_place
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import FORMAT_KEY, attributes_of, block_node, constant, weight_part
@@ -31,6 +33,8 @@ class PackWeights(ir.passes.InPlacePass):
     Contract: exact.
     """
 
+    contract = Contract("exact")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         count = 0
         for node in list(model.graph):
@@ -40,12 +44,13 @@ class PackWeights(ir.passes.InPlacePass):
             if codes is None or exponents is None or not codes.is_initializer():
                 continue
             for user, _ in list(node.outputs[0].uses()):
+                if user.op_type not in ("Transpose", "Gather") or not may_rewrite(user):
+                    continue
                 if user.op_type == "Transpose":
                     _tiles(model, node, user)
-                    count += 1
-                elif user.op_type == "Gather":
+                else:
                     _rows(model, node, user)
-                    count += 1
+                count += 1
         drop_dead(model)
         return ir.passes.PassResult(model, count > 0)
 

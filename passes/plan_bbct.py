@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.errors import BqcError
 from bqc.formats import BlockShift
 from bqc.ir.anatomy import TABLE_ROLES, encoder, role
@@ -51,6 +52,8 @@ class PlanBbct(ir.passes.InPlacePass):
     each of them, in one format. Source: BBCT, abstract (every member of the
     transformer).
     """
+
+    contract = Contract("exact")
 
     weight_bits: int = 8
     embedding_bits: int = 0

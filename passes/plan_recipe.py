@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.errors import BqcError
 from bqc.passes._graph import key_of
 from bqc.passes._weights import weight_inputs
@@ -18,6 +19,8 @@ __all__ = ["PlanRecipe"]
 @dataclass(frozen=True)
 class PlanRecipe(ir.passes.InPlacePass):
     """Attach the plan of a recipe (YAML text), after checking that the model has all it names."""
+
+    contract = Contract("exact")
 
     text: str
     where: str = "recipe"

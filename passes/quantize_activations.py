@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.formats import BlockShift
 from bqc.ir.anatomy import encoder, nodes_of, role
 from bqc.ir.build import Writer
+from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead
 from bqc.passes._graph import block_node, dims, produced_by, standard_node
 from bqc.plan import Plan
@@ -52,6 +54,8 @@ class QuantizeActivations(ir.passes.InPlacePass):
     plan's formats.
     """
 
+    contract = Contract("lossy", cosine_min=0.8, idempotent=False)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         plan = Plan.of(model)
         heads = encoder(model).heads
@@ -72,7 +76,7 @@ class QuantizeActivations(ir.passes.InPlacePass):
                 count += _softmax(model, layer, mask)
                 continue
             for node in list(nodes_of(model, layer, kind)):
-                if node.op_type not in _POINT_OPS[kind]:
+                if node.op_type not in _POINT_OPS[kind] or not may_rewrite(node):
                     continue
                 _pair(model, writer, node, fmt, mask if kind == "attention.value" else None, heads)
                 count += 1
@@ -169,7 +173,7 @@ def _take_over(model: ir.Model, node: ir.Node, new: list[ir.Node]) -> None:
 def _softmax(model: ir.Model, layer: str, mask: ir.Value) -> int:
     count = 0
     for node in list(nodes_of(model, layer, "attention.softmax")):
-        if node.op_type != "Softmax":
+        if node.op_type != "Softmax" or not may_rewrite(node):
             continue
         scores = node.inputs[0]
         masked, hides = _masked(node)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.errors import BqcError
+from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead
 from bqc.passes._graph import block_node, constant, key_of, standard_node, weight_part
 from bqc.passes._weights import weight_inputs
@@ -35,6 +37,8 @@ class QuantizeWeights(ir.passes.InPlacePass):
         BqcError: nodes that share a weight have different formats in the plan.
     """
 
+    contract = Contract("lossy", cosine_min=0.8)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         plan = Plan.of(model)
         count = 0
@@ -44,7 +48,7 @@ class QuantizeWeights(ir.passes.InPlacePass):
         for node, weight, axis, key in planned:
             fmt = plan.weights.get(key)
             data = constant(weight)
-            if fmt is None or data is None:
+            if fmt is None or data is None or not may_rewrite(node):
                 continue
             matrix = data.T if axis == 0 else data
             if (weight, axis) not in parts:

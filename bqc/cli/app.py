@@ -14,7 +14,7 @@ from functools import partial
 import click
 
 from bqc.cli.common import Settings, examples
-from bqc.errors import BqcError
+from bqc.errors import BqcError, Finding
 
 __all__ = ["VERBS", "main"]
 
@@ -106,6 +106,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except click.ClickException as error:
         _complain(error.format_message(), usage=error.ctx if isinstance(error, click.UsageError) else None)
+    except Finding as finding:
+        _complain(str(finding))
+        return _FOUND
     except BqcError as error:
         _complain(str(error))
     except BrokenPipeError:

@@ -18,6 +18,7 @@ from bqc.cli.common import (
     seed_option,
     table,
 )
+from bqc.cli.watch import Watch, watch_options
 
 __all__ = ["command"]
 
@@ -68,6 +69,7 @@ _BLOCKS = click.Choice(["16", "32", "64", "128", "256", "row"])
 @click.option("--single-file", is_flag=True, help="Weights inside the .onnx file instead of beside it.")
 @click.option("--require-full", is_flag=True, help="Refuse a model of which any part would stay float.")
 @click.option("--explain", is_flag=True, help="Say which predicate failed where a pattern nearly matched.")
+@watch_options
 @seed_option
 @common_options
 def command(settings: Settings, model: Path, scheme: str, output: str | None, **options: Any) -> None:
@@ -82,15 +84,20 @@ def command(settings: Settings, model: Path, scheme: str, output: str | None, **
             options[name] = int(options[name])
     if options["block"] is not None and options["block"] != "row":
         options["block"] = int(options["block"])
+    watch = Watch.of(options)
     # What was not asked for is left to the recipe or the scheme.
     asked = {name: value for name, value in options.items() if value is not None and value != ()}
     with progress_bar(settings, f"{scheme}: {model.name}") as progress:
-        result = compile_model(model, scheme, output, options=asked, progress=progress)
+        result = compile_model(
+            model, scheme, output, options=asked, progress=progress, instruments=watch.instruments
+        )
     if settings.json:
-        emit_json(SCHEMA_VERSION, result.to_dict())
+        watched = {"watched": watch.rows()} if watch.timing or watch.stats else {}
+        emit_json(SCHEMA_VERSION, {**result.to_dict(), **watched})
         return
     if settings.quiet:
         return
+    watch.show(settings)
     table(f"{model.name}, {scheme}", ("", ""), result.summary)
     for path in result.paths:
         say(settings, str(path))

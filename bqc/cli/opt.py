@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bqc.cli.common import FILE, Settings, common_options, emit_json, examples, say, table
+from bqc.cli.watch import Watch, watch_options
+
+if TYPE_CHECKING:
+    from bqc.pipeline.describing import PassInfo
 
 __all__ = ["command"]
 
@@ -18,8 +22,10 @@ SCHEMA_VERSION = 1
     "opt",
     epilog=examples(
         "bqc opt --list-passes",
+        "bqc opt --list-passes fold-gelu",
         "bqc opt model.onnx -p import-canonicalize,annotate-anatomy -o canonical.onnx",
         "bqc opt model.onnx --scheme bbct --until quantize-activations -o qdq.onnx --stats",
+        "bqc opt model.onnx --scheme bbct --verify-each",
         "bqc opt canonical.onnx -p 'plan-bbct{weight_bits=4},quantize-weights' -o small.onnx --timing",
     ),
 )
@@ -30,23 +36,31 @@ SCHEMA_VERSION = 1
 @click.option(
     "-o", "--output", type=FILE, metavar="FILE", help="Where the model goes, with FILE.data beside it."
 )
-@click.option("--list-passes", is_flag=True, help="Name every pass, its options and what it does.")
+@click.option(
+    "--list-passes",
+    is_flag=False,
+    flag_value="",
+    metavar="[NAME]",
+    help="Name every pass, its contract and options, or tell all about one.",
+)
 @click.option("--print-pipeline", is_flag=True, help="Print the pipeline's textual form and stop.")
 @click.option("--print-before", metavar="PASSES", help="Print the graph before these, or 'all'.")
 @click.option("--print-after", metavar="PASSES", help="Print the graph after these, or 'all'.")
 @click.option("--print-after-change", is_flag=True, help="Print the graph after every pass that changed it.")
 @click.option(
-    "--dump-dir", type=FILE, metavar="DIR", help="Write the model after every pass that changed it."
+    "--rewrite-limit",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Do the first N rewrites of the pipeline, no more.",
 )
-@click.option("--timing", is_flag=True, help="Show the seconds of each pass.")
-@click.option("--stats", is_flag=True, help="Show what each pass added and removed.")
+@watch_options
 @common_options
 def command(settings: Settings, model: Path | None, **options: Any) -> None:
     """Run passes over a model, from a textual pipeline or from a scheme."""
-    from bqc.pipeline import Changes, spell
+    from bqc.pipeline import spell
 
-    if options["list_passes"]:
-        _list(settings)
+    if options["list_passes"] is not None:
+        _list(settings, options["list_passes"])
         return
     passes = _pipeline(options)
     if options["print_pipeline"]:
@@ -56,29 +70,21 @@ def command(settings: Settings, model: Path | None, **options: Any) -> None:
         raise click.UsageError("give a MODEL, or --list-passes")
     from bqc.opt import optimize
 
-    changes = Changes()
-    steps = optimize(model, passes, options["output"], instruments=[changes, *_instruments(options)])
+    watch = Watch.of(options)
+    optimize(
+        model,
+        passes,
+        options["output"],
+        instruments=[*watch.instruments, *_printers(options)],
+        rewrite_limit=options["rewrite_limit"],
+    )
     if settings.json:
-        rows = [
-            {
-                "pass": s.name,
-                "modified": s.modified,
-                "seconds": s.seconds,
-                "nodes": r[1],
-                "bytes": r[2],
-                "changes": r[3],
-            }
-            for s, r in zip(steps, changes.rows, strict=True)
-        ]
-        emit_json(SCHEMA_VERSION, {"pipeline": spell(passes), "passes": rows, "output": options["output"]})
+        body = {"pipeline": spell(passes), "passes": watch.rows(), "output": options["output"]}
+        emit_json(SCHEMA_VERSION, body)
         return
     if settings.quiet:
         return
-    if options["timing"]:
-        table("timing", ("pass", ">seconds"), [(s.name, f"{s.seconds:.3f}") for s in steps])
-    if options["stats"]:
-        cells = [(name, str(nodes), f"{size:,}", text) for name, nodes, size, text in changes.rows]
-        table("stats", ("pass", ">nodes", ">bytes", "operators"), cells)
+    watch.show(settings)
     if options["output"] is not None:
         say(settings, str(options["output"]))
 
@@ -93,8 +99,8 @@ def _pipeline(options: dict[str, Any]) -> list[Any]:
     return until(passes, options["until"]) if options["until"] else passes
 
 
-def _instruments(options: dict[str, Any]) -> list[Any]:
-    from bqc.pipeline import DumpFolder, Printer
+def _printers(options: dict[str, Any]) -> list[Any]:
+    from bqc.pipeline import Printer
 
     chosen: list[Any] = []
     before, after = (_selection(options[f"print_{when}"]) for when in ("before", "after"))
@@ -102,8 +108,6 @@ def _instruments(options: dict[str, Any]) -> list[Any]:
         chosen.append(Printer(_show, None, (), only_changes=True))
     if before is not None or after is not None:
         chosen.append(Printer(_show, before, after))
-    if options["dump_dir"] is not None:
-        chosen.append(DumpFolder(options["dump_dir"]))
     return chosen
 
 
@@ -117,21 +121,29 @@ def _show(title: str, model: Any) -> None:
     click.echo(f"// {title}\n{model.graph}")
 
 
-def _list(settings: Settings) -> None:
-    from dataclasses import fields
+def _list(settings: Settings, name: str) -> None:
+    from bqc.passes import names
+    from bqc.pipeline.describing import describe
 
-    from bqc.passes import names, pass_class
-
-    rows = []
-    for name in names():
-        kind = pass_class(name)
-        summary = (kind.__doc__ or "").strip().splitlines()[0]
-        rows.append({"name": name, "options": [f.name for f in fields(kind)], "summary": summary})
+    found = [describe(one) for one in ([name] if name else names())]
     if settings.json:
-        emit_json(SCHEMA_VERSION, {"passes": rows})
-    elif not settings.quiet:
-        table(
-            "passes",
-            ("pass", "options", "summary"),
-            [(r["name"], ", ".join(r["options"]), r["summary"]) for r in rows],
-        )
+        emit_json(SCHEMA_VERSION, {"passes": [info.to_dict() for info in found]})
+        return
+    if settings.quiet:
+        return
+    if not name and not settings.verbose:
+        rows = [(i.name, i.contract or "-", ", ".join(o.name for o in i.options), i.summary) for i in found]
+        table("passes", ("pass", "contract", "options", "summary"), rows)
+        return
+    for info in found:
+        click.echo(_described(info))
+
+
+def _described(info: PassInfo) -> str:
+    again = "" if info.contract is None or info.contract.idempotent else ", not idempotent"
+    lines = [info.name, "", f"  {info.summary}", "", f"  contract: {info.contract or 'not stated'}{again}"]
+    for option in info.options:
+        default = "required" if option.default is None else f"default {option.default or 'empty'}"
+        lines.append(f"  {option.name}: {option.type}, {default}" + (f". {option.doc}" if option.doc else ""))
+    lines += ["", *(f"  {line}".rstrip() for line in info.text.splitlines()), ""]
+    return "\n".join(lines)

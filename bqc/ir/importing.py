@@ -46,6 +46,7 @@ def import_model(
     """
     from bqc.passes.annotate_anatomy import AnnotateAnatomy
     from bqc.passes.import_canonicalize import ImportCanonicalize
+    from bqc.pipeline import run
 
     started = time.perf_counter()
     loaded = model if isinstance(model, ir.Model) else load(model)
@@ -55,8 +56,7 @@ def import_model(
         explain.misses.extend(explanation(loaded).misses)
         loaded.meta["bqc.explanation"] = explain
     before, opset = len(loaded.graph), loaded.graph.opset_imports.get("", 0)
-    ImportCanonicalize()(loaded)
-    AnnotateAnatomy()(loaded)
+    run(loaded, [ImportCanonicalize(), AnnotateAnatomy()])
     found = encoder(loaded)
     misses = tuple(explanation(loaded).misses)
     seconds = time.perf_counter() - started

@@ -10,20 +10,27 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from bqc.passes import pass_name
+
 if TYPE_CHECKING:
     from bqc.pipeline.running import Step
 
-__all__ = ["Changes", "DumpFolder", "Instrument", "Printer"]
+__all__ = ["Change", "Changes", "DumpFolder", "Instrument", "Printer"]
+
+Pass = ir.passes.InPlacePass
 
 
 class Instrument:
-    """Told of every pass; both methods do nothing unless overridden."""
+    """Told of every pass, and of the passes inside it; the methods do nothing unless overridden."""
 
-    def before(self, name: str, model: ir.Model) -> None:
+    def before(self, one: Pass, model: ir.Model) -> None:
         """The pass is about to run."""
 
     def after(self, step: Step, model: ir.Model) -> None:
         """The pass has run."""
+
+    def failed(self, one: Pass, model: ir.Model, error: Exception) -> None:
+        """The pass, or one inside it, has raised; the error goes on afterwards."""
 
 
 @dataclass
@@ -35,7 +42,8 @@ class Printer(Instrument):
     print_after: Collection[str] | None = None
     only_changes: bool = False
 
-    def before(self, name: str, model: ir.Model) -> None:
+    def before(self, one: Pass, model: ir.Model) -> None:
+        name = pass_name(one)
         if self.print_before is not None and (not self.print_before or name in self.print_before):
             self.show(f"before {name}", model)
 
@@ -53,7 +61,7 @@ class DumpFolder(Instrument):
     folder: Path
     written: int = 0
 
-    def before(self, name: str, model: ir.Model) -> None:
+    def before(self, one: Pass, model: ir.Model) -> None:
         if self.written == 0:
             self._write("input", model)
 
@@ -71,25 +79,46 @@ class DumpFolder(Instrument):
 
 
 @dataclass
+class Change:
+    """What one pass did to the size of a model.
+
+    Attributes:
+        step: the pass; None while it is running.
+        nodes: of the main graph, before and after.
+        bytes: of initializers, before and after.
+        operators: nodes added and removed by operator, as ``Gelu+2 Erf-2``.
+    """
+
+    step: Step | None
+    nodes: tuple[int, int]
+    bytes: tuple[int, int]
+    operators: str = ""
+
+
+@dataclass
 class Changes(Instrument):
-    """Operators and initializer bytes that each pass added and removed."""
+    """What every pass changed, in the order in which they began."""
 
-    rows: list[tuple[str, int, int, str]] = field(default_factory=list)
-    """(pass, nodes after, bytes of initializers after, changes by operator)."""
-    _before: Counter[str] = field(default_factory=Counter)
+    rows: list[Change] = field(default_factory=list)
+    _open: list[tuple[Change, Counter[str]]] = field(default_factory=list)
 
-    def before(self, name: str, model: ir.Model) -> None:
-        self._before = _operators(model)
+    def before(self, one: Pass, model: ir.Model) -> None:
+        nodes, size = len(model.graph), _bytes(model)
+        self.rows.append(Change(None, (nodes, nodes), (size, size)))
+        self._open.append((self.rows[-1], _operators(model)))
 
     def after(self, step: Step, model: ir.Model) -> None:
+        row, before = self._open.pop()
         now = _operators(model)
-        changed = {op: now[op] - self._before[op] for op in sorted(now | self._before)}
-        text = " ".join(f"{op}{count:+d}" for op, count in changed.items() if count)
-        size = sum(
-            v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
-        )
-        self.rows.append((step.name, step.nodes, size, text))
+        changed = {op: now[op] - before[op] for op in sorted(now | before)}
+        row.step = step
+        row.nodes, row.bytes = (row.nodes[0], step.nodes), (row.bytes[0], _bytes(model))
+        row.operators = " ".join(f"{op}{count:+d}" for op, count in changed.items() if count)
 
 
 def _operators(model: ir.Model) -> Counter[str]:
     return Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in model.graph)
+
+
+def _bytes(model: ir.Model) -> int:
+    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)

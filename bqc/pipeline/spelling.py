@@ -19,7 +19,7 @@ import onnx_ir as ir
 from bqc.errors import BqcError
 from bqc.passes import names, pass_class, pass_name
 
-__all__ = ["parse", "spell"]
+__all__ = ["parse", "spell", "spell_value"]
 
 _TOKEN = re.compile(r'\s*(?:(?P<text>"(?:[^"\\]|\\.)*")|(?P<mark>[{},=])|(?P<word>[^\s{},="]+))')
 _PLAIN = re.compile(r"[^\s{},=\"]+")
@@ -153,7 +153,8 @@ _NAMES = {type(None): "none", bool: "true or false", int: "whole number", float:
 
 
 def _options(one: Pass) -> str:
-    written = [f"{f.name}={_value(getattr(one, f.name))}" for f in fields(one) if not _is_default(one, f)]  # type: ignore[arg-type]
+    changed = [f for f in fields(one) if not _is_default(one, f)]  # type: ignore[arg-type]
+    written = [f"{f.name}={spell_value(getattr(one, f.name))}" for f in changed]
     return "{" + " ".join(written) + "}" if written else ""
 
 
@@ -161,9 +162,10 @@ def _is_default(one: Pass, f: Field[Any]) -> bool:
     return f.default is not MISSING and getattr(one, f.name) == f.default
 
 
-def _value(value: Any) -> str:
+def spell_value(value: Any) -> str:
+    """The value of an option as it is written in a pipeline."""
     if isinstance(value, tuple):
-        return ",".join(_value(item) for item in value)
+        return ",".join(spell_value(item) for item in value)
     if value is None or isinstance(value, bool):
         return str(value).lower()
     text = str(value)

@@ -28,6 +28,8 @@ def test_a_half_lowered_model_runs(model: Path, tmp_path: Path, capsys: pytest.C
     report = json.loads(capsys.readouterr().out)
     assert report["schema_version"] == 1
     assert report["passes"][-1]["pass"] == "fold-matmul"
+    assert report["passes"][-1]["rewrites"] > 0
+    assert report["passes"][1]["within"] == ["import-canonicalize"]
     assert "ai.bqc.BlockLinear+" in report["passes"][-1]["changes"]
     ids = np.ones((2, 5), np.int64)
     feeds = {"input_ids": ids, "attention_mask": ids, "token_type_ids": ids}

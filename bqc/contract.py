@@ -1,0 +1,38 @@
+"""What a pass promises about what a model computes: data beside the code, shown by ``bqc opt --list-passes``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Contract", "contract_of"]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The class attribute ``contract`` of a pass.
+
+    Attributes:
+        numerics: ``exact``, the same bits; ``ulp``, rounding only (where the graph is quantised, a value on the border
+            of two codes may take the other); ``lossy``, within ``cosine_min``.
+        cosine_min: the lowest cosine of any row of an output before and after a lossy pass.
+        idempotent: run again at once, the pass changes nothing.
+    """
+
+    numerics: Literal["exact", "ulp", "lossy"]
+    cosine_min: float | None = None
+    idempotent: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.numerics == "lossy") != (self.cosine_min is not None):
+            raise ValueError("a lossy contract has a bound, cosine_min, and no other has")
+
+    def __str__(self) -> str:
+        bound = "" if self.cosine_min is None else f" (cosine {self.cosine_min:g})"
+        return f"{self.numerics}{bound}"
+
+
+def contract_of(one: Any) -> Contract | None:
+    """The contract of a pass or of its class; None where it states none, as a pass of somebody else's may."""
+    stated = getattr(one, "contract", None)
+    return stated if isinstance(stated, Contract) else None

@@ -1,0 +1,42 @@
+"""A model's protobuf without its weights: whatever its size, small enough for the checker and the converter."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from bqc.errors import BqcError
+
+__all__ = ["first_line", "skeleton"]
+
+_STRIP_ABOVE = 1024
+
+
+def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Value]]:
+    """The model with large initializers as inputs, and those initializers; the model itself is unchanged.
+
+    Raises BqcError if it cannot be written as ONNX.
+    """
+    graph = model.graph
+    large = {
+        name: value
+        for name, value in graph.initializers.items()
+        if value.const_value is not None and value.const_value.nbytes > _STRIP_ABOVE
+    }
+    for name, value in large.items():
+        del graph.initializers[name]
+        graph.inputs.append(value)
+    try:
+        return ir.to_proto(model), large
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise BqcError(f"the model is not valid ONNX: {first_line(cause)}") from error
+    finally:
+        for name, value in large.items():
+            graph.inputs.pop()
+            graph.initializers[name] = value
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another package says, short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,115 @@
+"""Checking the model, and what it computes, after every pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from bqc.contract import contract_of
+from bqc.errors import BqcError, Finding
+from bqc.passes import pass_name
+from bqc.pipeline.instruments import Instrument
+from bqc.pipeline.invariants import Before, violations
+from bqc.pipeline.reproducer import write_reproducer
+from bqc.pipeline.running import Step
+from bqc.pipeline.trial import disagreement, evaluate, make_feeds, quantises, snapshot
+from bqc.runtime.feeds import Feeds
+
+__all__ = ["VerifyEach"]
+
+Pass = ir.passes.InPlacePass
+
+
+@dataclass
+class _Frame:
+    one: Pass
+    model: ir.Model
+    before: Before
+    consists_of_others: bool = False
+
+
+@dataclass
+class VerifyEach(Instrument):
+    """Raise a `Finding` where a pass breaks the model or its contract, and leave a folder that shows it.
+
+    After each pass that changed something: ONNX checker, strict shape inference, unique names, topological order,
+    inputs and outputs as they were, labels kept, and what it computes from a few small inputs, within the contract that
+    the pass states.
+    What did not hold before a pass is not asked of it. A pass that consists of others is checked by these.
+
+    Attributes:
+        inputs: a ``.npz`` with one array an input; made up if None.
+        reproducers: the folder to leave; ``bqc-repro-PASS`` in the working folder if None.
+        checked: passes that were checked so far.
+    """
+
+    inputs: Path | None = None
+    reproducers: Path | None = None
+    checked: int = 0
+    _frames: list[_Frame] = field(default_factory=list)
+    _feeds: Feeds | None = None
+    _violated: set[str] | None = None
+    """Rules that the model broke when it was last looked at; None before that."""
+    _outputs: Feeds | None = None
+    """Of the model as it is; None where it has not been run, or cannot be."""
+    _why: str = ""
+    """ONNX Runtime's reason where it cannot be."""
+
+    def before(self, one: Pass, model: ir.Model) -> None:
+        if self._frames:
+            self._frames[-1].consists_of_others = True
+        if self._violated is None:
+            self._violated = set(violations(model))
+            self._outputs = self._run(model)
+        self._frames.append(_Frame(one, snapshot(model), Before.of(model)))
+
+    def after(self, step: Step, model: ir.Model) -> None:
+        frame = self._frames.pop()
+        if frame.consists_of_others or not step.modified:
+            return
+        self.checked += 1
+        found = violations(model)
+        assert self._violated is not None, "looked at before the pass"
+        new = [f"{rule}: {text}" for rule, text in found.items() if rule not in self._violated]
+        for problem in (*new, *frame.before.lost(model)):
+            self._report(frame, problem)
+        self._violated = set(found)
+        was, self._outputs = self._outputs, self._run(model)
+        if was is None:
+            return
+        if self._outputs is None:
+            self._report(frame, f"ONNX Runtime ran the model before it and does not now: {self._why}")
+        else:
+            contract = contract_of(frame.one)
+            broken = contract and disagreement(contract, was, self._outputs, quantised=quantises(model))
+            if broken:
+                self._report(frame, broken)
+
+    def failed(self, one: Pass, model: ir.Model, error: Exception) -> None:
+        frame = self._frames.pop()
+        if not isinstance(error, BqcError):
+            self._report(frame, f"it raised {type(error).__name__}: {' '.join(str(error).split())}")
+
+    def _report(self, frame: _Frame, problem: str) -> None:
+        place = write_reproducer(self.reproducers, frame.one, frame.model, self._feeds, problem)
+        raise Finding(f"{pass_name(frame.one)}: {problem}; {place}/README.md says how to see it again")
+
+    def _run(self, model: ir.Model) -> Feeds | None:
+        """Outputs, where the model can be run: what cannot is for the pass that breaks it to answer for."""
+        if self._feeds is None:
+            self._feeds = self._read(model) if self.inputs is not None else make_feeds(model)
+        try:
+            return evaluate(model, self._feeds)
+        except BqcError as error:
+            self._why = str(error)
+            return None
+
+    def _read(self, model: ir.Model) -> Feeds:
+        try:
+            with np.load(self.inputs or "") as stored:
+                return {name: stored[name] for name in stored.files}
+        except Exception as error:  # OSError, ValueError, BadZipFile, AttributeError for a lone .npy
+            raise BqcError(f"{self.inputs}: not a readable .npz file") from error
