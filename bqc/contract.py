@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Contract", "contract_of"]
+__all__ = ["Contract", "contract_of", "together"]
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,12 @@ def contract_of(one: Any) -> Contract | None:
     """The contract of a pass or of its class; None where it states none, as a pass of somebody else's may."""
     stated = getattr(one, "contract", None)
     return stated if isinstance(stated, Contract) else None
+
+
+def together(contracts: Iterable[Contract | None]) -> Contract:
+    """What several passes in a row promise; one that states nothing promises nothing."""
+    stated = [Contract("lossy", cosine_min=-1.0) if one is None else one for one in contracts]
+    bounds = [one.cosine_min for one in stated if one.cosine_min is not None]
+    if bounds:
+        return Contract("lossy", cosine_min=min(bounds))
+    return Contract("ulp" if any(one.numerics == "ulp" for one in stated) else "exact")

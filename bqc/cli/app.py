@@ -25,6 +25,8 @@ VERBS = {
     "verify": "Compare a compiled model with its original.",
     "eval": "Measure a model's accuracy on a task.",
     "opt": "Run passes by name, and watch them.",
+    "bisect": "Find the rewrite that makes a model fail a check.",
+    "reduce": "Make a model small that shows a failure.",
     "doctor": "Check this machine: CPU, ONNX Runtime, kernels.",
 }
 """Verb -> its line in ``bqc --help``. The verb is the object ``command`` of the module ``bqc.cli.<verb>``."""

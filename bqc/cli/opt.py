@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bqc.cli.common import FILE, Settings, common_options, emit_json, examples, say, table
+from bqc.cli.pipeline import chosen_pipeline, pipeline_options
 from bqc.cli.watch import Watch, watch_options
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ SCHEMA_VERSION = 1
     ),
 )
 @click.argument("model", type=FILE, metavar="MODEL", required=False)
-@click.option("-p", "--passes", metavar="PIPELINE", help="Passes: NAME{OPTION=VALUE ...},NAME,...")
-@click.option("--scheme", metavar="NAME", help="The pipeline of a scheme, import included.")
-@click.option("--until", metavar="PASS", help="Stop the pipeline after this pass.")
+@pipeline_options
 @click.option(
     "-o", "--output", type=FILE, metavar="FILE", help="Where the model goes, with FILE.data beside it."
 )
@@ -62,7 +61,9 @@ def command(settings: Settings, model: Path | None, **options: Any) -> None:
     if options["list_passes"] is not None:
         _list(settings, options["list_passes"])
         return
-    passes = _pipeline(options)
+    passes = chosen_pipeline(options)
+    if passes is None:
+        raise click.UsageError("give either --passes or --scheme")
     if options["print_pipeline"]:
         say(settings, spell(passes))
         return
@@ -87,16 +88,6 @@ def command(settings: Settings, model: Path | None, **options: Any) -> None:
     watch.show(settings)
     if options["output"] is not None:
         say(settings, str(options["output"]))
-
-
-def _pipeline(options: dict[str, Any]) -> list[Any]:
-    from bqc.opt import scheme_pipeline, until
-    from bqc.pipeline import parse
-
-    if (options["passes"] is None) == (options["scheme"] is None):
-        raise click.UsageError("give either --passes or --scheme")
-    passes = parse(options["passes"]) if options["passes"] else scheme_pipeline(options["scheme"])
-    return until(passes, options["until"]) if options["until"] else passes
 
 
 def _printers(options: dict[str, Any]) -> list[Any]:
