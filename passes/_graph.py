@@ -110,11 +110,13 @@ def standard_node(
 
 
 def infer_types(node: ir.Node) -> None:
-    """Write output types and shapes of an ``ai.bqc`` node from the registry."""
+    """Write output types and shapes of an ``ai.bqc`` node from the registry; outputs of the graph keep theirs."""
     inputs = [dims(v) for v in node.inputs if v is not None]
     for output, (dtype, shape) in zip(
         node.outputs, OPERATORS[node.op_type].infer(inputs, attributes_of(node)), strict=True
     ):
+        if output.is_graph_output():
+            continue
         output.type = ir.TensorType(dtype)
         output.shape = ir.Shape(shape)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
+import onnx
 import onnx_ir as ir
 
 from bqc.contract import Contract
@@ -23,12 +25,20 @@ class AttachFunctions(ir.passes.InPlacePass):
     contract = Contract("exact")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        used = {node.op_type for node in model.graph if node.domain == DOMAIN}
-        for proto in functions_for(used):
-            for node in proto.node:
-                node.doc_string = ""
+        used = frozenset(node.op_type for node in model.graph if node.domain == DOMAIN)
+        for proto in _bodies(used):
             function = ir.serde.deserialize_function(proto)
             model.functions[function.identifier()] = function
         if used:
             model.graph.opset_imports[DOMAIN] = VERSION
         return ir.passes.PassResult(model, bool(used))
+
+
+@functools.cache
+def _bodies(used: frozenset[str]) -> list[onnx.FunctionProto]:
+    """Verification attaches the same bodies again and again, and translating them takes a while."""
+    found = functions_for(used)
+    for proto in found:
+        for node in proto.node:
+            node.doc_string = ""
+    return found

@@ -14,9 +14,8 @@ import onnx_ir as ir
 
 from bqc.contract import contract_of, together
 from bqc.errors import BqcError
-from bqc.passes.attach_functions import AttachFunctions
 from bqc.pipeline.running import run
-from bqc.pipeline.trial import disagreement, evaluate, make_feeds, quantises, snapshot
+from bqc.pipeline.trial import completed, disagreement, evaluate, make_feeds, quantises, snapshot
 from bqc.runtime.feeds import Feeds
 
 __all__ = ["Check", "Command", "Failure", "PipelineHolds", "SameOutputs", "save"]
@@ -148,7 +147,5 @@ def _compared(want: Feeds, feeds: Feeds, model: ir.Model, done: Sequence[Pass]) 
 
 def save(model: ir.Model, path: Path) -> Path:
     """Write a model of any dialect, as it is, with the definitions of its operators; returns the path."""
-    whole = snapshot(model)
-    AttachFunctions()(whole)
-    ir.save(whole, path, external_data=f"{path.name}.data")
+    ir.save(completed(model), path, external_data=f"{path.name}.data")
     return path

@@ -10,9 +10,8 @@ import onnx_ir as ir
 
 from bqc.artifact import write
 from bqc.passes import pass_name
-from bqc.passes.attach_functions import AttachFunctions
 from bqc.pipeline.spelling import spell
-from bqc.pipeline.trial import snapshot
+from bqc.pipeline.trial import completed
 from bqc.runtime.feeds import Feeds
 from bqc.staging import write_text
 
@@ -36,9 +35,7 @@ def write_reproducer(
     name, pipeline = pass_name(one), spell([one])
     place = folder or _free(Path(f"bqc-repro-{name}"))
     place.mkdir(parents=True, exist_ok=True)
-    whole = snapshot(model)
-    AttachFunctions()(whole)
-    write(whole, place / "model.onnx")
+    write(completed(model), place / "model.onnx")
     command = f"bqc opt model.onnx -p {shlex.quote(pipeline)} --verify-each"
     if feeds is not None:
         np.savez(place / "inputs.npz", **feeds)  # type: ignore[arg-type]

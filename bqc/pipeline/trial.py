@@ -15,12 +15,12 @@ import onnxruntime
 from bqc.contract import Contract
 from bqc.errors import BqcError
 from bqc.ir.build import dims
-from bqc.ops.registry import DOMAIN
+from bqc.ops.registry import DOMAIN, OPERATORS
 from bqc.passes.attach_functions import AttachFunctions
 from bqc.runtime.feeds import Feeds
 from bqc.runtime.session import MissingKernelWarning, session
 
-__all__ = ["disagreement", "evaluate", "make_feeds", "quantises", "snapshot"]
+__all__ = ["completed", "disagreement", "evaluate", "make_feeds", "quantises", "snapshot"]
 
 BATCH, SEQUENCE = 2, 8
 """Sizes of what is made up, where the model leaves them open."""
@@ -46,19 +46,29 @@ def snapshot(model: ir.Model) -> ir.Model:
     return copy
 
 
+def completed(model: ir.Model) -> ir.Model:
+    """The model with the definitions of its operators: itself if it has them, else a copy."""
+    has = {function.name for function in model.functions.values() if function.domain == DOMAIN}
+    if all(
+        node.op_type in has or node.op_type not in OPERATORS for node in model.graph if node.domain == DOMAIN
+    ):
+        return model
+    whole = snapshot(model)
+    AttachFunctions()(whole)
+    return whole
+
+
 def evaluate(model: ir.Model, feeds: Feeds) -> Feeds:
     """Outputs of a model, half-lowered or not, in ONNX Runtime without its optimisations.
 
     Raises BqcError if it does not load or run.
     """
-    whole = snapshot(model)
-    AttachFunctions()(whole)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     with tempfile.TemporaryDirectory(prefix="bqc-trial-") as folder:
         path = Path(folder) / "model.onnx"
-        ir.save(whole, path, external_data="model.onnx.data")
+        ir.save(completed(model), path, external_data="model.onnx.data")
         with warnings.catch_warnings():
             # Kernels give the bits of the bodies that run where there is none, only sooner.
             warnings.simplefilter("ignore", MissingKernelWarning)

@@ -15,7 +15,7 @@ from bqc.pipeline.instruments import Instrument
 from bqc.pipeline.invariants import Before, violations
 from bqc.pipeline.reproducer import write_reproducer
 from bqc.pipeline.running import Step
-from bqc.pipeline.trial import disagreement, evaluate, make_feeds, quantises, snapshot
+from bqc.pipeline.trial import completed, disagreement, evaluate, make_feeds, quantises, snapshot
 from bqc.runtime.feeds import Feeds
 
 __all__ = ["VerifyEach"]
@@ -50,6 +50,8 @@ class VerifyEach(Instrument):
     reproducers: Path | None = None
     checked: int = 0
     _frames: list[_Frame] = field(default_factory=list)
+    _copy: ir.Model | None = None
+    """Of the model as it is."""
     _feeds: Feeds | None = None
     _violated: set[str] | None = None
     """Rules that the model broke when it was last looked at; None before that."""
@@ -64,20 +66,24 @@ class VerifyEach(Instrument):
         if self._violated is None:
             self._violated = set(violations(model))
             self._outputs = self._run(model)
-        self._frames.append(_Frame(one, snapshot(model), Before.of(model)))
+        if self._copy is None:
+            self._copy = snapshot(model)
+        self._frames.append(_Frame(one, self._copy, Before.of(model)))
 
     def after(self, step: Step, model: ir.Model) -> None:
         frame = self._frames.pop()
         if frame.consists_of_others or not step.modified:
             return
         self.checked += 1
-        found = violations(model)
+        self._copy = snapshot(model)
+        whole = completed(self._copy)
+        found = violations(whole)
         assert self._violated is not None, "looked at before the pass"
         new = [f"{rule}: {text}" for rule, text in found.items() if rule not in self._violated]
         for problem in (*new, *frame.before.lost(model)):
             self._report(frame, problem)
         self._violated = set(found)
-        was, self._outputs = self._outputs, self._run(model)
+        was, self._outputs = self._outputs, self._run(whole)
         if was is None:
             return
         if self._outputs is None:
