@@ -21,6 +21,7 @@ SCHEMA_VERSION = 1
         "bqc opt model.onnx -p import-canonicalize,annotate-anatomy -o canonical.onnx",
         "bqc opt model.onnx --scheme bbct --until quantize-activations -o qdq.onnx --stats",
         "bqc opt canonical.onnx -p 'plan-bbct{weight_bits=4},quantize-weights' -o small.onnx --timing",
+        "bqc opt canonical.onnx -p plan-bbct,quantize-weights -o - | less",
     ),
 )
 @click.argument("model", type=FILE, metavar="MODEL", required=False)
@@ -28,7 +29,22 @@ SCHEMA_VERSION = 1
 @click.option("--scheme", metavar="NAME", help="The pipeline of a scheme, import included.")
 @click.option("--until", metavar="PASS", help="Stop the pipeline after this pass.")
 @click.option(
-    "-o", "--output", type=FILE, metavar="FILE", help="Where the model goes, with FILE.data beside it."
+    "-o",
+    "--output",
+    type=FILE,
+    metavar="FILE",
+    help="Where the model goes, with FILE.data beside it; text for *.onnxtxt, and on stdout for '-'.",
+)
+@click.option(
+    "--tensors",
+    type=click.Choice(("elide", "inline")),
+    default="elide",
+    show_default=True,
+    help="Large tensors in text: a digest, or all their bytes.",
+)
+@click.option("--weights", type=FILE, metavar="FILE", help="The model that has what the text MODEL left out.")
+@click.option(
+    "--split-input", is_flag=True, help="MODEL is several texts, with lines '// -----' between them."
 )
 @click.option("--list-passes", is_flag=True, help="Name every pass, its options and what it does.")
 @click.option("--print-pipeline", is_flag=True, help="Print the pipeline's textual form and stop.")
@@ -54,10 +70,21 @@ def command(settings: Settings, model: Path | None, **options: Any) -> None:
         return
     if model is None:
         raise click.UsageError("give a MODEL, or --list-passes")
-    from bqc.opt import optimize
+    from bqc.opt import STDOUT, optimize, optimize_split
 
+    tensors = options["tensors"]
+    if options["split_input"]:
+        optimize_split(model, passes, instruments=_instruments(options), tensors=tensors)
+        return
     changes = Changes()
-    steps = optimize(model, passes, options["output"], instruments=[changes, *_instruments(options)])
+    steps = optimize(
+        model,
+        passes,
+        options["output"],
+        instruments=[changes, *_instruments(options)],
+        weights=options["weights"],
+        tensors=tensors,
+    )
     if settings.json:
         rows = [
             {
@@ -79,7 +106,7 @@ def command(settings: Settings, model: Path | None, **options: Any) -> None:
     if options["stats"]:
         cells = [(name, str(nodes), f"{size:,}", text) for name, nodes, size, text in changes.rows]
         table("stats", ("pass", ">nodes", ">bytes", "operators"), cells)
-    if options["output"] is not None:
+    if options["output"] not in (None, STDOUT):
         say(settings, str(options["output"]))
 
 
@@ -94,14 +121,18 @@ def _pipeline(options: dict[str, Any]) -> list[Any]:
 
 
 def _instruments(options: dict[str, Any]) -> list[Any]:
+    from bqc.ir.text import to_text
     from bqc.pipeline import DumpFolder, Printer
+
+    def show(title: str, model: Any) -> None:
+        click.echo(f"// {title}\n{to_text(model, tensors=options['tensors'])}")
 
     chosen: list[Any] = []
     before, after = (_selection(options[f"print_{when}"]) for when in ("before", "after"))
     if options["print_after_change"]:
-        chosen.append(Printer(_show, None, (), only_changes=True))
+        chosen.append(Printer(show, None, (), only_changes=True))
     if before is not None or after is not None:
-        chosen.append(Printer(_show, before, after))
+        chosen.append(Printer(show, before, after))
     if options["dump_dir"] is not None:
         chosen.append(DumpFolder(options["dump_dir"]))
     return chosen
@@ -111,10 +142,6 @@ def _selection(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     return () if text == "all" else tuple(text.split(","))
-
-
-def _show(title: str, model: Any) -> None:
-    click.echo(f"// {title}\n{model.graph}")
 
 
 def _list(settings: Settings) -> None:
