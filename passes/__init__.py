@@ -31,6 +31,7 @@ _MODULES = (
     "import_layernorm_probe",
     "import_gelu",
     "import_einsum",
+    "import_gemm",
     "import_flat",
     "import_linear",
     "import_lookup",

@@ -21,6 +21,7 @@ from bqc.passes.import_flat import ImportFlat
 from bqc.passes.import_fold import ImportFold
 from bqc.passes.import_functions import ImportFunctions
 from bqc.passes.import_gelu import ImportGelu
+from bqc.passes.import_gemm import ImportGemm
 from bqc.passes.import_half import ImportHalf
 from bqc.passes.import_head import ImportHead
 from bqc.passes.import_ids import ImportIds
@@ -58,6 +59,7 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportLayerNormProbe,
     ImportGelu,
     ImportEinsum,
+    ImportGemm,
     ImportFlat,
     ImportLinear,
     ImportLookup,
