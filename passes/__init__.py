@@ -27,6 +27,7 @@ _MODULES = (
     "import_contrib",
     "import_shared",
     "import_weights",
+    "import_pool",
     "import_layernorm",
     "import_layernorm_probe",
     "import_gelu",
