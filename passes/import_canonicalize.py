@@ -22,6 +22,7 @@ from bqc.passes.import_flat import ImportFlat
 from bqc.passes.import_fold import ImportFold
 from bqc.passes.import_functions import ImportFunctions
 from bqc.passes.import_gelu import ImportGelu
+from bqc.passes.import_gemm import ImportGemm
 from bqc.passes.import_half import ImportHalf
 from bqc.passes.import_head import ImportHead
 from bqc.passes.import_ids import ImportIds
@@ -33,6 +34,7 @@ from bqc.passes.import_mask import ImportMask
 from bqc.passes.import_mend import ImportMend
 from bqc.passes.import_opset import ImportOpset
 from bqc.passes.import_packed import ImportPacked
+from bqc.passes.import_pool import ImportPool
 from bqc.passes.import_residual import ImportResidual
 from bqc.passes.import_shapes import ImportShapes
 from bqc.passes.import_shared import ImportShared
@@ -56,10 +58,12 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportContrib,
     ImportShared,
     ImportWeights,
+    ImportPool,
     ImportLayerNorm,
     ImportLayerNormProbe,
     ImportGelu,
     ImportEinsum,
+    ImportGemm,
     ImportFlat,
     ImportLinear,
     ImportLookup,
