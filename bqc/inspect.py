@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from bqc.ir.anatomy import (
     LINEAR_ROLES,
     ROLES,
     Encoder,
+    FloatPart,
     encoder,
     layer,
     nodes_of,
@@ -28,6 +29,8 @@ from bqc.ir.anatomy import (
     weights_of,
 )
 from bqc.ir.match import stored_dtype
+from bqc.passes._graph import key_of
+from bqc.plan import PLAN_KEY, Plan
 
 __all__ = ["SCHEMA_VERSION", "inspect"]
 
@@ -52,7 +55,8 @@ class _Weight:
 def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: int = 128) -> dict[str, Any]:
     """Report on a float or compiled model as plain data (JSON-ready).
 
-    Keys: `schema_version`, `model`, `anatomy`, `cost` (parameters and MACs for `batch` x `sequence`), `roles`
+    Keys: `schema_version`, `model`, `anatomy`, `float_parts` (`part` and `reason` of what no pass compiles or, in
+    a compiled model, has compiled), `cost` (parameters and MACs for `batch` x `sequence`), `roles`
     and `layers` (the same by role and by layer), `bit_widths` (bits include scales and exponents), `bytes`
     (payload is weights, metadata the rest of the file). A float model object is imported in place.
 
@@ -78,7 +82,8 @@ def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: 
     return {
         "schema_version": SCHEMA_VERSION,
         "model": about,
-        "anatomy": found.as_dict(),
+        "anatomy": {name: value for name, value in found.as_dict().items() if name != "float_parts"},
+        "float_parts": [asdict(part) for part in _float_parts(loaded, found)],
         "cost": {
             "batch": batch,
             "sequence": sequence,
@@ -90,6 +95,18 @@ def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: 
         "bit_widths": _bit_widths(weights),
         "bytes": _bytes(path, loaded, payload),
     }
+
+
+def _float_parts(model: ir.Model, found: Encoder) -> list[FloatPart]:
+    """What is not recognised, what the plan keeps float, and what is quantised but multiplied in float."""
+    parts = list(found.float_parts)
+    if PLAN_KEY in model.metadata_props:
+        kept = {key: why.partition(": ") for key, why in Plan.of(model).kept.items()}
+        parts += [FloatPart(key, why) for key, (kind, _, why) in kept.items() if kind == "float"]
+    dequantized = [node for node in model.graph if node.op_type == "BlockDequantizeTiles"]
+    return parts + [
+        FloatPart(key_of(n), "quantised, and multiplied in float: its input is float") for n in dequantized
+    ]
 
 
 @dataclass(frozen=True)

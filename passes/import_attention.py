@@ -12,7 +12,7 @@ import onnx_ir as ir
 from bqc.contract import Contract
 from bqc.ir.build import Writer, write_attention_core, write_mask
 from bqc.ir.counting import may_rewrite
-from bqc.ir.explain import NoMatch, explanation
+from bqc.ir.explain import NoMatch, explanation, node_name
 from bqc.ir.match import Linear, as_linear, is_weight, size_of, walk_back
 from bqc.ir.padding import marked_padding
 from bqc.ir.probe import MASK_PATTERNS, Probe, ProbeError, Sizes, same_shape
@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]
 
 _HIDES = -5e3
 _CLOSE = 2e-4
+_BOUNDS = ("Clip", "Min", "Max", "HardSigmoid", "Relu")
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,10 @@ def _understand(graph: ir.Graph, region: _Region) -> _Meaning:
     )
     if len(set(boundary)) != 3:
         raise NoMatch("query, key and value share one linear", 4)
+    for node in between(region.context, boundary):
+        # Random numbers need not reach a bound.
+        if node.op_type in _BOUNDS and walk_back(node.outputs[0], boundary.__contains__):
+            raise NoMatch(f"{node_name(node)} limits values between the projections and the context", 4)
     heads = _heads(probe, boundary, hidden, graph)
     mask = _mask_input(graph, probe, boundary, hidden)
     scale = _check(probe, boundary, heads, hidden, graph, mask)
