@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bqc.formats import BlockShift
+from bqc.ir.anatomy import VALUE_KEY, value_key
 from bqc.ir.rewrite import drop_dead, take_place
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import FORMAT_KEY, attributes_of, block_node, constant, weight_part
@@ -78,6 +79,7 @@ def _rows(model: ir.Model, dequantize: ir.Node, gather: ir.Node) -> None:
     packed = weight_part(model.graph, source, "rows", fmt.pack_rows(codes), str(fmt), codes.size)
     attributes = {"columns": codes.shape[1], "bits": fmt.bits, "block": geometry["block"], "layout": "row"}
     new = block_node("BlockGather", [ids, packed, exponents], attributes, like=gather)
+    new.metadata_props[VALUE_KEY] = value_key(gather)
     model.graph.insert_after(gather, new)
     take_place(gather.outputs[0], new.outputs[0])
 
