@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onnx_ir as ir
@@ -64,7 +65,9 @@ def diff(
         notes += _annotate(views)
         alignment = align(first, second)
     pairs, only = match_weights(first, second, alignment)
-    gaps = [(one, other, compare_weights(one, other, tolerance)) for one, other in pairs]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets other threads run
+        found = pool.map(lambda pair: compare_weights(*pair, tolerance), pairs)
+        gaps = [(*pair, gap) for pair, gap in zip(pairs, found, strict=True)]
     if matched and not all(gap.same for _, _, gap in gaps):
         _annotate(views)
     return DiffReport(

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from bqc.diff.view import View
-from bqc.ir.structure import attribute_digests, constant_digest, digest, function_digest, is_small
+from bqc.ir.structure import attribute_digests, digest, function_digest, is_small
 
 __all__ = ["Anchors", "Hasher", "attributes_of", "operator_name"]
 
@@ -53,6 +53,7 @@ class Hasher:
         functions = {key: function_digest(body) for key, body in view.model.functions.items()}
         self.local = {node: self._local(node, functions) for node in view.nodes}
         """Operator, attributes and small constants of each node: the hash at distance 0."""
+        self._constants = {value: _shape(tensor) for value, tensor in view.constants.items()}
 
     def forward(self, anchors: Anchors, steps: int | None = None) -> dict[ir.Node, str]:
         """By what leads to each node, from graph inputs (named by ``anchors``) or ``steps`` nodes away."""
@@ -102,11 +103,8 @@ class Hasher:
     def _read(self, value: ir.Value | None, anchors: Anchors, known: Mapping[ir.Node, str]) -> str:
         if value is None:
             return ""
-        tensor = self.view.constants.get(value)
-        if tensor is not None:
-            if is_small(tensor):
-                return digest("small", tensor.dtype.name)  # integers are in the hash of the node already
-            return constant_digest(value, False) if value.const_value is not None else str(tensor.shape)
+        if value in self._constants:
+            return self._constants[value]
         node = value.producer()
         if node is None:
             return digest("input", anchors.get(value, ""))
@@ -114,3 +112,8 @@ class Hasher:
 
     def _after(self, node: ir.Node, anchors: Anchors, following: Mapping[ir.Node, str]) -> str:
         return digest(self.local[node], *(self.use(out, following, anchors) for out in node.outputs))
+
+
+def _shape(tensor: ir.TensorProtocol) -> str:
+    """Of a constant, contents aside: those of small integers are in the hash of the node already."""
+    return digest("constant", tensor.dtype.name, "" if is_small(tensor) else str(tensor.shape))

@@ -1,22 +1,22 @@
-"""Comparing two weights, a part at a time so that neither is ever copied whole."""
+"""Comparing two weights, some rows at a time so that neither is ever held whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bqc.diff.weights import Weight
+from bqc.formats.stored import ROW_STEP
 
 __all__ = ["WeightGap", "compare_weights"]
 
 Array = NDArray[Any]
 
-CHUNK = 1 << 20
-"""Elements compared at a time."""
+CHUNK = 1 << 17
+"""Elements compared at a time: they stay in cache."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class WeightGap:
     """How far two weights are apart.
 
     Attributes:
-        same: the same bits in the same format, or within the tolerance.
-        within_format: one is a float weight and the other's codes are those of this very weight: the same
-            weight, within its format's error; None where that cannot be told.
+        same: the same numbers in the same format, or within the tolerance.
+        within_format: whether one weight, stored in the other's format, is the other: the same weight within
+            its format's error; None where that cannot be told.
         elements: compared.
-        different: elements that differ; of a quantised weight, whose codes are not those of the float one.
+        different: elements that differ; for another format, elements that are not within its error.
         relative: root of the squared difference over the squared numbers of the larger one.
         largest: largest absolute difference.
-        index: where it is; for a quantised weight with wrong codes, the first of these.
+        index: where it is; the first element that is not within a format's error, if there is one.
         values: both numbers there.
         note: why nothing was compared, if nothing was.
     """
@@ -51,83 +51,143 @@ def compare_weights(one: Weight, other: Weight, tolerance: float = 0.0) -> Weigh
     """Compare two weights; differences of at most ``tolerance`` are none between weights of one format."""
     if one.shape != other.shape:
         return WeightGap(False, note=f"shape {list(one.shape)} against {list(other.shape)}")
-    if one.parts and other.parts and one.format == other.format and _same_parts(one, other):
-        return WeightGap(True, elements=int(np.prod(one.shape)))
-    first, second = one.numbers(), other.numbers()
-    if first is None or second is None:
-        return WeightGap(False, note=f"format {(one if first is None else other).format} is not known")
-    if first.dtype == object or second.dtype == object:
-        same = first.dtype == second.dtype and bool(np.array_equal(first, second))
-        return WeightGap(same, elements=first.size, note="" if same else "other texts")
-    if not (one.parts or other.parts):
-        if first.dtype == second.dtype and _same_bits(first, second):
-            return WeightGap(True, elements=first.size)
-    gap = _measured(first, second)
-    if first.dtype != second.dtype and not (one.parts or other.parts):
-        return replace(gap, within_format=_is_cast(first, second) or _is_cast(second, first))
-    if one.format == other.format and gap.largest <= tolerance:
-        return WeightGap(True, elements=gap.elements, largest=gap.largest, relative=gap.relative)
-    if bool(one.parts) == bool(other.parts):
-        return gap
-    return _within(gap, one, other, first, second)
+    for weight in (one, other):
+        if weight.parts and weight.known_format is None:
+            return WeightGap(False, note=f"format {weight.format} is not known to this version of bqc")
+    if "string" in (one.format, other.format):
+        texts = [np.asarray(weight.tensor.numpy()).tolist() for weight in (one, other)]
+        return WeightGap(texts[0] == texts[1], elements=int(np.prod(one.shape)), note="texts")
+    turned = next((weight.turned for weight in (one, other) if weight.parts), False)
+    found = _measure(_Rows(one, turned), _Rows(other, turned))
+    shape = one.shape[::-1] if turned else one.shape
+    index = tuple(int(i) for i in np.unravel_index(found.at, shape)) if found.elements else ()
+    same = one.format == other.format
+    return WeightGap(
+        same=same and found.largest <= tolerance,
+        within_format=None if found.judge is None else not found.outside,
+        elements=found.elements,
+        different=found.unequal if found.judge is None else found.outside,
+        relative=found.relative,
+        largest=found.largest,
+        index=index[::-1] if turned else index,
+        values=found.values,
+    )
 
 
-def _same_parts(one: Weight, other: Weight) -> bool:
-    ours, theirs = one.arrays(), other.arrays()
-    return ours.keys() == theirs.keys() and all(_same_bits(ours[part], theirs[part]) for part in ours)
+class _Rows:
+    """A weight as a matrix of float rows, read some rows at a time."""
+
+    def __init__(self, weight: Weight, turned: bool) -> None:
+        self.weight = weight
+        self.turned = turned
+        shape = weight.shape[::-1] if turned else weight.shape
+        self.count = shape[0] if shape else 1
+        self.width = int(np.prod(shape[1:]))
+        self.known = weight.known_format if weight.turned == turned else None
+        self._parts = weight.arrays() if self.known is not None else {}
+        self._whole = None if self.known is not None else weight.numbers()
+
+    def part(self, start: int, stop: int) -> dict[str, Array]:
+        """What rows are stored in."""
+        assert self.known is not None, "asked of packed rows only"
+        return self.known.rows(self._parts, start, stop)
+
+    def read(self, start: int, stop: int) -> Array:
+        """The rows, [rows, width]."""
+        if self.known is not None:
+            return self.known.restore(self.part(start, stop), (stop - start, self.width))
+        assert self._whole is not None, "known formats have numbers"
+        if self.turned:
+            return np.ascontiguousarray(self._whole[:, start:stop].T)
+        return self._whole.reshape(self.count, self.width)[start:stop]
+
+    def admits(self, start: int, numbers: Array) -> NDArray[np.bool_]:
+        """Which numbers become the rows from ``start`` when they are stored in this format."""
+        stop = start + len(numbers)
+        if self.known is not None:
+            return self.known.agrees(self.part(start, stop), numbers)
+        own = self.read(start, stop)
+        with np.errstate(over="ignore", invalid="ignore"):
+            cast = numbers.astype(own.dtype)
+        return np.asarray((cast == own) | ((cast != cast) & (own != own)))
 
 
-def _same_bits(first: Array, second: Array) -> bool:
-    return first.shape == second.shape and all(a.tobytes() == b.tobytes() for a, b, _ in _chunks(first, second))
+class _Sums:
+    """What one pass over two weights adds up."""
+
+    def __init__(self, judge: _Rows | None) -> None:
+        self.judge = judge
+        self.elements = self.unequal = self.outside = self.at = 0
+        self.largest, self.squares, self.totals = 0.0, 0.0, np.zeros(2)
+        self.values: tuple[float, float] | None = None
+
+    @property
+    def relative(self) -> float:
+        total = float(self.totals.max())
+        return float(np.sqrt(self.squares / total)) if total else 0.0
+
+    def add(self, x: Array, y: Array) -> None:
+        """The next rows."""
+        gap = _difference(x, y)
+        self.unequal += int(np.count_nonzero(gap))
+        self.squares += _square(gap)
+        self.totals += _square(x), _square(y)
+        top = int(gap.argmax())
+        if not self.outside and (gap.flat[top] > self.largest or self.values is None):
+            self._point(top, x, y)
+        self.largest = max(self.largest, float(gap.flat[top]))
+
+    def hold(self, inside: NDArray[np.bool_], x: Array, y: Array) -> None:
+        """Which of these rows are within the format's error; the first that are not are pointed at."""
+        outside = inside.size - int(np.count_nonzero(inside))
+        if outside and not self.outside:
+            self._point(int(np.argmin(inside)), x, y)
+        self.outside += outside
+
+    def _point(self, index: int, x: Array, y: Array) -> None:
+        self.at = self.elements + index
+        self.values = float(x.flat[index]), float(y.flat[index])
 
 
-def _chunks(first: Array, second: Array) -> Iterator[tuple[Array, Array, int]]:
-    """Both a few rows at a time, with the number of elements before."""
-    if first.ndim == 0:
-        yield first.reshape(1), second.reshape(1), 0
-        return
-    width = int(np.prod(first.shape[1:]))
-    step = max(1, CHUNK // max(width, 1))
-    for start in range(0, len(first), step):
-        yield first[start : start + step], second[start : start + step], start * width
+def _measure(one: _Rows, other: _Rows) -> _Sums:
+    sums = _Sums(_judge(one, other))
+    step = max(ROW_STEP, CHUNK // max(one.width, 1) // ROW_STEP * ROW_STEP)
+    for start in range(0, one.count if one.width else 0, step):
+        stop = min(start + step, one.count)
+        x, y = one.read(start, stop), other.read(start, stop)
+        sums.add(x, y)
+        if sums.judge is not None:
+            sums.hold(sums.judge.admits(start, y if sums.judge is one else x), x, y)
+        sums.elements += x.size
+    return sums
 
 
-@np.errstate(over="ignore")
-def _is_cast(first: Array, second: Array) -> bool:
-    return all(np.array_equal(a.astype(b.dtype), b, equal_nan=b.dtype.kind == "f") for a, b, _ in _chunks(first, second))
+def _judge(one: _Rows, other: _Rows) -> _Rows | None:
+    """The weight in whose format the other may fit: the quantised one, or the one of the narrower type."""
+    ours, theirs = one.weight, other.weight
+    if ours.format == theirs.format or (ours.parts and theirs.parts):
+        return None
+    if ours.parts or theirs.parts:
+        packed = one if ours.parts else other
+        return packed if packed.known is not None else None
+    sizes = ours.tensor.dtype.bitwidth, theirs.tensor.dtype.bitwidth
+    return None if sizes[0] == sizes[1] else one if sizes[0] < sizes[1] else other
 
 
 @np.errstate(invalid="ignore", over="ignore")
-def _measured(first: Array, second: Array) -> WeightGap:
-    different, squares, totals, largest, at = 0, 0.0, np.zeros(2), -1.0, 0
-    for a, b, start in _chunks(first, second):
-        x, y = a.astype(np.float64), b.astype(np.float64)
-        gap = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
-        gap = np.where(np.isnan(gap), np.inf, gap)  # NaN in one of them only
-        different += int(np.count_nonzero(gap))
-        squares += float(np.einsum("i,i->", gap.ravel(), gap.ravel()))
-        totals += np.nansum(x * x), np.nansum(y * y)
-        top = int(gap.argmax()) if gap.size else 0
-        if gap.size and gap.ravel()[top] > largest:
-            largest, at = float(gap.ravel()[top]), start + top
-    index = tuple(int(i) for i in np.unravel_index(at, first.shape)) if first.size else ()
-    values = (float(first[index]), float(second[index])) if first.size else None
-    total = float(totals.max())
-    relative = float(np.sqrt(squares / total)) if total else 0.0
-    same = different == 0 and first.dtype == second.dtype
-    return WeightGap(same, None, first.size, different, relative, max(largest, 0.0), index, values)
+def _difference(x: Array, y: Array) -> Array:
+    """Magnitude of x - y: 0 where both are NaN or the same infinity, infinite where only one is NaN."""
+    if x.dtype != np.float32 or y.dtype != np.float32:
+        x, y = x.astype(np.float64), y.astype(np.float64)
+    gap: Array = np.abs(x - y)
+    if not np.isfinite(gap.max()):
+        gap = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, gap)
+        gap = np.where(np.isnan(gap), np.inf, gap)
+    return gap
 
 
-def _within(gap: WeightGap, one: Weight, other: Weight, first: Array, second: Array) -> WeightGap:
-    """Are the codes of the quantised weight those of the float one?"""
-    packed, plain = (one, second) if one.parts else (other, first)
-    known = packed.known_format
-    assert known is not None, "its numbers were read"
-    agrees = known.agrees(packed.arrays(), plain.T if packed.turned else plain)
-    agrees = agrees.T if packed.turned else agrees
-    wrong = agrees.size - int(np.count_nonzero(agrees))
-    if not wrong:
-        return WeightGap(False, True, gap.elements, 0, gap.relative, gap.largest, gap.index, gap.values)
-    index = tuple(int(i) for i in np.unravel_index(int(np.argmin(agrees)), agrees.shape))
-    values = float(first[index]), float(second[index])
-    return WeightGap(False, False, gap.elements, wrong, gap.relative, gap.largest, index, values)
+def _square(array: Array) -> float:
+    """Sum of squares; numbers that are not finite do not count."""
+    flat = array.ravel() if array.dtype.kind == "f" and array.dtype.itemsize >= 4 else array.ravel().astype(np.float64)
+    total = float(np.vdot(flat, flat))
+    return total if np.isfinite(total) else float(np.square(flat[np.isfinite(flat)], dtype=np.float64).sum())

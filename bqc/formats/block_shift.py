@@ -152,6 +152,12 @@ class BlockShift:
         group = f" inside groups of {self.group}" if self.group else ""
         return f"{self.bits}-bit shift blocks (block {self.block}{group})"
 
+    def rows(self, parts: Mapping[str, NDArray[Any]], start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """The parts of rows ``start`` (a multiple of 16) to ``stop`` of a stored weight."""
+        if "tiles" in parts:
+            return {"tiles": parts["tiles"][start // 16 : -(-stop // 16)], "scales": parts["scales"][:, start:stop]}
+        return {name: part[start:stop] for name, part in parts.items()}
+
     def restore(self, parts: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> F32:
         """float32 [N, K] = ``shape`` from the stored parts of a weight, by name (``bqc.part``)."""
         return self.dequantize(*self._stored(parts, shape))

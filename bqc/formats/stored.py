@@ -8,7 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["StoredFormat", "stored_format"]
+__all__ = ["ROW_STEP", "StoredFormat", "stored_format"]
+
+ROW_STEP = 16
+"""Rows of a stored weight are read in multiples of this many."""
 
 
 class StoredFormat(Protocol):
@@ -20,6 +23,9 @@ class StoredFormat(Protocol):
     @property
     def words(self) -> str:
         """The format for people: ``8-bit shift blocks (block 64)``."""
+
+    def rows(self, parts: Mapping[str, NDArray[Any]], start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """The parts of rows ``start`` (a multiple of `ROW_STEP`) to ``stop``."""
 
     def restore(self, parts: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> NDArray[np.float32]:
         """The weight as float32 [N, K] = ``shape``."""
