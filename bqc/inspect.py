@@ -55,8 +55,9 @@ def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: 
     """Report on a float or compiled model as plain data (JSON-ready).
 
     Keys: `schema_version`, `model`, `anatomy`, `cost` (parameters and MACs for `batch` x `sequence`), `roles`
-    and `layers` (the same by role and by layer), `mac_pairs` (MACs by the types multiplied), `bit_widths` (bits include scales and exponents), `bytes`
-    (payload is weights, metadata the rest of the file). A float model object is imported in place.
+    and `layers` (the same by role and by layer), `mac_pairs` (MACs by the types multiplied), `bit_widths` (bits
+    include scales and exponents), `bytes` (payload is weights, metadata the rest of the file). A float model
+    object is imported in place.
 
     Raises:
         BqcError: the file cannot be read or holds no encoder.

@@ -42,12 +42,12 @@ class Alignment:
     Attributes:
         ends: inputs and outputs, matched.
         partner: node -> its counterpart, in both directions.
-        absorbed: node of one model -> node of the other that does its work among that of others.
+        absorbed: node of one model -> operators of the other that do its work among that of others.
     """
 
     ends: Ends
     partner: dict[ir.Node, ir.Node] = field(default_factory=dict)
-    absorbed: dict[ir.Node, ir.Node] = field(default_factory=dict)
+    absorbed: dict[ir.Node, tuple[ir.Node, ...]] = field(default_factory=dict)
 
     def join(self, one: ir.Node, other: ir.Node) -> None:
         """Make two nodes counterparts."""
@@ -120,7 +120,8 @@ def _settled(view: View, nodes: list[ir.Node]) -> list[ir.Node]:
     def contents(node: ir.Node) -> str:
         tensors = (view.constants.get(value) for value in view.reads[node] if value is not None)
         return digest(
-            *view.label(node), *(digest(np.asarray(t.numpy()).tobytes().hex()) for t in tensors if t is not None)
+            *view.label(node),
+            *(digest(np.asarray(t.numpy()).tobytes().hex()) for t in tensors if t is not None),
         )
 
     return sorted(nodes, key=contents)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from bqc.diff.alignment import Alignment, align
+from bqc.diff.alignment import align
 from bqc.diff.cost import compare_costs, file_bytes
 from bqc.diff.drift import measure_drift
 from bqc.diff.feeds import InputChoice
@@ -66,7 +66,7 @@ def diff(
         alignment = align(first, second)
     pairs, only = match_weights(first, second, alignment)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets other threads run
-        found = pool.map(lambda pair: compare_weights(*pair, tolerance), pairs)
+        found = pool.map(lambda pair: compare_weights(pair[0], pair[1], tolerance), pairs)
         gaps = [(*pair, gap) for pair, gap in zip(pairs, found, strict=True)]
     if matched and not all(gap.same for _, _, gap in gaps):
         _annotate(views)
@@ -111,7 +111,9 @@ def _read_as_they_are(views: Sequence[View]) -> list[str]:
     if views[0].compiled == views[1].compiled:
         return []
     plain = [view for view in views if not view.compiled and not view.canonical]
-    return [f"{view.path or 'the float model'} is no encoder that bqc knows: compared as it is" for view in plain]
+    return [
+        f"{view.path or 'the float model'} is no encoder that bqc knows: compared as it is" for view in plain
+    ]
 
 
 def _annotate(views: Sequence[View]) -> list[str]:
@@ -149,7 +151,9 @@ def _weight_changes(
     for weight in only[1]:
         label = views[1].label_of(weight.value)
         shape = list(weight.shape)
-        found.append(WeightChange("added", *label, "", weight.name, "", weight.words, shape, 0, weight.stored))
+        found.append(
+            WeightChange("added", *label, "", weight.name, "", weight.words, shape, 0, weight.stored)
+        )
     return sorted(found, key=lambda change: layer_order(change.layer))
 
 

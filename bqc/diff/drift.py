@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from bqc.diff.alignment import Alignment
 from bqc.diff.feeds import InputChoice, choose_runs
-from bqc.diff.lineage import stands_for
+from bqc.diff.lineage import common_label, stands_for
 from bqc.diff.running import exposed, fetch
-from bqc.diff.view import NOWHERE, View
+from bqc.diff.view import View
 from bqc.ops.readout import read_float
 from bqc.passes._graph import attributes_of
 
@@ -115,13 +115,18 @@ def measure_drift(
             ),
             strict=True,
         )
-        files = [view.path if view.path is not None else path for view, path in zip((a, b), paths, strict=True)]
-        description, runs = choose_runs((a, b), alignment, (running[0], running[1]), (files[0], files[1]), choice)
+        files = [
+            view.path if view.path is not None else path for view, path in zip((a, b), paths, strict=True)
+        ]
+        description, runs = choose_runs(
+            (a, b), alignment, (running[0], running[1]), (files[0], files[1]), choice
+        )
         for ours, theirs, mask in runs:
             for start in range(0, len(pairs), _AT_ONCE):
                 part = pairs[start : start + _AT_ONCE]
                 got = [
-                    fetch(running[side], _names(part, side), feeds) for side, feeds in enumerate((ours, theirs))
+                    fetch(running[side], _names(part, side), feeds)
+                    for side, feeds in enumerate((ours, theirs))
                 ]
                 for pair in part:
                     first, second = (_read(value, arrays) for value, arrays in zip(pair, got, strict=True))
@@ -145,7 +150,7 @@ def _pairs(a: View, b: View, alignment: Alignment) -> Iterator[tuple[ir.Value, i
         coded = any(stands_for(one) for one in (node, twin))
         count = 1 if coded else min(len(node.outputs), len(twin.outputs))
         for one, other in zip(node.outputs[:count], twin.outputs[:count], strict=True):
-            if one.name and other.name and (coded or _float(one) and _float(other)):
+            if one.name and other.name and (coded or (_float(one) and _float(other))):
                 yield one, other
 
 
@@ -176,9 +181,10 @@ def _kept(array: Array, mask: NDArray[np.bool_] | None) -> Array:
 
 
 def _result(a: View, b: View, pair: tuple[ir.Value, ir.Value], gap: _Gap) -> TensorDrift:
-    nodes = [value.producer() for value in pair]
-    labels = [view.label(node) for view, node in zip((a, b), nodes, strict=True) if node is not None]
-    layer, role = labels[0] if labels[0] != NOWHERE else labels[1]
+    one, other = (value.producer() for value in pair)
+    assert one is not None
+    assert other is not None, "aligned values are made by nodes"
+    layer, role = common_label(a, one, b, other)
     return gap.result(layer, role, pair[0].name or "", pair[1].name or "")
 
 

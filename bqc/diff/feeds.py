@@ -54,19 +54,24 @@ def choose_runs(
         return _any_inputs(views, alignment, choice)
     # The second model of `Inputs.choose` is asked for its vocabulary.
     found = Inputs.choose(
-        (sessions[1], sessions[0]), (paths[1], paths[0]), choice.file, choice.samples, choice.shape, choice.seed
+        (sessions[1], sessions[0]),
+        (paths[1], paths[0]),
+        choice.file,
+        choice.samples,
+        choice.shape,
+        choice.seed,
     )
     return found.description, [(ours, theirs, mask) for theirs, ours, mask in found.runs]
 
 
-def _any_inputs(
-    views: tuple[View, View], alignment: Alignment, choice: InputChoice
-) -> tuple[str, list[Run]]:
+def _any_inputs(views: tuple[View, View], alignment: Alignment, choice: InputChoice) -> tuple[str, list[Run]]:
     if alignment.ends.only[0] or alignment.ends.only[1]:
         known = {*views[0].inputs, *views[1].inputs}
         lone = [v.name for side in alignment.ends.only for v in side if v in known]
         if lone:
-            raise BqcError(f"the models cannot be run on the same inputs: only one has {', '.join(map(str, lone))}")
+            raise BqcError(
+                f"the models cannot be run on the same inputs: only one has {', '.join(map(str, lone))}"
+            )
     values = [one for one, _ in alignment.ends.inputs]
     if choice.file is None:
         random = np.random.default_rng(choice.seed)

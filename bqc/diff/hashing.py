@@ -41,7 +41,7 @@ def _defaults(op_type: str, opset: int) -> dict[str, str]:
     except onnx.defs.SchemaError:
         return {}
     given = [attribute.default_value for attribute in schema.attributes.values()]
-    made = [ir.from_proto(proto) for proto in given if proto.name]
+    made = [ir.serde.deserialize_attribute(proto) for proto in given if proto.name]
     return attribute_digests(ir.Node("", op_type, [], made))
 
 

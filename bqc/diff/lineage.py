@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from bqc.diff.view import View
+from bqc.diff.view import NOWHERE, Label, View
 from bqc.ir.anatomy import SOURCE_KEY, VALUE_KEY, layer, role
 from bqc.ir.rewrite import sources
 from bqc.ops.registry import DOMAIN
 from bqc.pipeline.running import LINEAGE_KEY
 
-__all__ = ["absorbed", "made_by", "seeds", "stands_for"]
+__all__ = ["absorbed", "common_label", "made_by", "seeds", "stands_for"]
 
 
 def made_by(node: ir.Node) -> str:
@@ -24,6 +24,14 @@ def stands_for(node: ir.Node) -> str | None:
     """The `value_key` that an operator of ``ai.bqc`` records; None for other nodes."""
     # Rewriting hands metadata on to whatever it makes, and then it says nothing about standard nodes.
     return node.metadata_props.get(VALUE_KEY) if node.domain == DOMAIN else None
+
+
+def common_label(a: View, one: ir.Node, b: View, other: ir.Node) -> Label:
+    """Layer and role of two matched nodes: those of the float one, as an operator is labelled by where it starts."""
+    labels = [a.label(one), b.label(other)]
+    if stands_for(one) and not stands_for(other):
+        labels.reverse()
+    return labels[0] if labels[0] != NOWHERE else labels[1]
 
 
 def seeds(a: View, b: View) -> Iterator[tuple[ir.Node, ir.Node]]:
@@ -51,19 +59,20 @@ def _found(plain: View, folded: View) -> Iterator[tuple[ir.Node, ir.Node]]:
             yield node, match
 
 
-def absorbed(view: View, partner: Mapping[ir.Node, ir.Node]) -> dict[ir.Node, ir.Node]:
-    """Unmatched nodes all of whose results go to nodes that an operator of the other model stands for.
+def absorbed(view: View, partner: Mapping[ir.Node, ir.Node]) -> dict[ir.Node, tuple[ir.Node, ...]]:
+    """Unmatched nodes all of whose results go to nodes that operators of the other model stand for, with these.
 
-    Where several operators of one kind do (each attention makes its own mask), it is the first.
+    They are of one kind: each attention makes its own mask.
     """
-    found: dict[ir.Node, ir.Node] = {}
+    found: dict[ir.Node, tuple[ir.Node, ...]] = {}
     for node in reversed(view.nodes):
         if node in partner:
             continue
         readers = [reader for out in node.outputs for reader, _ in view.readers.get(out, [])]
-        owners = [found.get(reader) or partner.get(reader) for reader in readers]
-        kinds = {None if owner is None else owner.op_type for owner in owners}
-        owner = owners[0] if len(kinds) == 1 else None
-        if owner is not None and owner.domain == DOMAIN:
-            found[node] = owner
+        owners: dict[ir.Node | None, None] = {}
+        for reader in readers:
+            owners.update(dict.fromkeys(found.get(reader, (partner.get(reader),))))
+        known = tuple(owner for owner in owners if owner is not None and owner.domain == DOMAIN)
+        if known and len(known) == len(owners) and len({owner.op_type for owner in known}) == 1:
+            found[node] = known
     return found

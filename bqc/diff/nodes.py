@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from bqc.diff.alignment import Alignment
 from bqc.diff.hashing import attributes_of, operator_name
-from bqc.diff.lineage import made_by, stands_for
-from bqc.diff.view import View
+from bqc.diff.lineage import common_label, made_by, stands_for
+from bqc.diff.view import Label, View
 from bqc.ir.structure import function_digest
 
 __all__ = ["NodeChange", "SignatureChange", "node_changes", "signature_changes"]
@@ -82,9 +82,10 @@ def signature_changes(a: View, b: View, alignment: Alignment) -> list[SignatureC
 def node_changes(a: View, b: View, alignment: Alignment) -> list[NodeChange]:
     """Every difference of nodes, those of the first model in its order, then what only the second has."""
     members: dict[ir.Node, list[ir.Node]] = {}
-    for node, owner in alignment.absorbed.items():
-        members.setdefault(owner, []).append(node)
-    found = []
+    for node, owners in alignment.absorbed.items():
+        if len(owners) == 1:
+            members.setdefault(owners[0], []).append(node)
+    found = _shared(a, b, alignment)
     for node in a.nodes:
         twin = alignment.partner.get(node)
         if twin is None:
@@ -110,7 +111,7 @@ def _changed(
     ours: list[ir.Node],
     theirs: list[ir.Node],
 ) -> NodeChange | None:
-    label = a.label(node) if a.label(node) != ("", "") else b.label(twin)
+    label = common_label(a, node, b, twin)
     texts = [_named(n) for n in ours], [_named(n) for n in theirs]
     by = made_by(twin) or made_by(node)
     if (stands_for(node) is None) != (stands_for(twin) is None) or len(ours) + len(theirs) > 2:
@@ -119,6 +120,22 @@ def _changed(
         return NodeChange("replaced", *label, *texts, by)
     details = [*_attributes(a, b, node, twin), *_wiring(a, b, alignment, node, twin)]
     return NodeChange("changed", *label, *texts, by, details) if details else None
+
+
+def _shared(a: View, b: View, alignment: Alignment) -> list[NodeChange]:
+    """Nodes whose work several operators of the other model repeat."""
+    groups: dict[tuple[Label, tuple[ir.Node, ...]], list[ir.Node]] = {}
+    for view in (a, b):
+        for node in view.nodes:
+            owners = alignment.absorbed.get(node, ())
+            if len(owners) > 1:
+                groups.setdefault((view.label(node), owners), []).append(node)
+    found = []
+    for (label, owners), nodes in groups.items():
+        texts = [_named(n) for n in nodes], [_named(n) for n in owners]
+        ours, theirs = texts if nodes[0] in a.reads else texts[::-1]
+        found.append(NodeChange("fused", *label, ours, theirs, made_by(owners[0]) or made_by(nodes[0])))
+    return found
 
 
 def _group(view: View, last: ir.Node, others: list[ir.Node]) -> list[ir.Node]:

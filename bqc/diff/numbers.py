@@ -188,6 +188,10 @@ def _difference(x: Array, y: Array) -> Array:
 
 def _square(array: Array) -> float:
     """Sum of squares; numbers that are not finite do not count."""
-    flat = array.ravel() if array.dtype.kind == "f" and array.dtype.itemsize >= 4 else array.ravel().astype(np.float64)
+    flat = (
+        array.ravel()
+        if array.dtype.kind == "f" and array.dtype.itemsize >= 4
+        else array.ravel().astype(np.float64)
+    )
     total = float(np.vdot(flat, flat))
     return total if np.isfinite(total) else float(np.square(flat[np.isfinite(flat)], dtype=np.float64).sum())

@@ -105,7 +105,7 @@ class DiffReport:
 
     def layers(self) -> list[str]:
         """Layers in which anything differs, in order; the empty one is outside the anatomy."""
-        found = {change.layer for change in (*self.nodes, *self.weights)}
+        found = {change.layer for change in self.nodes} | {change.layer for change in self.weights}
         return sorted(found, key=layer_order)
 
     def to_dict(self) -> dict[str, Any]:

@@ -61,9 +61,9 @@ class View:
                 continue
             self.nodes.append(node)
             self.reads[node] = [*node.inputs, *captured(node)]
-            for slot, value in enumerate(self.reads[node]):
-                if value is not None:
-                    self.readers.setdefault(value, []).append((node, slot))
+            for slot, read in enumerate(self.reads[node]):
+                if read is not None:
+                    self.readers.setdefault(read, []).append((node, slot))
             if ROLE_KEY in node.metadata_props:
                 self.labels[node] = node.metadata_props.get(LAYER_KEY, ""), node.metadata_props[ROLE_KEY]
         if self.labels:
@@ -122,5 +122,7 @@ def _by_source(nodes: Iterable[ir.Node]) -> dict[str, Label]:
     for node in nodes:
         if ROLE_KEY in node.metadata_props:
             for name in sources([node]).split(","):
-                found.setdefault(name, (node.metadata_props.get(LAYER_KEY, ""), node.metadata_props[ROLE_KEY]))
+                found.setdefault(
+                    name, (node.metadata_props.get(LAYER_KEY, ""), node.metadata_props[ROLE_KEY])
+                )
     return found

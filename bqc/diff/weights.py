@@ -150,7 +150,9 @@ def _quantised(view: View, node: ir.Node, value: ir.Value, tensor: ir.TensorProt
     first, last = tensor.shape[0], None if made is None else made[-1]
     rows = first if inside else last
     count = rows if isinstance(rows, int) and rows else 1
-    turned = not inside or any(reader.op_type == "Transpose" for reader, _ in view.readers.get(node.outputs[0], []))
+    turned = not inside or any(
+        reader.op_type == "Transpose" for reader, _ in view.readers.get(node.outputs[0], [])
+    )
     shape = (elements // count, count) if turned else (count, elements // count)
     return Weight(value, value.metadata_props[FORMAT_KEY], shape, [], tensor, 0, turned=turned)
 

@@ -155,7 +155,10 @@ class BlockShift:
     def rows(self, parts: Mapping[str, NDArray[Any]], start: int, stop: int) -> dict[str, NDArray[Any]]:
         """The parts of rows ``start`` (a multiple of 16) to ``stop`` of a stored weight."""
         if "tiles" in parts:
-            return {"tiles": parts["tiles"][start // 16 : -(-stop // 16)], "scales": parts["scales"][:, start:stop]}
+            return {
+                "tiles": parts["tiles"][start // 16 : -(-stop // 16)],
+                "scales": parts["scales"][:, start:stop],
+            }
         return {name: part[start:stop] for name, part in parts.items()}
 
     def restore(self, parts: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> F32:

@@ -40,6 +40,6 @@ def stored_format(text: str) -> StoredFormat | None:
 
     kind = getattr(formats, text.partition("(")[0], None)
     try:
-        return None if kind is None else kind.parse(text)  # type: ignore[no-any-return]
+        return None if kind is None else kind.parse(text)
     except (AttributeError, ValueError):
         return None

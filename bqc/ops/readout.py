@@ -37,4 +37,6 @@ def read_float(outputs: Sequence[Array], attributes: Mapping[str, Any]) -> Array
         group = width // attributes["heads"]
     if exponents.ndim < first.ndim:
         exponents = exponents[:, None, :]
-    return block_dequantize(first, np.broadcast_to(exponents, (*first.shape[:-1], exponents.shape[-1])), block=block, group=group)
+    return block_dequantize(
+        first, np.broadcast_to(exponents, (*first.shape[:-1], exponents.shape[-1])), block=block, group=group
+    )
