@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.formats import BlockShift
-from bqc.ir.anatomy import encoder, nodes_of, role
+from bqc.ir.anatomy import VALUE_KEY, encoder, nodes_of, role, value_key
 from bqc.ir.build import Writer
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead
@@ -113,6 +113,7 @@ def _pair(
         exponents = spread[-1].outputs[0]
     geometry = {"block": block, "group": fmt.group}
     new.append(block_node("BlockDequantize", [quantize.outputs[0], exponents], geometry, like=node))
+    _same_value(node, quantize, new[-1])
     _take_over(model, node, new)
 
 
@@ -155,6 +156,7 @@ def _tensor_pair(model: ir.Model, writer: Writer, node: ir.Node, fmt: BlockShift
         dtype=ir.DataType.FLOAT,
         shape=list(point.shape),
     )
+    _same_value(node, shaped)
     _take_over(model, node, [flat, quantize, back, size, shaped])
 
 
@@ -175,6 +177,12 @@ def _take_over(model: ir.Model, node: ir.Node, new: list[ir.Node]) -> None:
     model.graph.insert_after(node, new)
 
 
+def _same_value(node: ir.Node, *new: ir.Node) -> None:
+    """Record that the new nodes' outputs stand for the node's."""
+    for one in new:
+        one.metadata_props[VALUE_KEY] = value_key(node)
+
+
 def _softmax(model: ir.Model, layer: str, mask: ir.Value) -> int:
     count = 0
     for node in list(nodes_of(model, layer, "attention.softmax")):
@@ -186,6 +194,7 @@ def _softmax(model: ir.Model, layer: str, mask: ir.Value) -> int:
         assert scaled is not None, "canonical scores"
         codes = block_node("MaskedSoftmax", [scaled, mask], {}, like=node)
         back = block_node("SoftmaxDequantize", codes.outputs, {}, like=node)
+        _same_value(node, codes, back)
         model.graph.insert_after(node, [codes, back])
         node.outputs[0].replace_all_uses_with(back.outputs[0])
         count += 1

@@ -22,6 +22,7 @@ VERBS = {
     "compile": "Compile a float model to a small, fast one.",
     "export": "Write a Hugging Face model as ONNX.",
     "inspect": "Show a model's anatomy, cost, bit widths and bytes.",
+    "diff": "Tell what differs between two models.",
     "verify": "Compare a compiled model with its original.",
     "eval": "Measure a model's accuracy on a task.",
     "opt": "Run passes by name, and watch them.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -144,6 +145,41 @@ class BlockShift:
     def unpack_matrix(self, packed: NDArray[np.uint8], rows: int, columns: int) -> I8:
         """Inverse of `pack_matrix`."""
         return layouts.unpack_tiles(packed, self.bits, rows, columns, self.group)
+
+    @property
+    def words(self) -> str:
+        """The format for people."""
+        group = f" inside groups of {self.group}" if self.group else ""
+        return f"{self.bits}-bit shift blocks (block {self.block}{group})"
+
+    def rows(self, parts: Mapping[str, NDArray[Any]], start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """The parts of rows ``start`` (a multiple of 16) to ``stop`` of a stored weight."""
+        if "tiles" in parts:
+            return {
+                "tiles": parts["tiles"][start // 16 : -(-stop // 16)],
+                "scales": parts["scales"][:, start:stop],
+            }
+        return {name: part[start:stop] for name, part in parts.items()}
+
+    def restore(self, parts: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> F32:
+        """float32 [N, K] = ``shape`` from the stored parts of a weight, by name (``bqc.part``)."""
+        return self.dequantize(*self._stored(parts, shape))
+
+    def agrees(self, parts: Mapping[str, NDArray[Any]], w: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which elements of a float weight [N, K] have exactly the stored codes, at the stored exponents."""
+        codes, exponents = self._stored(parts, (w.shape[0], w.shape[1]))
+        same: NDArray[np.bool_] = (
+            encode(sanitize(w), exponents, self.blocks(w.shape[1]).owner, self.bits) == codes
+        )
+        return same
+
+    def _stored(self, parts: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> tuple[I8, I8]:
+        rows, columns = shape
+        if "tiles" in parts:
+            return self.unpack_matrix(parts["tiles"], rows, columns), parts["scales"].T[:rows]
+        if "rows" in parts:
+            return self.unpack_rows(parts["rows"], columns), parts["exponents"]
+        return parts["codes"], parts["exponents"]
 
     def _largest(self, clean: F32) -> F32:
         """Largest magnitude of each block, [..., blocks]."""

@@ -26,6 +26,7 @@ __all__ = [
     "ROLE_KEY",
     "SOURCE_KEY",
     "TABLE_ROLES",
+    "VALUE_KEY",
     "Encoder",
     "FloatPart",
     "encoder",
@@ -34,12 +35,15 @@ __all__ = [
     "nodes_of",
     "record",
     "role",
+    "value_key",
     "weights_of",
 ]
 
 LAYER_KEY = "bqc.layer"
 ROLE_KEY = "bqc.role"
 SOURCE_KEY = "bqc.source"
+VALUE_KEY = "bqc.value"
+"""Metadata of an operator that stands for several nodes: the `value_key` of the one whose value it computes."""
 ANATOMY_KEY = "bqc.anatomy"
 
 EMBEDDING = "embedding"
@@ -101,6 +105,11 @@ def role(item: ir.Node | ir.Value) -> str | None:
 def layer(item: ir.Node | ir.Value) -> str | None:
     """The layer (`embedding`, `0`, `1`, ..., `head`) of a node or an initializer, or None."""
     return item.metadata_props.get(LAYER_KEY)
+
+
+def value_key(node: ir.Node) -> str:
+    """``layer:role:operator`` of the node of the float graph whose value this node computes."""
+    return node.metadata_props.get(VALUE_KEY) or f"{layer(node)}:{role(node)}:{node.op_type}"
 
 
 def nodes_of(model: ir.Model, layer: str | None = None, role: str | None = None) -> Iterator[ir.Node]:
