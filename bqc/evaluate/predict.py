@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from bqc.errors import BqcError
-from bqc.evaluate.tokens import Encoding, TextEncoder, batches
+from bqc.evaluate.tokens import Encoding, Padder, batches
 from bqc.runtime.inputs import EncoderInputs
 
 __all__ = ["Head", "Predictor", "find_head"]
@@ -47,12 +47,12 @@ class Head:
         return self.kind in ("embedding", "hidden")
 
 
-def find_head(session: onnxruntime.InferenceSession, kind: str = "sentence") -> Head:
+def find_head(session: onnxruntime.InferenceSession, kind: str | None = None) -> Head:
     """Which outputs of the model to evaluate: by their usual names, else by their rank.
 
     Args:
         session: the model.
-        kind: what the task needs: ``sentence`` (an embedding will do), ``tagging`` or ``span``.
+        kind: what the task needs: ``sentence`` (an embedding will do), ``tagging`` or ``span``; None takes any.
 
     Raises:
         BqcError: the head is another task's, or no output is one that can be scored here.
@@ -65,6 +65,8 @@ def find_head(session: onnxruntime.InferenceSession, kind: str = "sentence") -> 
             f"no output to score: looked for logits, start_logits and end_logits, sentence_embedding or "
             f"last_hidden_state, found {shown}"
         )
+    if kind is None:
+        return has
     fits = {"sentence": ("logits", "embedding", "hidden"), "tagging": ("tags",), "span": ("spans",)}[kind]
     if kind != "sentence" and (
         has.kind == "tags" or (has.kind == "hidden" and has.outputs[0] not in _HIDDEN)
@@ -84,7 +86,7 @@ class Predictor:
 
     Args:
         session: the model.
-        encoder: pads the batches.
+        padder: makes the batches.
         batch_size: rows a run; a graph with a fixed batch size has its own.
         progress: called with (rows done, rows in all).
         kind: what the task needs (see `find_head`).
@@ -97,15 +99,15 @@ class Predictor:
     def __init__(
         self,
         session: onnxruntime.InferenceSession,
-        encoder: TextEncoder,
+        padder: Padder,
         batch_size: int,
         progress: Callable[[int, int], None] | None = None,
-        kind: str = "sentence",
+        kind: str | None = None,
     ) -> None:
         self.head = find_head(session, kind)
         self.seconds = 0.0
         self._session = session
-        self._encoder = encoder
+        self._padder = padder
         self._inputs = EncoderInputs.of(session)
         self._batch_size = self._inputs.batch or batch_size
         self._progress = progress
@@ -119,7 +121,7 @@ class Predictor:
         width = next(value for value in self._session.get_outputs() if value.name == name).shape[-1]
         if isinstance(width, int):
             return width
-        batch = self._encoder.pad([Encoding([1], [0])] * self._batch_size, self._inputs.sequence)
+        batch = self._padder.pad([Encoding([1], [0])] * self._batch_size, self._inputs.sequence)
         return int(self._session.run([name], self._inputs.feeds(batch))[0].shape[-1])
 
     def __call__(self, encodings: Sequence[Encoding]) -> list[Floats]:
@@ -132,7 +134,7 @@ class Predictor:
         for index in batches(encodings, self._batch_size):
             # A graph with a fixed batch size gets its last batch filled up with repeats.
             fill = np.resize(index, self._batch_size) if self._inputs.batch else index
-            batch = self._encoder.pad([encodings[row] for row in fill], self._inputs.sequence)
+            batch = self._padder.pad([encodings[row] for row in fill], self._inputs.sequence)
             feeds = self._inputs.feeds(batch)
             start = time.perf_counter()
             found = self._session.run(list(self.head.outputs), feeds)

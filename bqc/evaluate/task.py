@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bqc.errors import BqcError
-from bqc.evaluate.tokens import Encoding, TextEncoder
+from bqc.evaluate.tokens import Encoding, Padder, TextEncoder
 from bqc.runtime.inputs import Batch
 
 __all__ = [
@@ -88,13 +88,13 @@ class Features:
         return len(self.encodings)
 
     def pad(
-        self, rows: Sequence[int] | npt.NDArray[np.int64], encoder: TextEncoder, length: int | None = None
+        self, rows: Sequence[int] | npt.NDArray[np.int64], padder: Padder, length: int | None = None
     ) -> tuple[Batch, npt.NDArray[np.generic]]:
         """Some features as one batch, padded on the right to ``length`` or to the longest, and its targets.
 
         Tags are padded with `IGNORED` to int64 ``[batch, sequence]``; other targets keep their shape.
         """
-        batch = encoder.pad([self.encodings[row] for row in rows], length)
+        batch = padder.pad([self.encodings[row] for row in rows], length)
         if isinstance(self.targets, np.ndarray):
             return batch, self.targets[rows]
         padded = np.full(batch.ids.shape, IGNORED, dtype=np.int64)

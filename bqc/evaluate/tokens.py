@@ -16,7 +16,7 @@ from bqc.evaluate.extras import require
 from bqc.evaluate.files import read_json
 from bqc.runtime.inputs import Batch
 
-__all__ = ["Encoding", "TextEncoder", "batches"]
+__all__ = ["Encoding", "Padder", "TextEncoder", "batches"]
 
 DEFAULT_MAX_LENGTH = 128
 LONGEST_QUESTION = 64
@@ -33,7 +33,28 @@ class Encoding:
     types: list[int]
 
 
-class TextEncoder:
+class Padder:
+    """Makes batches of token ids.
+
+    Attributes:
+        pad_id: the id of the padding token.
+    """
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def pad(self, encodings: Sequence[Encoding], length: int | None = None, *, left: bool = False) -> Batch:
+        """Encodings as one batch, padded to ``length`` or to the longest, on the right or on the left."""
+        width = length or max(len(item.ids) for item in encodings)
+        ids = np.full((len(encodings), width), self.pad_id, dtype=np.int64)
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        for row, item in enumerate(encodings):
+            at = slice(width - len(item.ids), width) if left else slice(0, len(item.ids))
+            ids[row, at], types[row, at], mask[row, at] = item.ids, item.types, 1
+        return Batch(ids, mask, types)
+
+
+class TextEncoder(Padder):
     """A tokenizer with truncation.
 
     Args:
@@ -44,7 +65,6 @@ class TextEncoder:
 
     Attributes:
         max_length: tokens a text is truncated to, the longer text of a pair first.
-        pad_id: the id of the padding token.
 
     Raises:
         BqcError: there is no usable ``tokenizer.json``, or ``tokenizers`` is not installed.
@@ -70,7 +90,7 @@ class TextEncoder:
         pad = settings.get("pad_token", "[PAD]")
         pad = pad.get("content") if isinstance(pad, dict) else pad
         found = self._tokenizer.token_to_id(pad) if pad else None
-        self.pad_id = int(config.get("pad_token_id") or 0) if found is None else int(found)
+        super().__init__(int(config.get("pad_token_id") or 0) if found is None else int(found))
 
     def encode(self, texts: Sequence[tuple[str, ...]]) -> list[Encoding]:
         """Token ids of texts (1-tuples) and pairs (2-tuples), in the given order, unpadded."""
@@ -132,16 +152,6 @@ class TextEncoder:
                 owners.append(row)
                 offsets.append(np.where(context[:, None], places, -1))
         return encodings, np.asarray(owners, dtype=np.int64), offsets
-
-    def pad(self, encodings: Sequence[Encoding], length: int | None = None, *, left: bool = False) -> Batch:
-        """Encodings as one batch, padded to ``length`` or to the longest, on the right or on the left."""
-        width = length or max(len(item.ids) for item in encodings)
-        ids = np.full((len(encodings), width), self.pad_id, dtype=np.int64)
-        mask, types = np.zeros_like(ids), np.zeros_like(ids)
-        for row, item in enumerate(encodings):
-            at = slice(width - len(item.ids), width) if left else slice(0, len(item.ids))
-            ids[row, at], types[row, at], mask[row, at] = item.ids, item.types, 1
-        return Batch(ids, mask, types)
 
     def _shortened(self, texts: Sequence[str], tokens: int) -> list[str]:
         """Texts without what comes after so many tokens."""
