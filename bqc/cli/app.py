@@ -25,6 +25,7 @@ VERBS = {
     "diff": "Tell what differs between two models.",
     "verify": "Compare a compiled model with its original.",
     "eval": "Measure a model's accuracy on a task.",
+    "sensitivity": "Rank a model's parts by what quantising them costs.",
     "opt": "Run passes by name, and watch them.",
     "bisect": "Find the rewrite that makes a model fail a check.",
     "reduce": "Make a model small that shows a failure.",

@@ -88,6 +88,11 @@ class BlockShift:
         """What is added to a code to store it unsigned."""
         return 2 ** (self.bits - 1)
 
+    @property
+    def exponents_tried(self) -> int:
+        """Exponents that `quantize_weights` tries: the one that the range asks for and those below it."""
+        return 4 if self.bits <= 4 else 3
+
     def blocks(self, length: int) -> Blocks:
         """The blocks of a row of ``length`` elements."""
         return Blocks(length, self.block_size(length), self.group)
@@ -113,8 +118,7 @@ class BlockShift:
     def quantize_weights(self, w: NDArray[Any]) -> tuple[I8, I8]:
         """Quantise a matrix [N, K] with the exponents of least squared error, clipping allowed.
 
-        For every block the exponent that its range asks for and the two (8, 6 bits) or three (4 bits) below
-        are tried.
+        For every block `exponents_tried` exponents are tried: the one that its range asks for, and those below.
         """
         parts = self._search_rows(w)
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
@@ -202,7 +206,7 @@ class BlockShift:
         blocks = self.blocks(clean.shape[-1])
         top = best = range_exponents(self._largest(clean), self.bits)
         codes, error = self._trial(clean, top, blocks)
-        for step in range(1, 4 if self.bits == 4 else 3):
+        for step in range(1, self.exponents_tried):
             exponents = np.maximum(top.astype(np.int32) - step, MIN_EXPONENT).astype(np.int8)
             trial, trial_error = self._trial(clean, exponents, blocks)
             better = trial_error < error
