@@ -26,6 +26,7 @@ from bqc.evaluate.tasks import find_task, load_examples
 from bqc.evaluate.tokens import TextEncoder
 from bqc.ir import import_model
 from bqc.pipeline import run
+from bqc.runtime.doctor import cpu_name
 from bqc.runtime.session import MissingKernelWarning
 
 __all__ = [
@@ -114,18 +115,12 @@ def mean_error(found: Scores, base: Scores) -> float:
 
 def versions() -> dict[str, str]:
     """What the numbers were made with."""
-    model = "unknown"
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text().splitlines()
-        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-        model = f"{names[0]} x {os.cpu_count()}" if names else platform.machine()
     return {
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
         "onnx": onnx.__version__,
         "numpy": np.__version__,
-        "cpu": model,
+        "cpu": f"{cpu_name()} x {os.cpu_count()}",
     }
 
 

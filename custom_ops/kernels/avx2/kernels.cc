@@ -17,6 +17,8 @@ namespace {
 
 constexpr int kMaxRows = 2;
 
+bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4; }
+
 // A panel: activations widened to int16 [rows][padded inputs], then corrections and scales [rows][count].
 inline int64_t codes_bytes(const Geometry& g, int64_t rows) {
   return padded(rows * padded_inputs(g) * 2, 64);
@@ -208,10 +210,10 @@ void mix(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_
   }
 }
 
-constexpr GemmKernels kGemm = {panel_bytes, prepare, multiply, pack_keys, pack_values, mix};
+constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_keys, pack_values, mix};
 
 }  // namespace
 
-extern const KernelSet kKernels = {"avx2", &kRows, &kGemm};
+extern const KernelSet kKernels = {"avx2", "vpmaddwd on 16-bit codes", &kRows, &kGemm};
 
 }  // namespace bqc::avx2

@@ -30,6 +30,8 @@ inline void each_row_tile(int64_t rows, int64_t most, const Body& body) {
   }
 }
 
+bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4; }
+
 // A panel: codes of a row tile interleaved by four inputs [tile][inputs/4][rows][4], then corrections and
 // scales [tile][count][rows].
 inline int64_t codes_bytes(const Geometry& g, int64_t rows) { return padded(rows * padded_inputs(g), 64); }
@@ -239,10 +241,10 @@ void mix(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_
   }
 }
 
-constexpr GemmKernels kGemm = {panel_bytes, prepare, multiply, pack_keys, pack_values, mix};
+constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_keys, pack_values, mix};
 
 }  // namespace
 
-extern const KernelSet kKernels = {"avx512", &kRows, &kGemm};
+extern const KernelSet kKernels = {"avx512", "vpdpbusd", &kRows, &kGemm};
 
 }  // namespace bqc::avx512

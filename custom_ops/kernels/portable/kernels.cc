@@ -13,6 +13,8 @@ namespace bqc::portable {
 
 namespace {
 
+bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4; }
+
 // A panel: int8 codes [rows][padded inputs], int32 corrections and float scales [rows][count].
 inline int64_t codes_bytes(const Geometry& g, int64_t rows) { return padded(rows * padded_inputs(g), 64); }
 
@@ -123,10 +125,10 @@ void mix(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_
   }
 }
 
-constexpr GemmKernels kGemm = {panel_bytes, prepare, multiply, pack_keys, pack_values, mix};
+constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_keys, pack_values, mix};
 
 }  // namespace
 
-extern const KernelSet kKernels = {"portable", &kRows, &kGemm};
+extern const KernelSet kKernels = {"portable", "plain loops", &kRows, &kGemm};
 
 }  // namespace bqc::portable
