@@ -57,7 +57,7 @@ def test_one_row_for_what_all_layers_have(tmp_path: Path) -> None:
     result = bqc.compile(model, output=tmp_path / "small.onnx")
     rows = [text for name, text in result.summary if name == "float"]
     assert rows == [
-        "0:ffn.gelu, 1:ffn.gelu, 2:ffn.gelu stay float: the activation (Sigmoid, Mul) is neither Gelu nor Relu"
+        "0:ffn.gelu, 1:ffn.gelu, 2:ffn.gelu (the activation (Sigmoid, Mul) is neither Gelu nor Relu)"
     ]
 
 
