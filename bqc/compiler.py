@@ -276,7 +276,7 @@ def _unrecognised(parts: Iterable[FloatPart]) -> list[tuple[str, str]]:
         layer, _, what = part.part.partition(":")
         groups.setdefault((what, part.reason), []).append(layer)
     return [
-        ("float", f"{', '.join(f'{layer}:{what}' for layer in layers)} stay float: {reason}")
+        ("float", f"{', '.join(f'{layer}:{what}' for layer in layers)} ({reason})")
         for (what, reason), layers in groups.items()
     ]
 
