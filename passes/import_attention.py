@@ -249,7 +249,9 @@ def _check(
         keys = pattern.astype(bool)[:, None, None, :]
         visible = np.broadcast_to(keys if mask is not None else np.ones_like(keys), scores.shape)
         if not np.allclose(scores[visible], (scale * product)[visible], atol=_CLOSE * 10):
-            raise NoMatch(f"keys with mask 1 are changed by the mask {pattern.tolist()}: not a plain padding mask", 7)
+            raise NoMatch(
+                f"keys with mask 1 are changed by the mask {pattern.tolist()}: not a plain padding mask", 7
+            )
         if not (scores[~visible] <= _HIDES).all():
             raise NoMatch(f"keys with mask 0 are not hidden under the mask {pattern.tolist()}", 8)
         with np.errstate(all="ignore"):
