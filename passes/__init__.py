@@ -39,6 +39,7 @@ _MODULES = (
     "import_mask",
     "import_packed",
     "import_attention",
+    "import_positions",
     "import_embedding",
     "import_ids",
     "import_shapes",

@@ -119,6 +119,8 @@ def _target(value: ir.Value | None) -> list[int | None] | None:
 def _count(part: ir.Value | None) -> int:
     """How many sizes a computed part of a Reshape target is: several where a shape is cut, else one."""
     node = None if part is None else part.producer()
+    if node is not None and node.op_type in ("Cast", "Identity"):
+        return _count(node.inputs[0])
     if node is not None and node.op_type == "Gather":
         picked = constant(node.inputs[1])
         return 1 if picked is None else picked.size

@@ -83,7 +83,9 @@ def main() -> int:
     for exporter in filter(None, asked.exporters.split(",")):
         families, heads = (tuple(FAMILIES), tuple(HEADS)) if exporter in FROM_TORCH else REWRITTEN
         for family in asked.families.split(",") if asked.families else families:
-            for head in asked.heads.split(",") if asked.heads else sorted(heads, key=REFUSED_HEADS.__contains__)[::-1]:
+            for head in (
+                asked.heads.split(",") if asked.heads else sorted(heads, key=REFUSED_HEADS.__contains__)[::-1]
+            ):
                 cell = Cell(family, head)
                 take(f"{exporter} {family} {head}", partial(run, exporter, cell, results))
     if asked.files is not None:
@@ -172,7 +174,9 @@ def page(results: dict[str, Result]) -> str:
 
 def _others(results: dict[str, Result], notes: list[str]) -> list[str]:
     """The section of files that other exporters and tools wrote: a row an exporter, all heads of a family in a cell."""
-    cells = {tuple(key.removeprefix(OTHERS).split(" ")): r for key, r in results.items() if key.startswith(OTHERS)}
+    cells = {
+        tuple(key.removeprefix(OTHERS).split(" ")): r for key, r in results.items() if key.startswith(OTHERS)
+    }
     if not cells:
         return []
     tried = [key for key in cells if len(key) == 3]
@@ -189,8 +193,8 @@ def _others(results: dict[str, Result], notes: list[str]) -> list[str]:
         written_by.setdefault(cells[exporter, "versions"][1], []).append(exporter)
     versions = [f"- {', '.join(names)}: {text}" for text, names in written_by.items()]
     text = (
-        "Files that the scripts of `tools/other_exporters` made in environments of their own, with the same tiny models. "
-        "A cell\ntells all heads of its row: one word where they agree. float16 files agree within 2e-2."
+        "Files that the scripts of `tools/other_exporters` made in environments of their own, with the same tiny "
+        "models. A cell\ntells all heads of its row: one word where they agree. float16 files agree within 2e-2."
     )
     return ["## Other exporters and tools", text, "\n".join(rows), "Written by\n\n" + "\n".join(versions)]
 

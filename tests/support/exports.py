@@ -16,7 +16,16 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-__all__ = ["EXPORTS", "SLOW_EXPORTS", "Export", "batches", "fixed_sizes", "largest_difference", "session", "typed"]
+__all__ = [
+    "EXPORTS",
+    "SLOW_EXPORTS",
+    "Export",
+    "batches",
+    "fixed_sizes",
+    "largest_difference",
+    "session",
+    "typed",
+]
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 

@@ -189,9 +189,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="families-")
 
 
-def _torch_exporter(
-    kind: str, opset: int, *, fixed: bool = False, **options: Any
-) -> Callable[[Cell], Path]:
+def _torch_exporter(kind: str, opset: int, *, fixed: bool = False, **options: Any) -> Callable[[Cell], Path]:
     """`fixed` keeps batch 2 and sequence 7 in the file; `options` are torch.onnx.export's."""
 
     def export(cell: Cell) -> Path:

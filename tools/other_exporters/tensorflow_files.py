@@ -15,8 +15,8 @@ from typing import Any
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from tests.support.families import FAMILIES  # noqa: E402
-from tools.other_exporters.folder import Folder  # noqa: E402
+from tests.support.families import FAMILIES
+from tools.other_exporters.folder import Folder
 
 HEADS = {
     "classification": "TFAutoModelForSequenceClassification",

@@ -113,7 +113,9 @@ def _optimizer(path: Path, level: int, heads: int, half: bool = False) -> Path:
     from onnxruntime.transformers import optimizer
 
     logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
-    made = optimizer.optimize_model(str(path), "bert", heads, 48 if heads else 0, opt_level=level, use_gpu=False)
+    made = optimizer.optimize_model(
+        str(path), "bert", heads, 48 if heads else 0, opt_level=level, use_gpu=False
+    )
     if half:
         made.convert_float_to_float16(keep_io_types=True)
     target = path.with_suffix(".opt.onnx")
