@@ -143,9 +143,11 @@ def _with_variables(lines: list[str]) -> list[str]:
         if name in seen:
             return f"[[{name}]]"
         seen.add(name)
-        return f"[[{name}:[^ ,)]+]]"
+        return rf"[[{name}:[^\s,)]+]]"
 
-    return [_MARK.sub(variable, line) for line in lines]
+    named = [_MARK.sub(variable, line) for line in lines]
+    # filecheck's own pattern for the start of a line is greedy and would take all but the end of the name.
+    return [re.sub(r"(-NEXT: )(?=\[\[\w+:)", r"\1{{ }}", line) for line in named]
 
 
 def _literal(text: str) -> str:
