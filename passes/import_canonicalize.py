@@ -83,8 +83,7 @@ class ImportCanonicalize(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        _forget(model)
+        modified = _forget(model)
         for one in IMPORT_PASSES:
             modified |= one()(model).modified
         common.TopologicalSortPass()(model)
@@ -92,9 +91,10 @@ class ImportCanonicalize(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
-def _forget(model: ir.Model) -> None:
+def _forget(model: ir.Model) -> bool:
     """Drop anatomy that is already written: what a model computes is looked at, not what it says of itself."""
-    model.metadata_props.pop(ANATOMY_KEY, None)
+    dropped = model.metadata_props.pop(ANATOMY_KEY, None) is not None
     for item in (*model.graph, *model.graph.initializers.values()):
         for key in (LAYER_KEY, ROLE_KEY, SOURCE_KEY):
-            item.metadata_props.pop(key, None)
+            dropped |= item.metadata_props.pop(key, None) is not None
+    return dropped
