@@ -93,16 +93,17 @@ class ImportCanonicalize(ir.passes.InPlacePass):
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        _forget(model)
+        forgotten = _forget(model)
         steps = run(model, [one() for one in IMPORT_PASSES])
         common.TopologicalSortPass()(model)
         run(model, [ImportTypes()])
-        return ir.passes.PassResult(model, any(step.modified for step in steps))
+        return ir.passes.PassResult(model, forgotten or any(step.modified for step in steps))
 
 
-def _forget(model: ir.Model) -> None:
+def _forget(model: ir.Model) -> bool:
     """Drop anatomy that is already written: what a model computes is looked at, not what it says of itself."""
-    model.metadata_props.pop(ANATOMY_KEY, None)
+    dropped = model.metadata_props.pop(ANATOMY_KEY, None) is not None
     for item in (*model.graph, *model.graph.initializers.values()):
         for key in (LAYER_KEY, ROLE_KEY, SOURCE_KEY):
-            item.metadata_props.pop(key, None)
+            dropped |= item.metadata_props.pop(key, None) is not None
+    return dropped

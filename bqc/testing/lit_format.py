@@ -20,7 +20,9 @@ class PassTest(lit.formats.FileBasedTest):  # type: ignore[misc]
     def execute(self, test: Any, lit_config: Any) -> tuple[Any, str]:
         """Run one file; lit calls this in its worker processes."""
         try:
-            problems = [problem for line in run_lines(Path(test.getSourcePath())) if (problem := line.check())]
+            problems = [
+                problem for line in run_lines(Path(test.getSourcePath())) if (problem := line.check())
+            ]
         except BqcError as error:
             problems = [str(error)]
         return (lit.Test.FAIL if problems else lit.Test.PASS), "\n".join(problems)

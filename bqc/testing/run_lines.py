@@ -1,6 +1,7 @@
 """RUN lines, executed in this process: starting one for each would take longer than the tests.
 
-A line is ``// RUN: [not] bqc ARGUMENTS | filecheck %s [ARGUMENTS]``, and runs in a shell too, once ``%s`` is replaced by the file.
+A line is ``// RUN: [not] bqc ARGUMENTS | filecheck %s [ARGUMENTS]``; with the file in place of ``%s`` it runs in a
+shell too.
 """
 
 from __future__ import annotations

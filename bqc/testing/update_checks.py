@@ -24,6 +24,7 @@ from bqc.testing.run_lines import RunLine, run_lines
 __all__ = ["main", "updated"]
 
 _ERROR = "// error: "
+_BY_HAND = re.compile(r"^\s*(?://|#)\s*checks are written by hand", re.MULTILINE | re.IGNORECASE)
 _MARK = re.compile(r'"%%(\w+)"')
 
 
@@ -43,7 +44,9 @@ def _command(files: Sequence[Path], check: bool) -> int:
             continue
         stale += 1
         if check:
-            lines = difflib.unified_diff(before.splitlines(), after.splitlines(), str(file), str(file), lineterm="")
+            lines = difflib.unified_diff(
+                before.splitlines(), after.splitlines(), str(file), str(file), lineterm=""
+            )
             click.echo("\n".join(lines))
         else:
             file.write_text(after, encoding="utf-8")
@@ -63,17 +66,24 @@ def main() -> int:
 
 
 def updated(file: Path) -> str:
-    """The file with the CHECK lines that fit what bqc prints. Raises BqcError if a RUN line cannot be run."""
+    """The file with the CHECK lines that fit what bqc prints; unchanged if it says ``// Checks are written by hand``.
+
+    Raises BqcError if a RUN line cannot be run.
+    """
+    text = file.read_text(encoding="utf-8")
+    if _BY_HAND.search(text):
+        return text
     runs = run_lines(file)
     prefixes = "|".join(re.escape(run.prefix) for run in runs)
     ours = re.compile(rf"^\s*(?://|#)\s*(?:{prefixes})(?:-[A-Z]+)?:")
-    text = file.read_text(encoding="utf-8")
     kept = "\n".join(line for line in text.splitlines() if not ours.match(line))
     pieces = [piece.strip("\n") for piece in split(kept)]
     for run in runs:
         printed = split(run.output()) if "--split-input" in run.bqc else [run.output()]
         if len(printed) != len(pieces):
-            raise BqcError(f"{file}: {len(pieces)} models, but bqc printed {len(printed)}; give bqc --split-input")
+            raise BqcError(
+                f"{file}: {len(pieces)} models, but bqc printed {len(printed)}; give bqc --split-input"
+            )
         pieces = [f"{piece}\n" + _checks(run, piece, out) for piece, out in zip(pieces, printed, strict=True)]
     return f"\n{SEPARATOR}\n".join(piece.strip("\n") for piece in pieces) + "\n"
 
@@ -143,9 +153,11 @@ def _with_variables(lines: list[str]) -> list[str]:
         if name in seen:
             return f"[[{name}]]"
         seen.add(name)
-        return f"[[{name}:[^ ,)]+]]"
+        return rf"[[{name}:[^\s,)]+]]"
 
-    return [_MARK.sub(variable, line) for line in lines]
+    named = [_MARK.sub(variable, line) for line in lines]
+    # filecheck's own pattern for the start of a line is greedy and would take all but the end of the name.
+    return [re.sub(r"(-NEXT: )(?=\[\[\w+:)", r"\1{{ }}", line) for line in named]
 
 
 def _literal(text: str) -> str:

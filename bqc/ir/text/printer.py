@@ -21,6 +21,8 @@ Tensors = Literal["elide", "inline"]
 """What becomes of tensors with more than 16 elements: a digest, or all their bytes."""
 
 _FEW = 16
+_REPEATED = 5
+"""Equal elements that are written once; fewer are as easily read one by one."""
 _INDENT = "   "
 _TYPE_NAMES = {
     ir.AttributeType.INTS: "ints",
@@ -179,14 +181,14 @@ class _Printer:
         if tensor.dtype == ir.DataType.STRING:
             strings = np.asarray(tensor.numpy()).reshape(-1)
             return "{" + ", ".join(quote(item) for item in strings) + "}"
-        if tensor.size <= _FEW:
-            texts = elements(tensor)
-            if texts is not None:
-                return "{" + ", ".join(texts) + "}"
-        elif is_splat(tensor):
+        if tensor.size >= _REPEATED and is_splat(tensor):
             first = elements(ir.Tensor(np.asarray(tensor.numpy()).reshape(-1)[:1], dtype=tensor.dtype))
             if first is not None:
                 return f"{{{first[0]}, ...}}"
+        elif tensor.size <= _FEW:
+            texts = elements(tensor)
+            if texts is not None:
+                return "{" + ", ".join(texts) + "}"
         if tensor.size > _FEW and not self._inline:
             return f'elided "sha256:{digest(tensor)}"'
         return f'raw "{base64.b64encode(tensor.tobytes()).decode()}"'
