@@ -290,7 +290,11 @@ def _rewrite(graph: ir.Graph, region: _Region, meaning: _Meaning, biases: dict[i
         if meaning.mask not in biases:
             w = Writer(graph, source=meaning.mask.name or "")
             biases[meaning.mask] = write_mask(w, meaning.mask)
-            graph.insert_before(graph[0], w.nodes)
+            written = meaning.mask.producer()
+            if written is None:
+                graph.insert_before(graph[0], w.nodes)
+            else:
+                graph.insert_after(written, w.nodes)
         bias = biases[meaning.mask]
     boundary = [region.query.out, region.key.out, region.value.out]
     old = between(region.context, [*boundary, *graph.inputs])

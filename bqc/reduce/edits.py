@@ -14,8 +14,8 @@ from bqc.pipeline.trial import snapshot
 
 __all__ = ["alike", "bypassed", "only", "resized", "sizes"]
 
-_SHAPE_LENGTH = 8
-"""A vector of no more integers may be a shape."""
+_TAKE_SHAPES = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
+"""Operator -> the input that is a shape; a part of a shape goes through Concat."""
 
 
 def only(model: ir.Model, kept: Collection[int]) -> ir.Model | None:
@@ -76,19 +76,19 @@ def bypassed(model: ir.Model, late: int, early: int) -> ir.Model | None:
 
 
 def sizes(model: ir.Model) -> tuple[list[int], list[int]]:
-    """Sizes over 1, largest first: of the axes of constants, and those that are named in shapes."""
+    """Sizes over 1, largest first: of the axes of weights, and those that are named in shapes."""
     axes: set[int] = set()
     named: set[int] = set()
     for value in model.graph.initializers.values():
         if _is_shape(value):
             named.update(int(n) for n in _array(value).reshape(-1) if n > 1)
-        else:
+        elif _is_float(value):
             axes.update(size for size in dims(value) or () if isinstance(size, int) and size > 1)
     return sorted(axes | named, reverse=True), sorted(named, reverse=True)
 
 
 def resized(model: ir.Model, change: Mapping[int, int]) -> ir.Model:
-    """Every axis of one of these sizes, and every number in a shape, gets the other size; constants are cut."""
+    """Every axis of one of these sizes, and every number in a shape, gets the other size; weights are cut."""
     small = snapshot(model)
     graph = small.graph
     # The summary of the anatomy is counted again where it is needed.
@@ -100,7 +100,7 @@ def resized(model: ir.Model, change: Mapping[int, int]) -> ir.Model:
             value.const_value = ir.tensor(
                 np.asarray([change.get(int(n), int(n)) for n in data.flat], data.dtype)
             )
-        elif any(size in change for size in shape):
+        elif _is_float(value) and any(size in change for size in shape):
             part = tuple(slice(change.get(size, size)) for size in shape if isinstance(size, int))
             value.const_value = ir.tensor(np.ascontiguousarray(_array(value)[part]))
             value.shape = ir.Shape(
@@ -120,8 +120,13 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _is_shape(value: ir.Value) -> bool:
-    shape = dims(value) or []
-    return value.dtype is ir.DataType.INT64 and len(shape) == 1 and shape[0] in range(1, _SHAPE_LENGTH + 1)
+    return value.dtype is ir.DataType.INT64 and any(
+        use.op_type == "Concat" or _TAKE_SHAPES.get(use.op_type) == at for use, at in value.uses()
+    )
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()
 
 
 def _array(value: ir.Value) -> np.ndarray:
