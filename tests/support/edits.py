@@ -133,8 +133,9 @@ def _changed_attribute(model: onnx.ModelProto, chance: random.Random) -> bool:
 def _inserted_node(model: onnx.ModelProto, chance: random.Random) -> bool:
     at = chance.randrange(len(model.graph.node))
     node = model.graph.node[at]
-    made = helper.make_node("Erf", [node.input[0]], ["inserted"], name="inserted")
-    node.input[0] = "inserted"
+    name = f"inserted{len(model.graph.node)}"
+    made = helper.make_node("Erf", [node.input[0]], [name], name=name)
+    node.input[0] = name
     rest = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend([*rest[:at], made, *rest[at:]])
