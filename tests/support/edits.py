@@ -33,7 +33,9 @@ def random_graph(seed: int, size: int = 8) -> onnx.ModelProto:
             node = helper.make_node("Softmax", [source], [out], axis=chance.choice((0, 1)))
         else:
             shape = (WIDTH, WIDTH) if kind == "weight" else (WIDTH,)
-            weights.append(numpy_helper.from_array(numbers.standard_normal(shape).astype(np.float32), f"w{at}"))
+            weights.append(
+                numpy_helper.from_array(numbers.standard_normal(shape).astype(np.float32), f"w{at}")
+            )
             node = helper.make_node("MatMul" if kind == "weight" else "Add", [source, f"w{at}"], [out])
         node.name = f"node{at}"
         nodes.append(node)
