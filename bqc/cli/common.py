@@ -178,6 +178,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
             column.lstrip(">"),
             justify="right" if column.startswith(">") else "left",
             no_wrap=column.startswith(">"),
+            overflow="fold",
         )
     for row in rows:
         view.add_row(*(Text(str(cell)) for cell in row))

@@ -74,11 +74,13 @@ def align(a: View, b: View) -> Alignment:
     hashers = Hasher(a), Hasher(b)
     ends = match_ends(*hashers)
     found = Alignment(ends)
-    for reach in _REACHES:
-        if not found.rest(a.nodes) or not found.rest(b.nodes):
-            break
-        keys = [_keys(hasher, ends.anchors, *reach) for hasher in hashers]
-        _pair_equal(found, (a, b), keys, unique=None not in reach)
+    # Where both models have an anatomy, a layer is first of all the layer of the same number.
+    for labelled in (True, False) if a.labels and b.labels else (False,):
+        for reach in _REACHES:
+            if not found.rest(a.nodes) or not found.rest(b.nodes):
+                break
+            keys = [_keys(hasher, ends.anchors, *reach, labelled) for hasher in hashers]
+            _pair_equal(found, (a, b), keys, unique=None not in reach)
     for one, other in seeds(a, b):
         if one not in found.partner and other not in found.partner:
             found.join(one, other)
@@ -90,10 +92,18 @@ def align(a: View, b: View) -> Alignment:
 
 
 def _keys(
-    hasher: Hasher, anchors: Mapping[ir.Value, str], before: int | None, after: int | None
+    hasher: Hasher,
+    anchors: Mapping[ir.Value, str],
+    before: int | None,
+    after: int | None,
+    labelled: bool,
 ) -> dict[ir.Node, str]:
     forward, backward = hasher.forward(anchors, before), hasher.backward(anchors, after)
-    return {node: digest(forward[node], backward[node]) for node in hasher.view.nodes}
+    label = hasher.view.label
+    return {
+        node: digest(forward[node], backward[node], *(label(node) if labelled else ()))
+        for node in hasher.view.nodes
+    }
 
 
 def _pair_equal(

@@ -61,7 +61,7 @@ def diff(
         tolerance = CANONICAL_TOLERANCE if canonical else 0.0
     alignment = align(first, second)
     matched = not (alignment.rest(first.nodes) or alignment.rest(second.nodes))
-    if not matched:
+    if not matched and any(view.encoder is None for view in views):
         notes += _annotate(views)
         alignment = align(first, second)
     pairs, only = match_weights(first, second, alignment)

@@ -76,11 +76,8 @@ def node_rows(changes: Sequence[NodeChange], *, every: bool = False) -> list[Row
         ]
     merged: dict[Row, list[str]] = {}
     for change in changes:
-        lone = len(change.a) + len(change.b) == 1 or change.details
-        texts = [
-            ", ".join(names) if lone and not change.layer else _operators(names)
-            for names in (change.a, change.b)
-        ]
+        lone = not change.layer and len(change.a) + len(change.b) <= 2
+        texts = [", ".join(names) if lone else _operators(names) for names in (change.a, change.b)]
         row = (change.role or "-", change.kind, *texts, change.made_by, "; ".join(change.details))
         merged.setdefault(row, []).append(change.layer)
     rows = sorted(merged.items(), key=lambda item: min(map(layer_order, item[1])))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
 
 from bqc.errors import BqcError
-from bqc.ir import import_model, is_compiled
+from bqc.ir import import_model, is_compiled, load
 from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY
 from bqc.ir.rewrite import sources
 from bqc.ir.structure import captured
@@ -95,14 +95,16 @@ class View:
         if self.encoder is not None or self.path is None:
             return
         try:
-            self.encoder, _ = import_model(self.path)
+            copy = load(self.path)
+            names = {node: node.name for node in copy.graph}
+            self.encoder, _ = import_model(copy)
         except BqcError:
             return
-        known = _by_source(self.encoder.graph)
+        by_value, by_name = _labels(self.encoder.graph, names)
         for node in self.nodes:
-            for name in (node.name, node.outputs[0].name):
-                if name in known:
-                    self.labels.setdefault(node, known[name])
+            found = by_value.get(node.outputs[0].name) or by_name.get(node.name)
+            if found is not None:
+                self.labels[node] = found
         for node in reversed(self.nodes):
             readers = {self.label(n) for out in node.outputs for n, _ in self.readers.get(out, [])}
             if node not in self.labels and len(readers) == 1 and NOWHERE not in readers:
@@ -116,13 +118,19 @@ def _held(node: ir.Node) -> ir.TensorProtocol | None:
     return ir.convenience.get_const_tensor(node.outputs[0])
 
 
-def _by_source(nodes: Iterable[ir.Node]) -> dict[str, Label]:
-    """Label by the names of the nodes that an imported node stands for."""
-    found: dict[str, Label] = {}
+def _labels(
+    nodes: Iterable[ir.Node], names: Mapping[ir.Node, str | None]
+) -> tuple[dict[str | None, Label], dict[str | None, Label]]:
+    """Labels of an imported graph by what the original file calls the values, and by what it calls the nodes.
+
+    ``names`` are those that nodes which import left in place had before.
+    """
+    by_value: dict[str | None, Label] = {}
+    by_name: dict[str | None, Label] = {}
     for node in nodes:
         if ROLE_KEY in node.metadata_props:
-            for name in sources([node]).split(","):
-                found.setdefault(
-                    name, (node.metadata_props.get(LAYER_KEY, ""), node.metadata_props[ROLE_KEY])
-                )
-    return found
+            label = node.metadata_props.get(LAYER_KEY, ""), node.metadata_props[ROLE_KEY]
+            by_value.update((out.name, label) for out in node.outputs)
+            for name in (names.get(node), *sources([node]).split(",")):
+                by_name.setdefault(name, label)
+    return by_value, by_name

@@ -33,7 +33,9 @@ def random_graph(seed: int, size: int = 8) -> onnx.ModelProto:
             node = helper.make_node("Softmax", [source], [out], axis=chance.choice((0, 1)))
         else:
             shape = (WIDTH, WIDTH) if kind == "weight" else (WIDTH,)
-            weights.append(numpy_helper.from_array(numbers.standard_normal(shape).astype(np.float32), f"w{at}"))
+            weights.append(
+                numpy_helper.from_array(numbers.standard_normal(shape).astype(np.float32), f"w{at}")
+            )
             node = helper.make_node("MatMul" if kind == "weight" else "Add", [source, f"w{at}"], [out])
         node.name = f"node{at}"
         nodes.append(node)
@@ -133,8 +135,9 @@ def _changed_attribute(model: onnx.ModelProto, chance: random.Random) -> bool:
 def _inserted_node(model: onnx.ModelProto, chance: random.Random) -> bool:
     at = chance.randrange(len(model.graph.node))
     node = model.graph.node[at]
-    made = helper.make_node("Erf", [node.input[0]], ["inserted"], name="inserted")
-    node.input[0] = "inserted"
+    name = f"inserted{len(model.graph.node)}"
+    made = helper.make_node("Erf", [node.input[0]], [name], name=name)
+    node.input[0] = name
     rest = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend([*rest[:at], made, *rest[at:]])

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bqc.formats import Blocks, BlockShift
+from bqc.formats.stored import stored_format
 
 RNG = np.random.default_rng(0)
 
@@ -89,3 +90,32 @@ def test_packing_round_trips(bits: int, rows: int, groups: int, span: int, seed:
 def test_other_parameters_are_refused(bits: int, block: int | str) -> None:
     with pytest.raises(ValueError, match="BlockShift has no"):
         BlockShift(bits, block)
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize("group", [0, 26])
+@pytest.mark.parametrize("part", ["tiles", "rows", "codes"])
+def test_a_stored_weight_is_read_back(bits: int, group: int, part: str) -> None:
+    fmt = BlockShift(bits, 16, group)
+    w = np.random.default_rng(bits).standard_normal((37, 52)).astype(np.float32)
+    codes, exponents = fmt.quantize_weights(w)
+    parts = {
+        "tiles": {"tiles": fmt.pack_matrix(codes), "scales": np.pad(exponents.T, ((0, 0), (0, 11)))},
+        "rows": {"rows": fmt.pack_rows(codes), "exponents": exponents},
+        "codes": {"codes": codes, "exponents": exponents},
+    }[part]
+    whole = fmt.dequantize(codes, exponents)
+    assert np.array_equal(fmt.restore(parts, w.shape), whole)
+    assert np.array_equal(fmt.restore(fmt.rows(parts, 16, 37), (21, 52)), whole[16:])
+    assert np.array_equal(fmt.restore(fmt.rows(parts, 16, 32), (16, 52)), whole[16:32])
+    assert fmt.agrees(parts, w).all()
+    other = w.copy()
+    other[20, 5] += 1
+    assert np.argwhere(~fmt.agrees(parts, other)).tolist() == [[20, 5]]
+    assert stored_format(str(fmt)) == fmt
+
+
+def test_formats_that_are_not_known() -> None:
+    assert stored_format("Ternary(64)") is None
+    assert stored_format("BlockShift(5,64)") is None
+    assert stored_format("Blocks(1,2)") is None
