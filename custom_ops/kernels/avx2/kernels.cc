@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kMaxRows = 2;
 
-bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4; }
+bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 2; }
 
 // A panel: activations widened to int16 [rows][padded inputs], then corrections and scales [rows][count].
 inline int64_t codes_bytes(const Geometry& g, int64_t rows) {

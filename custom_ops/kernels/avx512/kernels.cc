@@ -30,7 +30,7 @@ inline void each_row_tile(int64_t rows, int64_t most, const Body& body) {
   }
 }
 
-bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4; }
+bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 2; }
 
 // A panel: codes of a row tile interleaved by four inputs [tile][inputs/4][rows][4], then corrections and
 // scales [tile][count][rows].

@@ -13,7 +13,7 @@ namespace bqc::portable {
 
 namespace {
 
-bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4; }
+bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 2; }
 
 // A panel: int8 codes [rows][padded inputs], int32 corrections and float scales [rows][count].
 inline int64_t codes_bytes(const Geometry& g, int64_t rows) { return padded(rows * padded_inputs(g), 64); }
