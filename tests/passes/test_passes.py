@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent
 def test_lit() -> None:
     # The workers import what this interpreter imports: an installed bqc, or the source tree.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "lit", "-q", "-j2", str(FOLDER)]
+    command = [sys.executable, "-m", "lit.main", "-q", "-j2", str(FOLDER)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
