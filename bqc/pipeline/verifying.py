@@ -45,7 +45,8 @@ class VerifyEach(Instrument):
     After each pass that changed something: ONNX checker, strict shape inference, unique names, topological order,
     inputs and outputs as they were, labels kept, and what it computes from a few small inputs, within the contract that
     the pass states.
-    What did not hold before a pass is not asked of it. A pass that consists of others is checked by these.
+    What did not hold before a pass is not asked of it. A pass that consists of others is checked by these. Raises
+    BqcError if ``inputs`` cannot be read or lacks an input.
 
     Attributes:
         inputs: a ``.npz`` with one array an input; made up if None.
@@ -56,6 +57,7 @@ class VerifyEach(Instrument):
     inputs: Path | None = None
     reproducers: Path | None = None
     checked: int = 0
+    _given: Feeds | None = field(init=False, default=None)
     _frames: list[_Frame] = field(default_factory=list)
     _feeds: Feeds | None = None
     _copy: ir.Model | None = None
@@ -63,12 +65,16 @@ class VerifyEach(Instrument):
     _state: _State | None = None
     """Of the model as it is; None where it has not been looked at."""
 
+    def __post_init__(self) -> None:
+        if self.inputs is not None:
+            self._given = _read(self.inputs)
+
     def wants(self, step: Step, before: ir.Model, after: ir.Model) -> bool:
         """Whether to check what this pass has made of a model; a subclass may know the answer already."""
         return True
 
     def begins(self, model: ir.Model) -> None:
-        self._feeds = self._copy = self._state = None
+        self._feeds, self._copy, self._state = self._given, None, None
 
     def before(self, one: Pass, model: ir.Model) -> None:
         if self._frames:
@@ -106,23 +112,32 @@ class VerifyEach(Instrument):
             self._report(frame, f"it raised {type(error).__name__}: {' '.join(str(error).split())}")
 
     def _report(self, frame: _Frame, problem: str) -> None:
-        place = write_reproducer(self.reproducers, frame.one, frame.model, self._feeds, problem)
+        place = write_reproducer(self.reproducers, frame.one, frame.model, self._fed(frame.model), problem)
         raise Finding(f"{pass_name(frame.one)}: {problem}; {place}/README.md says how to see it again")
 
     def _look(self, model: ir.Model) -> _State:
         """What is wrong with a model, and its outputs if it can be run."""
         whole = completed(model)
-        if self._feeds is None:
-            self._feeds = self._read() if self.inputs is not None else make_feeds(model)
-        violated = violations(whole)
+        violated, feeds = violations(whole), self._fed(model)
         try:
-            return _State(violated, evaluate(whole, self._feeds))
+            return _State(violated, evaluate(whole, feeds))
         except BqcError as error:
             return _State(violated, None, str(error))
 
-    def _read(self) -> Feeds:
-        try:
-            with np.load(self.inputs or "") as stored:
-                return {name: stored[name] for name in stored.files}
-        except Exception as error:  # OSError, ValueError, BadZipFile, AttributeError for a lone .npy
-            raise BqcError(f"{self.inputs}: not a readable .npz file") from error
+    def _fed(self, model: ir.Model) -> Feeds:
+        if self._feeds is None:
+            self._feeds = make_feeds(model)
+        missing = [
+            v.name for v in model.graph.inputs if v.name not in self._feeds.keys() | model.graph.initializers
+        ]
+        if self._given is not None and missing:
+            raise BqcError(f"{self.inputs} lacks {', '.join(map(str, missing))}")
+        return self._feeds
+
+
+def _read(path: Path) -> Feeds:
+    try:
+        with np.load(path) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception as error:  # OSError, ValueError, BadZipFile, AttributeError for a lone .npy
+        raise BqcError(f"{path}: not a readable .npz file") from error
