@@ -6,8 +6,8 @@ import difflib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import onnx_ir as ir
 from bqc.artifact import FORMAT_VERSION, file_sha256, inline_bytes, output_path, write
 from bqc.errors import BqcError
 from bqc.ir import import_model
+from bqc.ir.anatomy import FloatPart
 from bqc.ir.load import FORMAT_KEY, load
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import key_of
@@ -43,6 +44,8 @@ class CompileResult:
     bytes_after: int
     operators: dict[str, int] = field(default_factory=dict)
     """``ai.bqc`` nodes by operator."""
+    float_parts: tuple[FloatPart, ...] = ()
+    """What of the encoder is not recognised and stays float, and why."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -58,6 +61,7 @@ class CompileResult:
             "bytes_before": self.bytes_before,
             "bytes_after": self.bytes_after,
             "operators": self.operators,
+            "float_parts": [asdict(part) for part in self.float_parts],
             "passes": [
                 {"name": s.name, "nodes": s.nodes, "seconds": round(s.seconds, 4)} for s in self.steps
             ],
@@ -117,6 +121,7 @@ def compile(
     stored = None if source is None else _stored(read, source)
     with watching(instruments):
         loaded, found = _import(read, explain)
+        parts = found.encoder.float_parts
         before = inline_bytes(loaded)
         steps = run(loaded, planning, progress, 1, total)
         plan = Plan.of(loaded)
@@ -124,7 +129,7 @@ def compile(
             _write_text(Path(save_recipe), plan.to_yaml())
         if dry_run:
             rows = (*_rows(found, plan), ("wrote", "nothing: dry run"))
-            return CompileResult((), plan, rows, tuple(steps), before, 0)
+            return CompileResult((), plan, rows, tuple(steps), before, 0, float_parts=parts)
         steps += run(loaded, lowering, progress, 1 + len(planning), total)
     if require_full:
         _require_full(loaded, found, plan)
@@ -147,7 +152,7 @@ def compile(
         ("size", _size(before, after, stored)),
         ("time", f"{time.perf_counter() - started:.1f} s"),
     )
-    return CompileResult(tuple(paths), plan, rows, tuple(steps), before, after, operators)
+    return CompileResult(tuple(paths), plan, rows, tuple(steps), before, after, operators, parts)
 
 
 def _stored(model: ir.Model, source: Path) -> int:
@@ -216,7 +221,8 @@ def _unfolded(model: ir.Model) -> list[tuple[str, str]]:
 
 def _require_full(model: ir.Model, found: Any, plan: Plan) -> None:
     """Whatever stays float is an error."""
-    left = [f"{key} ({why})" for key, why in plan.kept.items()]
+    left = [str(part) for part in found.encoder.float_parts]
+    left += [f"{key} ({why})" for key, why in plan.kept.items()]
     left += [text for _, text in _unfolded(model)]
     left += [str(miss) for miss in found.misses]
     if left:
@@ -258,8 +264,21 @@ def _rows(found: Any, plan: Plan) -> tuple[tuple[str, str], ...]:
         ("points", f"{len(plan.activations)} quantised activations"),
     ]
     rows += _kept(plan)
+    rows += _unrecognised(found.encoder.float_parts)
     rows += [("note", text) for text in found.notes]
     return tuple(rows)
+
+
+def _unrecognised(parts: Iterable[FloatPart]) -> list[tuple[str, str]]:
+    """What is not recognised, one row a reason: every layer may have the same."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for part in parts:
+        layer, _, what = part.part.partition(":")
+        groups.setdefault((what, part.reason), []).append(layer)
+    return [
+        ("float", f"{', '.join(f'{layer}:{what}' for layer in layers)} ({reason})")
+        for (what, reason), layers in groups.items()
+    ]
 
 
 def _kept(plan: Plan) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from bqc.ir.anatomy import (
     LINEAR_ROLES,
     ROLES,
     Encoder,
+    FloatPart,
     encoder,
     layer,
     nodes_of,
@@ -28,6 +29,8 @@ from bqc.ir.anatomy import (
     weights_of,
 )
 from bqc.ir.match import stored_dtype
+from bqc.passes._graph import key_of
+from bqc.plan import PLAN_KEY, Plan
 
 __all__ = ["SCHEMA_VERSION", "inspect"]
 
@@ -46,15 +49,19 @@ class _Weight:
     elements: int
     matrix: int
     """How many of the elements are multiplied with every token (none for biases, norms and scales)."""
+    pair: str
+    """Types of a product with it: what it is multiplied by, and itself."""
     bytes: int
 
 
 def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: int = 128) -> dict[str, Any]:
     """Report on a float or compiled model as plain data (JSON-ready).
 
-    Keys: `schema_version`, `model`, `anatomy`, `cost` (parameters and MACs for `batch` x `sequence`), `roles`
-    and `layers` (the same by role and by layer), `bit_widths` (bits include scales and exponents), `bytes`
-    (payload is weights, metadata the rest of the file). A float model object is imported in place.
+    Keys: `schema_version`, `model`, `anatomy`, `float_parts` (`part` and `reason` of what no pass compiles or, in
+    a compiled model, has compiled), `cost` (parameters and MACs for `batch` x `sequence`), `roles` and `layers` (the
+    same by role and by layer), `mac_pairs` (MACs by the types multiplied), `bit_widths` (bits include scales and
+    exponents), `bytes` (payload is weights, metadata the rest of the file). A float model object is imported in
+    place.
 
     Raises:
         BqcError: the file cannot be read or holds no encoder.
@@ -78,7 +85,8 @@ def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: 
     return {
         "schema_version": SCHEMA_VERSION,
         "model": about,
-        "anatomy": found.as_dict(),
+        "anatomy": {name: value for name, value in found.as_dict().items() if name != "float_parts"},
+        "float_parts": [asdict(part) for part in _float_parts(loaded, found)],
         "cost": {
             "batch": batch,
             "sequence": sequence,
@@ -87,9 +95,22 @@ def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: 
         },
         "roles": _summed(costs, "role", lambda cost: cost.role, _by_role),
         "layers": _summed(costs, "layer", lambda cost: cost.layer, _by_layer),
+        "mac_pairs": _pairs(costs),
         "bit_widths": _bit_widths(weights),
         "bytes": _bytes(path, loaded, payload),
     }
+
+
+def _float_parts(model: ir.Model, found: Encoder) -> list[FloatPart]:
+    """What is not recognised, what the plan keeps float, and what is quantised but multiplied in float."""
+    parts = list(found.float_parts)
+    if PLAN_KEY in model.metadata_props:
+        kept = {key: why.partition(": ") for key, why in Plan.of(model).kept.items()}
+        parts += [FloatPart(key, why) for key, (kind, _, why) in kept.items() if kind == "float"]
+    dequantized = [node for node in model.graph if node.op_type == "BlockDequantizeTiles"]
+    return parts + [
+        FloatPart(key_of(n), "quantised, and multiplied in float: its input is float") for n in dequantized
+    ]
 
 
 @dataclass(frozen=True)
@@ -100,6 +121,7 @@ class _Cost:
     role: str
     parameters: int
     macs: int
+    pair: str = ""
 
 
 def _weight(value: ir.Value) -> _Weight:
@@ -114,6 +136,7 @@ def _weight(value: ir.Value) -> _Weight:
         format=value.metadata_props.get(FORMAT_KEY, stored.name.lower()),
         elements=elements,
         matrix=elements if packed or len(tensor.shape) >= 2 else 0,
+        pair=_multiplied(value),
         bytes=tensor.nbytes if packed else -(-tensor.size * stored.bitwidth // 8),
     )
 
@@ -128,14 +151,47 @@ def _costs(
             w.role,
             w.elements,
             w.matrix * tokens.get(w.layer, batch * sequence) if w.role in LINEAR_ROLES else 0,
+            w.pair,
         )
         for w in weights
     ]
     product = batch * sequence * sequence * found.hidden
     for i in map(str, range(found.layers)):
-        costs.append(_Cost(i, "attention.scores", 0, product))
-        costs.append(_Cost(i, "attention.context", 0, product))
+        for name in ("attention.scores", "attention.context"):
+            costs.append(_Cost(i, name, 0, product, _attended(model, i, name)))
     return costs
+
+
+def _multiplied(value: ir.Value) -> str:
+    """``int8 x BlockShift(8,64)``: the other operand of the first product with a weight, and the weight."""
+    node = next(iter(value.consumers()), None)
+    if node is None or not node.inputs or node.inputs[0] is None:
+        return ""
+    if node.inputs[0] is value:  # a table, or a weight that is dequantised before it is multiplied
+        return "float x float"
+    return f"{_type(node.inputs[0])} x {value.metadata_props.get(FORMAT_KEY, _type(value))}"
+
+
+def _attended(model: ir.Model, place: str, name: str) -> str:
+    """Types of the attention products of a layer."""
+    for node in (*nodes_of(model, place, name), *nodes_of(model, place, "attention.context")):
+        if node.op_type in ("BlockScores", "BlockAttention", "BlockContext"):
+            return "int8 x int8" if name == "attention.scores" else "uint8 x int8"
+        if node.op_type == "MatMul":
+            return " x ".join(map(_type, node.inputs))
+    return ""
+
+
+def _type(value: ir.Value | None) -> str:
+    return "float" if value is None or value.dtype in (None, ir.DataType.FLOAT) else value.dtype.name.lower()
+
+
+def _pairs(costs: Iterable[_Cost]) -> list[dict[str, Any]]:
+    sums: dict[str, int] = {}
+    for cost in costs:
+        if cost.macs:
+            sums[cost.pair] = sums.get(cost.pair, 0) + cost.macs
+    return [{"types": pair, "macs": sums[pair]} for pair in sorted(sums, key=lambda pair: -sums[pair])]
 
 
 def _rows(model: ir.Model, place: str, batch: int, sequence: int) -> int:

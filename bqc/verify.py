@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
@@ -14,6 +15,10 @@ from bqc.errors import BqcError
 from bqc.runtime.compare import Comparison, OutputErrors
 from bqc.runtime.feeds import Feeds, Inputs
 from bqc.runtime.session import session
+from bqc.runtime.sweep import isa_levels, isa_session, ort_level_session
+
+if TYPE_CHECKING:
+    from bqc.diff.drift import TensorDrift
 
 __all__ = ["BOUNDS_KEY", "Bounds", "Check", "OutputErrors", "VerifyReport", "verify"]
 
@@ -96,6 +101,7 @@ class VerifyReport:
         bounds: what was asked for.
         outputs: errors by output.
         checks: every bound on every output, and bit identity where asked for; empty if nothing was required.
+        tensors: every tensor inside that both models have, worst first, where asked for.
     """
 
     compiled: str
@@ -104,6 +110,7 @@ class VerifyReport:
     bounds: Bounds
     outputs: list[OutputErrors]
     checks: list[Check]
+    tensors: list[TensorDrift] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -126,6 +133,9 @@ def verify(
     bounds: Bounds | None = None,
     bits: bool = False,
     threads: int | None = None,
+    all_tensors: bool = False,
+    ort_levels: Sequence[str] = (),
+    isa: Sequence[str] = (),
 ) -> VerifyReport:
     """Run two models on the same inputs and compare their outputs.
 
@@ -144,10 +154,14 @@ def verify(
         bounds: fields that are set replace those stored in ``compiled``.
         bits: also require the same bits from ``compiled`` with and without the kernel library.
         threads: intra-operator threads.
+        all_tensors: also compare every tensor inside that both models have.
+        ort_levels: also require the same bits from ``compiled`` at these optimisation levels of ONNX Runtime.
+        isa: also require the same bits from ``compiled`` with kernels of these instruction sets; ``all`` is
+            every one that runs here.
 
     Raises:
-        BqcError: a model cannot be run, their outputs differ in name or shape, no inputs can be made up, or
-            ``bits`` is asked for where a kernel is missing.
+        BqcError: a model cannot be run, their outputs differ in name or shape, no inputs can be made up, a level
+            is unknown, or ``bits`` or ``isa`` is asked for where a kernel is missing.
     """
     judged, original = session(compiled, strict=bits, threads=threads), session(against, threads=threads)
     bare = session(compiled, library=False, threads=threads) if bits else None
@@ -160,9 +174,10 @@ def verify(
     # too.
     fixed = source.fixed_sequence
     comparisons = [Comparison(name, fixed or not _fixed_width(dims)) for name, dims in declared.items()]
-    same_bits = True
+    same_bits, results = True, []
     for ours, theirs, mask in source.runs:
         got, want = _run(judged, ours), _run(original, theirs)
+        results.append(got)
         if bare is not None:
             again = _run(bare, ours)
             same_bits &= all(got[name].tobytes() == again[name].tobytes() for name in declared)
@@ -177,7 +192,53 @@ def verify(
     checks = [check for output in outputs for check in asked.check(output)]
     if bits:
         checks.append(Check(same_bits, "the same bits with and without the kernel library"))
-    return VerifyReport(str(compiled), str(against), source.description, asked, outputs, checks)
+    feeds = [ours for ours, _, _ in source.runs]
+    for level in ort_levels:
+        made = ort_level_session(compiled, level, threads)
+        checks.append(_same_bits(f"ONNX Runtime's optimisation level {level}", made, feeds, results))
+    for level in isa_levels(isa) if isa else []:
+        made = isa_session(compiled, level, threads)
+        checks.append(_same_bits(f"{level} kernels", made, feeds, results))
+    tensors = _tensors(compiled, against, inputs, samples, shape, seed, threads) if all_tensors else []
+    return VerifyReport(str(compiled), str(against), source.description, asked, outputs, checks, tensors)
+
+
+def _same_bits(
+    what: str, running: onnxruntime.InferenceSession, feeds: Sequence[Feeds], wanted: Sequence[Feeds]
+) -> Check:
+    """Does another session give the very outputs of the first?"""
+    worst: dict[str, float] = {}
+    for given, want in zip(feeds, wanted, strict=True):
+        got = _run(running, given)
+        for name, array in want.items():
+            if got[name].tobytes() != array.tobytes():
+                gap = np.abs(got[name].astype(np.float64) - array.astype(np.float64)).max(initial=0.0)
+                worst[name] = max(worst.get(name, 0.0), float(gap))
+    if not worst:
+        return Check(True, f"the same bits with {what}")
+    return Check(
+        False, f"other bits with {what}: {', '.join(f'{n} by {gap:.3g}' for n, gap in worst.items())}"
+    )
+
+
+def _tensors(
+    compiled: str | Path,
+    against: str | Path,
+    inputs: str | Path | None,
+    samples: int | None,
+    shape: tuple[int, int] | None,
+    seed: int,
+    threads: int | None,
+) -> list[TensorDrift]:
+    from bqc.diff.alignment import align
+    from bqc.diff.comparing import open_pair
+    from bqc.diff.drift import measure_drift
+    from bqc.diff.feeds import InputChoice
+
+    original, judged = open_pair(against, compiled)
+    choice = InputChoice(inputs, samples, shape, seed)
+    found = measure_drift(original, judged, align(original, judged), choice, threads)
+    return sorted(found.tensors, key=lambda tensor: -tensor.relative)
 
 
 def _fixed_width(dims: list[int | str | None]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, SOURCE_KEY
+from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, SOURCE_KEY, VALUE_KEY, value_key
 from bqc.ir.build import SOURCE_LIMIT
 from bqc.ir.rewrite import drop_dead, sources
 from bqc.ir.rules import counted
@@ -53,6 +53,7 @@ class FoldRule(pattern.RewriteRuleClassBase):  # type: ignore[misc]
                 node.metadata_props[key] = known.metadata_props[key]
         steps = [v.producer() for v in (*through, last)]
         node.metadata_props[SOURCE_KEY] = sources([n for n in steps if n is not None])[:SOURCE_LIMIT]
+        node.metadata_props[VALUE_KEY] = value_key(final)
         infer_types(node)
         return made
 

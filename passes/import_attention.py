@@ -12,10 +12,10 @@ import onnx_ir as ir
 from bqc.contract import Contract
 from bqc.ir.build import Writer, write_attention_core, write_mask
 from bqc.ir.counting import may_rewrite
-from bqc.ir.explain import NoMatch, explanation
+from bqc.ir.explain import NoMatch, explanation, node_name
 from bqc.ir.match import Linear, as_linear, is_weight, size_of, walk_back
 from bqc.ir.padding import marked_padding
-from bqc.ir.probe import MASK_PATTERNS, Probe, ProbeError, Sizes, same_shape
+from bqc.ir.probe import Probe, ProbeError, Sizes, mask_patterns, same_shape
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
 from bqc.passes._attention_bias import label_bias, position_bias
 
@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]
 
 _HIDES = -5e3
 _CLOSE = 2e-4
+_BOUNDS = ("Clip", "Min", "Max", "HardSigmoid", "Relu")
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,10 @@ def _understand(graph: ir.Graph, region: _Region) -> _Meaning:
     )
     if len(set(boundary)) != 3:
         raise NoMatch("query, key and value share one linear", 4)
+    for node in between(region.context, boundary):
+        # Random numbers need not reach a bound.
+        if node.op_type in _BOUNDS and walk_back(node.outputs[0], boundary.__contains__):
+            raise NoMatch(f"{node_name(node)} limits values between the projections and the context", 4)
     heads = _heads(probe, boundary, hidden, graph)
     mask = _mask_input(graph, probe, boundary, hidden)
     scale = _check(probe, boundary, heads, hidden, graph, mask)
@@ -177,14 +182,15 @@ def _exact(scale: float, head_dim: int) -> float:
 
 
 def _heads(probe: Probe, boundary: list[ir.Value], hidden: int, graph: ir.Graph) -> int:
-    scores, context, *_ = _run(probe, boundary, hidden, graph, None, np.ones((2, 5), np.int64), seed=0)[1]
-    heads, rest = divmod(scores.size, 2 * 5 * 5)
-    if rest or scores.shape[-1] != 5:
-        raise NoMatch(
-            f"scores of batch 2, sequence 5 have shape {list(scores.shape)}, not [2, heads, 5, 5]", 5
-        )
-    if context.shape != (2, 5, hidden):
-        raise NoMatch(f"the context has shape {list(context.shape)}, not [2, 5, {hidden}]", 5)
+    sizes = Sizes(2, 5).within(graph)
+    b, s = sizes.batch, sizes.sequence
+    scores, context, *_ = _run(probe, boundary, hidden, graph, None, np.ones((b, s), np.int64), seed=0)[1]
+    heads, rest = divmod(scores.size, b * s * s)
+    if rest or scores.shape[-1] != s:
+        found = list(scores.shape)
+        raise NoMatch(f"scores of batch {b}, sequence {s} have shape {found}, not [{b}, heads, {s}, {s}]", 5)
+    if context.shape != (b, s, hidden):
+        raise NoMatch(f"the context has shape {list(context.shape)}, not [{b}, {s}, {hidden}]", 5)
     if hidden % heads:
         raise NoMatch(f"{heads} heads do not divide the hidden size {hidden}", 5)
     return heads
@@ -219,7 +225,8 @@ def _says_mask(value: ir.Value) -> bool:
 
 def _mask_input(graph: ir.Graph, probe: Probe, boundary: list[ir.Value], hidden: int) -> ir.Value | None:
     """The graph input that hides keys: the one whose zeros change the scores."""
-    pattern = np.ones((2, 4), np.int64)
+    sizes = Sizes(2, 4).within(graph)
+    pattern = np.ones((sizes.batch, sizes.sequence), np.int64)
     pattern[:, -1] = 0
     candidates = [v for v in (*marked_padding(graph), *graph.inputs) if probe.depends_on(v)]
     candidates.sort(key=lambda v: not _says_mask(v))
@@ -240,8 +247,7 @@ def _check(
     mask: ir.Value | None,
 ) -> float:
     scale = 0.0
-    for n, rows in enumerate(MASK_PATTERNS):
-        pattern = np.array(rows, np.int64)
+    for n, pattern in enumerate(mask_patterns(graph)):
         (q, k, v), (scores, context, *biases) = _run(probe, boundary, hidden, graph, mask, pattern, n)
         q4, k4, v4 = (_split(a.astype(np.float64), heads) for a in (q, k, v))
         product = q4 @ k4.swapaxes(-1, -2)
@@ -254,9 +260,11 @@ def _check(
         keys = pattern.astype(bool)[:, None, None, :]
         visible = np.broadcast_to(keys if mask is not None else np.ones_like(keys), scores.shape)
         if not np.allclose(scores[visible], (scale * product)[visible], atol=_CLOSE * 10):
-            raise NoMatch(f"keys with mask 1 are changed by the mask {rows}: not a plain padding mask", 7)
+            raise NoMatch(
+                f"keys with mask 1 are changed by the mask {pattern.tolist()}: not a plain padding mask", 7
+            )
         if not (scores[~visible] <= _HIDES).all():
-            raise NoMatch(f"keys with mask 0 are not hidden under the mask {rows}", 8)
+            raise NoMatch(f"keys with mask 0 are not hidden under the mask {pattern.tolist()}", 8)
         with np.errstate(all="ignore"):
             raised = np.where(visible, np.exp(scale * product + bias), 0.0)
         wanted = _merge((raised / raised.sum(-1, keepdims=True)) @ v4)

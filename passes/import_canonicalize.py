@@ -22,6 +22,7 @@ from bqc.passes.import_flat import ImportFlat
 from bqc.passes.import_fold import ImportFold
 from bqc.passes.import_functions import ImportFunctions
 from bqc.passes.import_gelu import ImportGelu
+from bqc.passes.import_gemm import ImportGemm
 from bqc.passes.import_half import ImportHalf
 from bqc.passes.import_head import ImportHead
 from bqc.passes.import_ids import ImportIds
@@ -33,6 +34,8 @@ from bqc.passes.import_mask import ImportMask
 from bqc.passes.import_mend import ImportMend
 from bqc.passes.import_opset import ImportOpset
 from bqc.passes.import_packed import ImportPacked
+from bqc.passes.import_pool import ImportPool
+from bqc.passes.import_positions import ImportPositions
 from bqc.passes.import_residual import ImportResidual
 from bqc.passes.import_shapes import ImportShapes
 from bqc.passes.import_shared import ImportShared
@@ -56,13 +59,16 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportContrib,
     ImportShared,
     ImportWeights,
+    ImportPool,
     ImportLayerNorm,
     ImportLayerNormProbe,
     ImportGelu,
     ImportEinsum,
+    ImportGemm,
     ImportFlat,
     ImportLinear,
     ImportLookup,
+    ImportPositions,
     ImportEmbedding,
     ImportIds,
     ImportMask,
@@ -87,16 +93,17 @@ class ImportCanonicalize(ir.passes.InPlacePass):
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        _forget(model)
+        forgotten = _forget(model)
         steps = run(model, [one() for one in IMPORT_PASSES])
         common.TopologicalSortPass()(model)
         run(model, [ImportTypes()])
-        return ir.passes.PassResult(model, any(step.modified for step in steps))
+        return ir.passes.PassResult(model, forgotten or any(step.modified for step in steps))
 
 
-def _forget(model: ir.Model) -> None:
+def _forget(model: ir.Model) -> bool:
     """Drop anatomy that is already written: what a model computes is looked at, not what it says of itself."""
-    model.metadata_props.pop(ANATOMY_KEY, None)
+    dropped = model.metadata_props.pop(ANATOMY_KEY, None) is not None
     for item in (*model.graph, *model.graph.initializers.values()):
         for key in (LAYER_KEY, ROLE_KEY, SOURCE_KEY):
-            item.metadata_props.pop(key, None)
+            dropped |= item.metadata_props.pop(key, None) is not None
+    return dropped

@@ -116,9 +116,10 @@ def _meaning(graph: ir.Graph, index: ir.Value) -> _Meaning:
         return "input", index, 0
     probe = Probe([index])
     read = [v for v in graph.inputs if probe.depends_on(v)]
-    pads = {v: _padding(probe, v) for v in read}
+    pads = {v: _padding(graph, probe, v) for v in read}
     kinds: set[_Meaning] | None = None
-    for n, sizes in enumerate(_SIZES):
+    for n, wanted in enumerate(_SIZES):
+        sizes = wanted.within(graph)
         rng = np.random.default_rng(n)
         shape = (sizes.batch, sizes.sequence)
         # Few different ids, so that the padding id is among them.
@@ -142,11 +143,13 @@ def _typed(value: ir.Value, ids: Array) -> Array:
     return ids.astype(value.dtype.numpy() if value.dtype else np.int64)
 
 
-def _padding(probe: Probe, ids: ir.Value) -> int:
+def _padding(graph: ir.Graph, probe: Probe, ids: ir.Value) -> int:
     """The padding id, if the index counts what is not padding: the first token has the position after it."""
+    sizes = Sizes(1, 2).within(graph)
+    shape = (sizes.batch, sizes.sequence)
     for token in (3, 4):
-        (found,) = probe.run({ids: _typed(ids, np.full((1, 2), token))}, Sizes(1, 2))
-        if found.size == 2 and found[0, 1] == found[0, 0] + 1:
+        (found,) = probe.run({ids: _typed(ids, np.full(shape, token))}, sizes)
+        if found.shape == shape and sizes.sequence > 1 and found[0, 1] == found[0, 0] + 1:
             return max(int(found[0, 0]) - 1, 0)
     return 0
 

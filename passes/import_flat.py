@@ -112,8 +112,25 @@ def _target(value: ir.Value | None) -> list[int | None] | None:
         if number is not None:
             sizes.extend(int(n) for n in number.reshape(-1))
         else:
-            sizes.append(None)
+            sizes.extend([None] * _count(part))
     return sizes
+
+
+def _count(part: ir.Value | None) -> int:
+    """How many sizes a computed part of a Reshape target is: several where a shape is cut, else one."""
+    node = None if part is None else part.producer()
+    if node is not None and node.op_type in ("Cast", "Identity"):
+        return _count(node.inputs[0])
+    if node is not None and node.op_type == "Gather":
+        picked = constant(node.inputs[1])
+        return 1 if picked is None else picked.size
+    if node is None or node.op_type != "Slice":
+        return 1
+    starts, ends = constant(node.inputs[1]), constant(node.inputs[2])
+    if starts is None or ends is None or starts.size != 1 or ends.size != 1:
+        return 1
+    start, end = int(starts.reshape(())), int(ends.reshape(()))
+    return end - start if 0 <= start < end <= 3 else 1
 
 
 def _is_dense(flat: ir.Value, width: int) -> bool:

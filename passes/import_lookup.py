@@ -102,7 +102,8 @@ def _index(graph: ir.Graph, term: ir.Value, table: ir.Value) -> tuple[str, ir.Va
         # Only the size of the ids may be read, which a probe is given.
         like = (read or [v for v in graph.inputs if v.shape is not None and len(v.shape) == 2])[:1]
         kinds: set[tuple[str, ir.Value]] | None = None
-        for n, sizes in enumerate(_SIZES):
+        for n, wanted in enumerate(_SIZES):
+            sizes = wanted.within(graph)
             rng = np.random.default_rng(n)
             feeds = {
                 v: rng.integers(0, min(rows, 90), (sizes.batch, sizes.sequence)).astype(

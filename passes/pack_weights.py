@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.formats import BlockShift
+from bqc.ir.anatomy import VALUE_KEY, value_key
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead, take_place
 from bqc.ops.registry import DOMAIN
@@ -83,6 +84,7 @@ def _rows(model: ir.Model, dequantize: ir.Node, gather: ir.Node) -> None:
     packed = weight_part(model.graph, source, "rows", fmt.pack_rows(codes), str(fmt), codes.size)
     attributes = {"columns": codes.shape[1], "bits": fmt.bits, "block": geometry["block"], "layout": "row"}
     new = block_node("BlockGather", [ids, packed, exponents], attributes, like=gather)
+    new.metadata_props[VALUE_KEY] = value_key(gather)
     model.graph.insert_after(gather, new)
     take_place(gather.outputs[0], new.outputs[0])
 

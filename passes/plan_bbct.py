@@ -19,19 +19,21 @@ from bqc.plan import Plan, matching
 __all__ = ["LAYER_POINTS", "PlanBbct"]
 
 LAYER_POINTS = (
+    "attention.input",
     "attention.query",
     "attention.key",
     "attention.value",
     "attention.softmax",
     "attention.context",
     "attention.norm",
+    "ffn.input",
     "ffn.gelu",
     "ffn.norm",
 )
 """Quantisation points of a layer."""
 
 _BEFORE = ("embedding:embedding.norm", "embedding:embedding.projection")
-_AFTER = ("head:pooler", "head:head.transform", "head:head.norm")
+_AFTER = ("head:head.input", "head:pooler", "head:head.transform", "head:head.norm")
 """Quantisation points outside the layers."""
 
 _PER_HEAD = ("attention.query", "attention.key", "attention.value", "attention.context")
@@ -150,9 +152,12 @@ class PlanBbct(ir.passes.InPlacePass):
         readers: dict[str, tuple[str, ...]] = {
             "embedding.norm": ("embedding:embedding.projection", "0:attention.query"),
             "embedding.projection": ("0:attention.query",),
+            "attention.input": (f"{layer}:attention.query",),
             "attention.norm": (f"{layer}:ffn.intermediate",),
+            "ffn.input": (f"{layer}:ffn.intermediate",),
             "ffn.gelu": (f"{layer}:ffn.output",),
             "ffn.norm": (f"{following}:attention.query",) if following < layers else head,
+            "head.input": head,
             "pooler": ("head:head.transform", "head:head"),
             "head.transform": ("head:head",),
             "head.norm": ("head:head",),

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.formats import BlockShift
-from bqc.ir.anatomy import encoder, nodes_of, role
+from bqc.ir.anatomy import VALUE_KEY, encoder, nodes_of, role, value_key
 from bqc.ir.build import Writer
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead
@@ -21,18 +21,21 @@ __all__ = ["QuantizeActivations"]
 _POINT_OPS = {
     "embedding.norm": ("LayerNormalization",),
     "embedding.projection": ("Add",),
+    "attention.input": (),
     "attention.query": ("Add",),
     "attention.key": ("Add",),
     "attention.value": ("Add",),
     "attention.context": ("Reshape",),
     "attention.norm": ("LayerNormalization",),
-    "ffn.gelu": ("Gelu",),
+    "ffn.input": (),
+    "ffn.gelu": (),
     "ffn.norm": ("LayerNormalization",),
+    "head.input": (),
     "pooler": ("Tanh",),
     "head.transform": ("Gelu", "Relu"),
     "head.norm": ("LayerNormalization",),
 }
-"""The nodes whose output is the point, by role."""
+"""The nodes whose output is the point, by role; roles of a single node have any operator."""
 
 INT64 = ir.DataType.INT64
 
@@ -76,7 +79,9 @@ class QuantizeActivations(ir.passes.InPlacePass):
                 count += _softmax(model, layer, mask)
                 continue
             for node in list(nodes_of(model, layer, kind)):
-                if node.op_type not in _POINT_OPS[kind] or not may_rewrite(node):
+                if _POINT_OPS[kind] and node.op_type not in _POINT_OPS[kind]:
+                    continue
+                if not may_rewrite(node):
                     continue
                 _pair(model, writer, node, fmt, mask if kind == "attention.value" else None, heads)
                 count += 1
@@ -110,6 +115,7 @@ def _pair(
         exponents = spread[-1].outputs[0]
     geometry = {"block": block, "group": fmt.group}
     new.append(block_node("BlockDequantize", [quantize.outputs[0], exponents], geometry, like=node))
+    _same_value(node, quantize, new[-1])
     _take_over(model, node, new)
 
 
@@ -152,6 +158,7 @@ def _tensor_pair(model: ir.Model, writer: Writer, node: ir.Node, fmt: BlockShift
         dtype=ir.DataType.FLOAT,
         shape=list(point.shape),
     )
+    _same_value(node, shaped)
     _take_over(model, node, [flat, quantize, back, size, shaped])
 
 
@@ -172,6 +179,12 @@ def _take_over(model: ir.Model, node: ir.Node, new: list[ir.Node]) -> None:
     model.graph.insert_after(node, new)
 
 
+def _same_value(node: ir.Node, *new: ir.Node) -> None:
+    """Record that the new nodes' outputs stand for the node's."""
+    for one in new:
+        one.metadata_props[VALUE_KEY] = value_key(node)
+
+
 def _softmax(model: ir.Model, layer: str, mask: ir.Value) -> int:
     count = 0
     for node in list(nodes_of(model, layer, "attention.softmax")):
@@ -183,6 +196,7 @@ def _softmax(model: ir.Model, layer: str, mask: ir.Value) -> int:
         assert scaled is not None, "canonical scores"
         codes = block_node("MaskedSoftmax", [scaled, mask], {}, like=node)
         back = block_node("SoftmaxDequantize", codes.outputs, {}, like=node)
+        _same_value(node, codes, back)
         model.graph.insert_after(node, [codes, back])
         node.outputs[0].replace_all_uses_with(back.outputs[0])
         count += 1
@@ -220,18 +234,20 @@ def _integer_mask(model: ir.Model, writer: Writer, cast: ir.Node | None) -> ir.V
         made = standard_node("Cast", [source], {"to": INT64}, like=cast, dtype=INT64, shape=shape)
         model.graph.insert_before(cast, made)
         return made.outputs[0]
-    word = next(n for n in nodes_of(model, role="embedding.word") if n.op_type == "Gather")
-    ids = word.inputs[1]
-    assert ids is not None, "a Gather has indices"
+    # The ids, or where no lookup of words is recognised the hidden state [B, S, H], say how many.
+    word = next((n for n in nodes_of(model, role="embedding.word") if n.op_type == "Gather"), None)
+    like = word or next(n for n in nodes_of(model, role="attention.query") if n.op_type == "MatMul")
+    sized = like.inputs[1 if like is word else 0]
+    assert sized is not None, "both have two inputs"
     one = writer.shared("bqc.one", np.array(1, np.int64))
-    size = standard_node("Shape", [ids], {}, like=word, dtype=INT64, shape=[2])
+    size = standard_node("Shape", [sized], {"start": 0, "end": 2}, like=like, dtype=INT64, shape=[2])
     ones = standard_node(
         "Expand",
         [one, size.outputs[0]],
         {},
-        like=word,
+        like=like,
         dtype=INT64,
-        shape=None if ids.shape is None else list(ids.shape),
+        shape=None if sized.shape is None else list(sized.shape)[:2],
     )
-    model.graph.insert_before(word, [size, ones])
+    model.graph.insert_before(like, [size, ones])
     return ones.outputs[0]

@@ -16,10 +16,8 @@ import numpy as np
 import torch
 import transformers
 
-from bqc.evaluate.data import load_examples
 from bqc.evaluate.metrics import score
-from bqc.evaluate.task import Examples, Task
-from bqc.evaluate.tasks import TASKS, find_task
+from bqc.evaluate.tasks import TASKS, Examples, SentenceTask, find_task, load_examples
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
@@ -37,7 +35,7 @@ class Rows(torch.utils.data.Dataset[dict[str, Any]]):
         return {name: values[row] for name, values in self._encodings.items()} | {"labels": self._labels[row]}
 
 
-def metrics_of(task: Task) -> Any:
+def metrics_of(task: SentenceTask) -> Any:
     """The function `Trainer` calls after an epoch."""
 
     def compute(prediction: Any) -> dict[str, float]:
@@ -48,7 +46,7 @@ def metrics_of(task: Task) -> Any:
     return compute
 
 
-def network_for(source: str, task: Task) -> Any:
+def network_for(source: str, task: SentenceTask) -> Any:
     """The encoder with a fresh head whose labels carry the task's names."""
     labels: dict[str, Any] = {"num_labels": max(len(task.labels), 1)}
     if task.regression:
@@ -63,7 +61,8 @@ def network_for(source: str, task: Task) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("encoder", help="Hugging Face directory or hub id")
-    parser.add_argument("--task", required=True, choices=sorted(TASKS))
+    sentences = sorted(name for name, task in TASKS.items() if task.kind == "sentence")
+    parser.add_argument("--task", required=True, choices=sentences)
     parser.add_argument("-o", "--output", type=Path, required=True, help="directory to write")
     parser.add_argument("--data", help="folder of the task's files [default: BQC_DATA, else the hub]")
     parser.add_argument("--epochs", type=float, default=3)
@@ -76,6 +75,7 @@ def main() -> None:
 
     transformers.set_seed(options.seed)
     task = find_task(options.task)
+    assert isinstance(task, SentenceTask), f"{task.title} has no sentence head"
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.encoder)
     network = network_for(options.encoder, task)
     train = load_examples(task, options.data, "train").head(options.limit)

@@ -109,7 +109,8 @@ def exercise(seed: int, base: Base, folder: Path) -> str:
             outcomes.append("refused")
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
-            return f"untidy {type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {str(error)[:80]!r}"
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            return f"untidy {type(error).__name__} in {place}: {str(error)[:80]!r} (seed {seed})"
     return outcomes[0]
 
 

@@ -21,13 +21,12 @@ import onnx_ir as ir
 import onnxruntime
 
 import bqc
-from bqc.evaluate.data import load_examples
-from bqc.evaluate.metrics import score
 from bqc.evaluate.predict import Predictor
-from bqc.evaluate.tasks import find_task
+from bqc.evaluate.tasks import find_task, load_examples
 from bqc.evaluate.tokens import TextEncoder
 from bqc.ir import import_model
 from bqc.pipeline import run
+from bqc.runtime.doctor import cpu_name
 from bqc.runtime.session import MissingKernelWarning
 
 __all__ = [
@@ -92,7 +91,8 @@ class Scorer:
     ) -> None:
         self.task = find_task(task)
         self._examples = load_examples(self.task, data, "dev").head(limit)
-        self._encoder = TextEncoder(tokenizer)
+        self._encoder = TextEncoder(tokenizer, default=self.task.max_length)
+        self._features = self.task.features(self._examples, self._encoder)
         self._threads = threads
         self._batch_size = batch_size
 
@@ -101,9 +101,10 @@ class Scorer:
 
     def __call__(self, path: Path, library: bool = True) -> Scores:
         session = bqc.session(path, threads=self._threads, library=library)
-        outputs = Predictor(session, self._encoder, self._batch_size)(self._examples.texts)
-        predicted = outputs[:, 0] if self.task.regression else outputs.argmax(axis=1)
-        found = score(self.task.metrics, self._examples.labels, predicted)
+        predict = Predictor(session, self._encoder, self._batch_size)
+        outputs = np.stack(predict(self._features.encodings))
+        predictions = self.task.predictions(self._examples, self._features, list(outputs))
+        found = self.task.score(self._examples, predictions)
         return Scores({name: 100 * value for name, value in found.items()}, outputs)
 
 
@@ -114,18 +115,12 @@ def mean_error(found: Scores, base: Scores) -> float:
 
 def versions() -> dict[str, str]:
     """What the numbers were made with."""
-    model = "unknown"
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text().splitlines()
-        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-        model = f"{names[0]} x {os.cpu_count()}" if names else platform.machine()
     return {
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
         "onnx": onnx.__version__,
         "numpy": np.__version__,
-        "cpu": model,
+        "cpu": f"{cpu_name()} x {os.cpu_count()}",
     }
 
 

@@ -3,59 +3,54 @@
     python tools/support_matrix.py                                  all of it (slow), docs/support-matrix.md
     python tools/support_matrix.py --exporters torchscript --heads bare,classification
     python tools/support_matrix.py --results run.json               keeps results and goes on where it was
+    python tools/support_matrix.py --results run.json --files FOLDER     what tools/other_exporters left there, too
 
 A cell is supported if the canonical float form computes what the exported file does (within 1e-5, with left and
 right padding), and the model compiled with scheme bbct passes `bqc verify` and has the same bits with and
 without the kernel library. The models are tiny and random. The status is 1 if any cell is wrong.
 
-Exporters are `EXPORTERS` of tests/support/families.py, and of every tests/support/exporters_*.py: there, functions
-that rewrite a file that torch exported.
+Exporters are `EXPORTERS` of tests/support/families.py, run with every family and head, and of graphs.py and every
+exporters_*.py beside it: functions that rewrite a file that torch exported, run with `REWRITTEN`.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
-import io
 import json
 import os
 import re
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-import numpy as np  # noqa: E402
-
-import bqc  # noqa: E402
-from bqc.errors import BqcError  # noqa: E402
-from bqc.ir import import_model  # noqa: E402
-from bqc.runtime.feeds import random_batches  # noqa: E402
-from bqc.verify import verify  # noqa: E402
-from tests.support.exports import largest_difference  # noqa: E402
 from tests.support.families import (  # noqa: E402
     EXPORTERS,
     FAMILIES,
     HEADS,
-    VOCABULARY,
     CannotExport,
     Cell,
     exported,
 )
+from tools.other_exporters.folder import FAILURES, VERSIONS  # noqa: E402
+from tools.support_check import Result, check, line, silent  # noqa: E402
 
-TOLERANCE = 1e-5
+FROM_TORCH = ("dynamo", "torchscript")
 REFUSED_HEADS = ("bare", "classification")
 """A family that is refused is refused for its encoder: other heads would add nothing."""
-
-Result = tuple[str, str]
-"""`supported`, `refused`, `untested` or `wrong`, and what there is to say about it."""
+REWRITTEN = (
+    ("bert", "distilbert", "roberta", "electra", "mpnet", "albert"),
+    ("bare", "classification", "masked-lm"),
+)
+"""Families and heads that files rewritten after the export are tried with."""
+OTHERS = "other:"
 
 
 def main() -> int:
@@ -64,35 +59,60 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     register()
-    for name, known in (("families", FAMILIES), ("exporters", EXPORTERS), ("heads", HEADS)):
-        parser.add_argument(f"--{name}", default=",".join(known), help="comma separated [default: all]")
+    parser.add_argument("--exporters", default=",".join(EXPORTERS), help="comma separated [default: all]")
+    for name in ("families", "heads"):
+        parser.add_argument(f"--{name}", help="comma separated [default: those of the exporter]")
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="results so far (JSON); new ones are added"
     )
+    parser.add_argument("--files", type=Path, metavar="FOLDER", help="files of other exporters")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "support-matrix.md")
     asked = parser.parse_args()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     results: dict[str, Result] = {}
     if asked.results is not None and asked.results.is_file():
         results = {key: (state, why) for key, (state, why) in json.loads(asked.results.read_text()).items()}
-    for exporter in asked.exporters.split(","):
-        for family in asked.families.split(","):
-            for head in asked.heads.split(","):
-                key = f"{exporter} {family} {head}"
-                if key not in results:
-                    results[key] = run(exporter, Cell(family, head), results)
-                    print(key, *results[key], flush=True)
-                    if asked.results is not None:
-                        asked.results.write_text(json.dumps(results, indent=1))
+
+    def take(key: str, made: Callable[[], Result]) -> None:
+        if key not in results:
+            results[key] = made()
+            print(key, *results[key], flush=True)
+            if asked.results is not None:
+                asked.results.write_text(json.dumps(results, indent=1))
+
+    for exporter in filter(None, asked.exporters.split(",")):
+        families, heads = (tuple(FAMILIES), tuple(HEADS)) if exporter in FROM_TORCH else REWRITTEN
+        for family in asked.families.split(",") if asked.families else families:
+            for head in (
+                asked.heads.split(",") if asked.heads else sorted(heads, key=REFUSED_HEADS.__contains__)[::-1]
+            ):
+                cell = Cell(family, head)
+                take(f"{exporter} {family} {head}", partial(run, exporter, cell, results))
+    if asked.files is not None:
+        take_files(asked.files, take)
     asked.output.write_text(page(results), encoding="utf-8")
     return int(any(state == "wrong" for state, _ in results.values()))
 
 
+def take_files(root: Path, take: Callable[[str, Callable[[], Result]], None]) -> None:
+    """Check every `EXPORTER/FAMILY.HEAD.onnx`, and take down what wrote them and what could not be written."""
+    for folder in sorted(path.parent for path in root.glob(f"*/{VERSIONS}")):
+        versions = json.loads((folder / VERSIONS).read_text())
+        text = ", ".join(f"{name} {number}" for name, number in versions.items())
+        take(f"{OTHERS}{folder.name} versions", lambda text=text: ("versions", text))  # type: ignore[misc]
+        for file in sorted(folder.glob("*.onnx")):
+            take(f"{OTHERS}{folder.name} {file.stem.replace('.', ' ')}", partial(check, file))
+        failures = json.loads((folder / FAILURES).read_text()) if (folder / FAILURES).is_file() else {}
+        for cell, why in failures.items():
+            take(f"{OTHERS}{folder.name} {cell.replace('.', ' ')}", lambda why=why: ("untested", why))  # type: ignore[misc]
+
+
 def register() -> None:
     """Add the exporters of other modules: each rewrites what torch's TorchScript exporter wrote."""
-    for file in sorted((ROOT / "tests" / "support").glob("exporters_*.py")):
+    support = ROOT / "tests" / "support"
+    for file in (*sorted(support.glob("exporters_*.py")), support / "graphs.py"):
         module = importlib.import_module(f"tests.support.{file.stem}")
-        for name, rewrite in module.EXPORTERS.items():
+        for name, rewrite in (module.EXPORTERS | getattr(module, "HALF_EXPORTERS", {})).items():
             kind = file.stem.removeprefix("exporters_")
             label = name if name.startswith(kind) else f"{kind}-{name}"
             EXPORTERS.setdefault(label, _after_torch(rewrite))
@@ -105,7 +125,7 @@ def _after_torch(rewrite: Callable[[Path], Path]) -> Callable[[Cell], Path]:
         try:
             return rewrite(Path(shutil.copy(source, folder / source.name)))
         except Exception as error:
-            raise CannotExport(_line(error)) from error
+            raise CannotExport(line(error)) from error
 
     return export
 
@@ -118,35 +138,11 @@ def run(exporter: str, cell: Cell, results: dict[str, Result]) -> Result:
             if state == "refused":
                 return state, why
     try:
-        with _silent():
+        with silent():
             path = exported(exporter, cell)
     except CannotExport as error:
-        return "untested", _line(error)
-    try:
-        with _silent(), tempfile.TemporaryDirectory() as folder:
-            model, _ = import_model(path)
-            gap = largest_difference(path, model)
-            if not gap < TOLERANCE:
-                return "wrong", f"the canonical form differs by {gap:.2g}"
-            result = bqc.compile(path, output=Path(folder) / "model.bqc.onnx", block=16)
-            report = verify(result.paths[0], path, inputs=_inputs(Path(folder)), bits=True)
-            left = dict(result.summary).get("float", "")
-    except BqcError as error:
-        return "refused", _line(error).split("; ")[0]
-    except Exception as error:
-        return "wrong", f"{type(error).__name__}: {_line(error)}"
-    failed = [check.text for check in report.checks if not check.ok]
-    if failed:
-        return "wrong", "; ".join(failed)
-    return "supported", left
-
-
-def _inputs(folder: Path) -> Path:
-    """Ragged rows, padded left and right, for every input there may be; fused lookups do not tell their sizes."""
-    (batch,) = random_batches(VOCABULARY, 2, 64, 64, 24, 0)
-    file = folder / "inputs.npz"
-    np.savez(file, input_ids=batch.ids, attention_mask=batch.mask, token_type_ids=batch.types)
-    return file
+        return "untested", line(error)
+    return check(path)
 
 
 def page(results: dict[str, Result]) -> str:
@@ -163,7 +159,7 @@ def page(results: dict[str, Result]) -> str:
         "The numbers refer\nto the notes.",
         "Versions: " + ", ".join(f"{name} {version(name)}" for name in libraries) + ".",
     ]
-    used = {tuple(key.rsplit(" ", 2)) for key in results}
+    used = {tuple(key.rsplit(" ", 2)) for key in results if not key.startswith(OTHERS)}
     for exporter in [e for e in EXPORTERS if any(u[0] == e for u in used)]:
         heads = [h for h in HEADS if any(u[0] == exporter and u[2] == h for u in used)]
         rows = ["| family | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
@@ -171,8 +167,36 @@ def page(results: dict[str, Result]) -> str:
             cells = [_shown(results.get(f"{exporter} {family} {head}"), notes) for head in heads]
             rows.append(f"| {family} | " + " | ".join(cells) + " |")
         parts += [f"## {exporter}", "\n".join(rows)]
+    parts += _others(results, notes)
     parts += ["## Notes", "\n".join(f"{n}. {text}" for n, text in enumerate(notes, 1))]
     return "\n\n".join(parts) + "\n"
+
+
+def _others(results: dict[str, Result], notes: list[str]) -> list[str]:
+    """The section of files that other exporters and tools wrote: a row an exporter, all heads of a family in a cell."""
+    cells = {
+        tuple(key.removeprefix(OTHERS).split(" ")): r for key, r in results.items() if key.startswith(OTHERS)
+    }
+    if not cells:
+        return []
+    tried = [key for key in cells if len(key) == 3]
+    families = [f for f in FAMILIES if any(key[1] == f for key in tried)]
+    rows = ["| exporter | heads | " + " | ".join(families) + " |", "| --- |" + " --- |" * (len(families) + 1)]
+    written_by: dict[str, list[str]] = {}
+    for exporter in dict.fromkeys(key[0] for key in cells):
+        heads = [h for h in HEADS if any((key[0], key[2]) == (exporter, h) for key in tried)]
+        marks = []
+        for family in families:
+            each = [_shown(cells.get((exporter, family, head)), notes) for head in heads]
+            marks.append(", ".join(dict.fromkeys(each)))
+        rows.append(f"| {exporter} | {', '.join(heads)} | " + " | ".join(marks) + " |")
+        written_by.setdefault(cells[exporter, "versions"][1], []).append(exporter)
+    versions = [f"- {', '.join(names)}: {text}" for text, names in written_by.items()]
+    text = (
+        "Files that the scripts of `tools/other_exporters` made in environments of their own, with the same tiny "
+        "models. A cell\ntells all heads of its row: one word where they agree. float16 files agree within 2e-2."
+    )
+    return ["## Other exporters and tools", text, "\n".join(rows), "Written by\n\n" + "\n".join(versions)]
 
 
 def _shown(result: Result | None, notes: list[str]) -> str:
@@ -186,18 +210,6 @@ def _shown(result: Result | None, notes: list[str]) -> str:
     if text not in notes:
         notes.append(text)
     return f"{mark} ({notes.index(text) + 1})"
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-
-
-@contextlib.contextmanager
-def _silent():  # type: ignore[no-untyped-def]
-    sink = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-        warnings.simplefilter("ignore")
-        yield
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILE",
+    "Names",
     "Settings",
     "Shape",
     "check_mark",
@@ -65,6 +66,26 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
         if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
             self.fail(f"'{value}' is not batch x sequence, as in 8x64", param, ctx)
         return int(parts[0]), int(parts[1])
+
+
+class Names(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """An option of names with commas between them, each one of ``choices``."""
+
+    name = "names"
+
+    def __init__(self, *choices: str) -> None:
+        self.choices = choices
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(","))
+        for name in names:
+            if name not in self.choices:
+                self.fail(f"'{name}' is none of {', '.join(self.choices)}", param, ctx)
+        return names
 
 
 def _store(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -157,6 +178,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
             column.lstrip(">"),
             justify="right" if column.startswith(">") else "left",
             no_wrap=column.startswith(">"),
+            overflow="fold",
         )
     for row in rows:
         view.add_row(*(Text(str(cell)) for cell in row))

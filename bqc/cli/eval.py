@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +20,10 @@ from bqc.cli.common import (
     table,
     threads_option,
 )
+from bqc.cli.tasks import chosen_task, task_options
+
+if TYPE_CHECKING:
+    from bqc.evaluate import EvalResult
 
 __all__ = ["command"]
 
@@ -28,13 +35,11 @@ SCHEMA_VERSION = 1
     epilog=examples(
         "bqc eval model.onnx --task sst2 --data DATA",
         "bqc eval model.onnx model.bqc.onnx --task mrpc",
+        "bqc eval model.onnx --data reviews.csv --text-column review --label-column stars",
     ),
 )
 @click.argument("models", nargs=-1, required=True, type=FILE, metavar="MODEL...")
-@click.option("--task", required=True, metavar="TASK", help="sst2, mrpc, cola or stsb.")
-@click.option(
-    "--data", type=FILE, metavar="DIR", help="Folder with the task's files. [default: BQC_DATA, else the hub]"
-)
+@task_options
 @click.option(
     "--split", type=click.Choice(["dev", "train"]), default="dev", show_default=True, help="Rows to score."
 )
@@ -44,10 +49,22 @@ SCHEMA_VERSION = 1
     "--max-length",
     type=click.IntRange(min=3),
     metavar="N",
-    help="Tokens to keep of a text or pair. [default: 128, or the model's positions]",
+    help="Tokens to keep of an example or window. [default: the task's, or the model's positions]",
 )
 @click.option(
     "--tokenizer", type=FILE, metavar="DIR", help="Folder of tokenizer.json. [default: the model's]"
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Metric for a file of your own: accuracy, f1, macro_f1, matthews, pearson, spearman. Repeatable.",
+)
+@click.option(
+    "--metric-fn",
+    metavar="MODULE:FUNCTION",
+    help="Your own metric: function(labels, predictions) gives a number, or names and numbers.",
 )
 @threads_option
 @click.option("--strict", is_flag=True, help="A node without a kernel is an error, not a warning.")
@@ -58,33 +75,37 @@ SCHEMA_VERSION = 1
 def command(
     settings: Settings,
     models: tuple[Path, ...],
-    task: str,
-    data: Path | None,
     split: str,
     limit: int | None,
     batch_size: int,
     max_length: int | None,
     tokenizer: Path | None,
+    metrics: tuple[str, ...],
+    metric_fn: str | None,
     threads: int | None,
     strict: bool,
     no_library: bool,
+    data: Path | None,
+    **columns: Any,
 ) -> None:
-    """Score models, float or compiled, on a task.
+    """Score models, float or compiled, on a task or on a file of your own.
 
     With several models the table shows each one's difference from the first. Metrics are fractions in the
     JSON output and times 100 in the table.
     """
     from bqc.evaluate import evaluate
-    from bqc.evaluate.tasks import find_task
+    from bqc.evaluate.metrics import find_function
 
-    found = find_task(task)
+    task = chosen_task(data=data, metrics=metrics, **columns)
+    if metric_fn is not None:
+        task = replace(task, function=find_function(metric_fn))
     results = []
     for model in models:
         with progress_bar(settings, model.name) as progress:
             results.append(
                 evaluate(
                     model,
-                    found,
+                    task,
                     data,
                     split=split,
                     limit=limit,
@@ -102,18 +123,25 @@ def command(
         return
     if settings.quiet:
         return
-    first = results[0]
-    columns = ["model", *(f">{name}" for name in found.metrics), ">examples", ">seconds", ">examples/s"]
+    title = f"{task.title} {split}" if data is None or not data.is_file() else data.name
+    _print(title, results)
+    if results[0].head in ("embedding", "hidden"):
+        say(settings, "embedding model: scored by the cosine similarity of each pair")
+    elif task.labels and not all(result.labels_checked for result in results):
+        say(settings, "config.json names no labels: their order is taken to be the task's")
+
+
+def _print(title: str, results: Sequence[EvalResult]) -> None:
+    names = list(results[0].metrics)
+    columns = ["model", *(f">{name}" for name in names), ">examples", ">seconds", ">examples/s"]
     several = len(results) > 1
     if several:
-        columns.insert(1 + len(found.metrics), f">{found.metrics[0]} change")
+        columns.insert(1 + len(names), f">{names[0]} change")
     rows = []
     for result in results:
-        row = [result.model, *(f"{100 * result.metrics[name]:.2f}" for name in found.metrics)]
+        row = [result.model, *(f"{100 * result.metrics[name]:.2f}" for name in names)]
         if several:
-            row.append(f"{100 * (result.metrics[found.metrics[0]] - first.metrics[found.metrics[0]]):+.2f}")
+            row.append(f"{100 * (result.metrics[names[0]] - results[0].metrics[names[0]]):+.2f}")
         row += [str(result.examples), f"{result.seconds:.2f}", f"{result.examples_per_second:.1f}"]
         rows.append(row)
-    table(f"{found.title} {split}", columns, rows)
-    if first.head != "logits":
-        say(settings, "embedding model: scored by the cosine similarity of each pair")
+    table(title, columns, rows)

@@ -28,12 +28,28 @@ SCHEMA_VERSION = 1
         "bqc opt model.onnx --scheme bbct --until quantize-activations -o qdq.onnx --stats",
         "bqc opt model.onnx --scheme bbct --verify-each",
         "bqc opt canonical.onnx -p 'plan-bbct{weight_bits=4},quantize-weights' -o small.onnx --timing",
+        "bqc opt canonical.onnx -p plan-bbct,quantize-weights -o - | less",
     ),
 )
 @click.argument("model", type=FILE, metavar="MODEL", required=False)
 @pipeline_options
 @click.option(
-    "-o", "--output", type=FILE, metavar="FILE", help="Where the model goes, with FILE.data beside it."
+    "-o",
+    "--output",
+    type=FILE,
+    metavar="FILE",
+    help="Where the model goes, with FILE.data beside it; text for *.onnxtxt, and on stdout for '-'.",
+)
+@click.option(
+    "--tensors",
+    type=click.Choice(("elide", "inline")),
+    default="elide",
+    show_default=True,
+    help="Large tensors in text: a digest, or all their bytes.",
+)
+@click.option("--weights", type=FILE, metavar="FILE", help="The model that has what the text MODEL left out.")
+@click.option(
+    "--split-input", is_flag=True, help="MODEL is several texts, with lines '// -----' between them."
 )
 @click.option(
     "--list-passes",
@@ -69,15 +85,22 @@ def command(settings: Settings, model: Path | None, **options: Any) -> None:
         return
     if model is None:
         raise click.UsageError("give a MODEL, or --list-passes")
-    from bqc.opt import optimize
+    from bqc.opt import STDOUT, optimize, optimize_split
 
-    watch = Watch.of(options)
+    watch, tensors = Watch.of(options), options["tensors"]
+    watched = [*watch.instruments, *_printers(options)]
+    limit = options["rewrite_limit"]
+    if options["split_input"]:
+        optimize_split(model, passes, instruments=watched, rewrite_limit=limit, tensors=tensors)
+        return
     optimize(
         model,
         passes,
         options["output"],
-        instruments=[*watch.instruments, *_printers(options)],
-        rewrite_limit=options["rewrite_limit"],
+        instruments=watched,
+        rewrite_limit=limit,
+        weights=options["weights"],
+        tensors=tensors,
     )
     if settings.json:
         body = {"pipeline": spell(passes), "passes": watch.rows(), "output": options["output"]}
@@ -86,19 +109,23 @@ def command(settings: Settings, model: Path | None, **options: Any) -> None:
     if settings.quiet:
         return
     watch.show(settings)
-    if options["output"] is not None:
+    if options["output"] not in (None, STDOUT):
         say(settings, str(options["output"]))
 
 
 def _printers(options: dict[str, Any]) -> list[Any]:
+    from bqc.ir.text import to_text
     from bqc.pipeline import Printer
+
+    def show(title: str, model: Any) -> None:
+        click.echo(f"// {title}\n{to_text(model, tensors=options['tensors'])}")
 
     chosen: list[Any] = []
     before, after = (_selection(options[f"print_{when}"]) for when in ("before", "after"))
     if options["print_after_change"]:
-        chosen.append(Printer(_show, None, (), only_changes=True))
+        chosen.append(Printer(show, None, (), only_changes=True))
     if before is not None or after is not None:
-        chosen.append(Printer(_show, before, after))
+        chosen.append(Printer(show, before, after))
     return chosen
 
 
@@ -106,10 +133,6 @@ def _selection(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     return () if text == "all" else tuple(text.split(","))
-
-
-def _show(title: str, model: Any) -> None:
-    click.echo(f"// {title}\n{model.graph}")
 
 
 def _list(settings: Settings, name: str) -> None:

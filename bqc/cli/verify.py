@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bqc.cli.common import (
     FILE,
+    Names,
     Settings,
     Shape,
     check_mark,
@@ -20,9 +22,15 @@ from bqc.cli.common import (
     threads_option,
 )
 
+if TYPE_CHECKING:
+    from bqc.verify import VerifyReport
+
 __all__ = ["command"]
 
 SCHEMA_VERSION = 1
+
+_WORST = 12
+"""Tensors shown."""
 
 
 @click.command(
@@ -30,6 +38,8 @@ SCHEMA_VERSION = 1
     epilog=examples(
         "bqc verify model.bqc.onnx --against model.onnx",
         "bqc verify model.bqc.onnx --against model.onnx --samples 64 --shape 4x128 --bits",
+        "bqc verify model.bqc.onnx --against model.onnx --all-tensors",
+        "bqc verify model.bqc.onnx --against model.onnx --ort-levels none,basic,extended,all --isa all",
     ),
 )
 @click.argument("model", type=FILE, metavar="MODEL")
@@ -43,6 +53,23 @@ SCHEMA_VERSION = 1
 )
 @seed_option
 @click.option("--bits", is_flag=True, help="Also require the same bits with and without the kernel library.")
+@click.option(
+    "--all-tensors", is_flag=True, help="Also compare every tensor inside that both models have, worst first."
+)
+@click.option(
+    "--ort-levels",
+    type=Names("none", "basic", "extended", "all"),
+    default=(),
+    metavar="LEVELS",
+    help="Also require the same bits at these optimisation levels of ONNX Runtime: none,basic,extended,all.",
+)
+@click.option(
+    "--isa",
+    type=Names("portable", "avx2", "avx512", "all"),
+    default=(),
+    metavar="LEVELS",
+    help="Also require the same bits from these kernels: portable,avx2,avx512, or all that run here.",
+)
 @click.option(
     "--cosine-min", type=float, metavar="X", help="Lowest cosine of any row. [default: the model's own]"
 )
@@ -64,6 +91,9 @@ def command(
     shape: tuple[int, int] | None,
     seed: int,
     bits: bool,
+    all_tensors: bool,
+    ort_levels: tuple[str, ...],
+    isa: tuple[str, ...],
     cosine_min: float | None,
     argmax_agreement_min: float | None,
     max_abs: float | None,
@@ -86,6 +116,9 @@ def command(
         bounds=Bounds(cosine_min, argmax_agreement_min, max_abs),
         bits=bits,
         threads=threads,
+        all_tensors=all_tensors,
+        ort_levels=ort_levels,
+        isa=isa,
     )
     if settings.json:
         emit_json(SCHEMA_VERSION, report.to_dict())
@@ -103,8 +136,22 @@ def command(
         ]
         columns = ("output", ">rows", ">max error", ">mean error", ">min cosine", ">argmax agreement")
         table(f"{report.compiled} against {report.against}: {report.inputs}", columns, rows)
+        if all_tensors:
+            _show_tensors(settings, report)
         for check in report.checks:
             say(settings, f"{check_mark(check.ok)} {check.text}")
         if not report.checks:
             say(settings, "no bounds: the model stores none and none were given")
     return 0 if report.ok else 1
+
+
+def _show_tensors(settings: Settings, report: VerifyReport) -> None:
+    """Tensors inside by role, then the worst of them; all with ``-v``."""
+    from bqc.diff.summary import role_rows, tensor_row
+
+    by_role = ("role", ">tensors", ">mean relative error", ">largest", "where")
+    table("tensors inside, by role", by_role, role_rows(report.tensors))
+    shown = report.tensors if settings.verbose else report.tensors[:_WORST]
+    title = f"the worst {len(shown)} of {len(report.tensors)}"
+    columns = ("layer", "role", "value", ">relative error", ">largest", ">cosine")
+    table(title, columns, [tensor_row(t) for t in shown])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from bqc.errors import BqcError
-from bqc.evaluate.task import Task
 
-__all__ = ["check_labels"]
+if TYPE_CHECKING:
+    from bqc.evaluate.sentences import SentenceTask
+
+__all__ = ["check_labels", "class_names", "generic"]
 
 _GENERIC = re.compile(r"label[ _]?(\d+)")
 
 
-def check_labels(task: Task, config: dict[str, Any], width: int) -> bool:
+def check_labels(task: SentenceTask, config: Mapping[str, Any], width: int) -> bool:
     """Check a head of ``width`` outputs, and ``config['id2label']`` where it names them, against the task.
 
     Returns:
@@ -28,11 +31,11 @@ def check_labels(task: Task, config: dict[str, Any], width: int) -> bool:
             f"the model has {width} outputs and {task.title} needs {expected}: "
             f"{', '.join(task.labels) or 'a single score'}"
         )
-    id2label = {int(index): str(name) for index, name in config.get("id2label", {}).items()}
+    id2label = _id2label(config)
     if task.regression or not id2label:
         return False
     names = [id2label.get(index, "") for index in range(width)]
-    if len(id2label) == width and all(_generic(name, index) for index, name in enumerate(names)):
+    if len(id2label) == width and all(generic(name, index) for index, name in enumerate(names)):
         return False
     known = {_normal(name): name for name in task.labels}
     known |= {_normal(other): name for other, name in task.synonyms.items()}
@@ -47,10 +50,33 @@ def check_labels(task: Task, config: dict[str, Any], width: int) -> bool:
     )
 
 
-def _normal(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name.strip().lower())
+def class_names(config: Mapping[str, Any], width: int) -> tuple[str, ...]:
+    """The model's own names of its ``width`` classes: ``config['id2label']``, or LABEL_0, LABEL_1, ...
+
+    Raises:
+        BqcError: ``config`` names another number of classes.
+    """
+    id2label = _id2label(config) or {index: f"LABEL_{index}" for index in range(width)}
+    if sorted(id2label) != list(range(width)):
+        raise BqcError(
+            f"config.json names {len(id2label)} labels ({', '.join(id2label.values())}) and the model has {width} "
+            "outputs; nothing was scored"
+        )
+    return tuple(id2label[index] for index in range(width))
 
 
-def _generic(name: str, index: int) -> bool:
+def generic(name: str, index: int) -> bool:
+    """Whether ``name`` says no more than the index: LABEL_0, label 0."""
     match = _GENERIC.fullmatch(_normal(name))
     return match is not None and int(match.group(1)) == index
+
+
+def _id2label(config: Mapping[str, Any]) -> dict[int, str]:
+    try:
+        return {int(index): str(name) for index, name in config.get("id2label", {}).items()}
+    except (AttributeError, ValueError):
+        raise BqcError("config.json: id2label must map indices to names") from None
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.strip().lower())

@@ -1,38 +1,85 @@
-"""The tasks there are. A new one of the same kind is one entry."""
+"""The tasks there are, and all that evaluation, training and calibration need of one.
+
+    task = find_task("sst2")
+    examples = load_examples(task, data, "train")
+    features = task.features(examples, TextEncoder(folder, default=task.max_length))
+    batch, targets = features.pad(rows, encoder)              # token ids, mask, types; what to learn
+    predictions = task.predictions(examples, features, outputs)
+    metrics = task.score(examples, predictions)
+
+A new task of a known kind is one entry of ``TASKS``; docs/tasks.md describes each.
+"""
 
 from __future__ import annotations
 
 import difflib
 
 from bqc.errors import BqcError
-from bqc.evaluate.task import HubSource, LocalSource, Task
+from bqc.evaluate.columns import column_task
+from bqc.evaluate.data import SPLITS, load_examples
+from bqc.evaluate.sentences import SentenceTask
+from bqc.evaluate.sources import ConllFiles, GlueFiles, HubAnswers, HubRows, HubWords, SquadFile
+from bqc.evaluate.spans import Answers, SpanTask
+from bqc.evaluate.tagging import TaggingTask
+from bqc.evaluate.task import IGNORED, Examples, Features, Task
 
-__all__ = ["TASKS", "find_task"]
+__all__ = [
+    "IGNORED",
+    "SPLITS",
+    "TASKS",
+    "Answers",
+    "Examples",
+    "Features",
+    "SentenceTask",
+    "SpanTask",
+    "TaggingTask",
+    "Task",
+    "column_task",
+    "find_task",
+    "load_examples",
+]
 
 _GLUE = "nyu-mll/glue"
+_NLI = ("entailment", "neutral", "contradiction")
 
-TASKS = {
+
+def _mnli(name: str, title: str, part: str) -> SentenceTask:
+    return SentenceTask(
+        name=name,
+        title=title,
+        labels=_NLI,
+        metrics=("accuracy",),
+        local=GlueFiles("MNLI", ("sentence1", "sentence2"), "gold_label", files={"dev": f"dev_{part}.tsv"}),
+        hub=HubRows(
+            _GLUE, "mnli", ("premise", "hypothesis"), splits={"train": "train", "dev": f"validation_{part}"}
+        ),
+        pair=True,
+    )
+
+
+TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task(
+        SentenceTask(
             name="sst2",
             title="SST-2",
             labels=("negative", "positive"),
             synonyms={"neg": "negative", "pos": "positive"},
             metrics=("accuracy",),
-            local=LocalSource("SST-2", text=("sentence",), label="label"),
-            hub=HubSource(_GLUE, "sst2", ("sentence",)),
+            local=GlueFiles("SST-2", ("sentence",), "label"),
+            hub=HubRows(_GLUE, "sst2", ("sentence",)),
         ),
-        Task(
+        SentenceTask(
             name="mrpc",
             title="MRPC",
             labels=("not_equivalent", "equivalent"),
             synonyms={"not_paraphrase": "not_equivalent", "paraphrase": "equivalent"},
             metrics=("accuracy", "f1"),
-            local=LocalSource("MRPC", text=(3, 4), label=0),
-            hub=HubSource(_GLUE, "mrpc", ("sentence1", "sentence2")),
+            local=GlueFiles("MRPC", (3, 4), 0),
+            hub=HubRows(_GLUE, "mrpc", ("sentence1", "sentence2")),
+            pair=True,
         ),
-        Task(
+        SentenceTask(
             name="cola",
             title="CoLA",
             labels=("unacceptable", "acceptable"),
@@ -42,18 +89,95 @@ TASKS = {
                 "grammatical": "acceptable",
             },
             metrics=("matthews",),
-            local=LocalSource("CoLA", text=(3,), label=1, header=False),
-            hub=HubSource(_GLUE, "cola", ("sentence",)),
+            local=GlueFiles("CoLA", (3,), 1, header=False),
+            hub=HubRows(_GLUE, "cola", ("sentence",)),
         ),
-        Task(
+        SentenceTask(
             name="stsb",
             title="STS-B",
-            labels=(),
+            regression=True,
             metrics=("spearman", "pearson"),
-            local=LocalSource("STS-B", text=(-3, -2), label=-1),
-            hub=HubSource(_GLUE, "stsb", ("sentence1", "sentence2")),
+            local=GlueFiles("STS-B", (-3, -2), -1),
+            hub=HubRows(_GLUE, "stsb", ("sentence1", "sentence2")),
+            pair=True,
+        ),
+        SentenceTask(
+            name="rte",
+            title="RTE",
+            labels=("entailment", "not_entailment"),
+            metrics=("accuracy",),
+            local=GlueFiles("RTE", ("sentence1", "sentence2"), "label"),
+            hub=HubRows(_GLUE, "rte", ("sentence1", "sentence2")),
+            pair=True,
+        ),
+        SentenceTask(
+            name="qnli",
+            title="QNLI",
+            labels=("entailment", "not_entailment"),
+            metrics=("accuracy",),
+            local=GlueFiles("QNLI", ("question", "sentence"), "label"),
+            hub=HubRows(_GLUE, "qnli", ("question", "sentence")),
+            pair=True,
+        ),
+        SentenceTask(
+            name="qqp",
+            title="QQP",
+            labels=("not_duplicate", "duplicate"),
+            synonyms={
+                "different": "not_duplicate",
+                "not_paraphrase": "not_duplicate",
+                "paraphrase": "duplicate",
+            },
+            metrics=("accuracy", "f1"),
+            local=GlueFiles("QQP", ("question1", "question2"), "is_duplicate", drop_short=True),
+            hub=HubRows(_GLUE, "qqp", ("question1", "question2")),
+            pair=True,
+        ),
+        _mnli("mnli", "MNLI-m", "matched"),
+        _mnli("mnlimm", "MNLI-mm", "mismatched"),
+        SentenceTask(
+            name="wnli",
+            title="WNLI",
+            labels=("not_entailment", "entailment"),
+            metrics=("accuracy",),
+            local=GlueFiles("WNLI", ("sentence1", "sentence2"), "label"),
+            hub=HubRows(_GLUE, "wnli", ("sentence1", "sentence2")),
+            pair=True,
+            order_shows=False,  # its dev rows contradict its train rows: good models are below chance on them
+        ),
+        SpanTask(
+            name="squad",
+            title="SQuAD 1.1",
+            metrics=("f1", "exact_match"),
+            local=SquadFile(
+                "squad",
+                {
+                    split: (f"{split}-v1.1.json", f"{split}-v1.1.reconstructed.json")
+                    for split in ("dev", "train")
+                },
+            ),
+            hub=HubAnswers("rajpurkar/squad"),
+        ),
+        TaggingTask(
+            name="conll03",
+            title="CoNLL-03",
+            labels=("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"),
+            metrics=("f1", "precision", "recall"),
+            local=ConllFiles(
+                "conll03", {"dev": ("valid.txt", "eng.testa"), "train": ("train.txt", "eng.train")}
+            ),
+            # The repository itself is a script, which datasets no longer runs; this is the hub's own conversion.
+            hub=HubWords("eriktks/conll2003", "conll2003", revision="refs/convert/parquet"),
         ),
     )
+}
+
+_ALIASES = {
+    "mnlim": "mnli",
+    "conll2003": "conll03",
+    "conll": "conll03",
+    "squadv1.1": "squad",
+    "squad1.1": "squad",
 }
 
 
@@ -63,7 +187,8 @@ def find_task(name: str) -> Task:
     Raises:
         BqcError: there is none; the message names the nearest and all there are.
     """
-    key = name.lower().replace("-", "").replace("_", "")
+    key = name.lower().replace("-", "").replace("_", "").replace(" ", "")
+    key = _ALIASES.get(key, key)
     if key in TASKS:
         return TASKS[key]
     near = difflib.get_close_matches(key, TASKS, n=1)

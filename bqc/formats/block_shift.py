@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,8 @@ __all__ = ["BlockShift", "ceil_log2", "encode", "power_of_two", "range_exponents
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
 
-BITS = (8, 6, 4)
+BITS = (8, 6, 4, 2)
+"""Activations have 8, 6 or 4."""
 _TEXT = re.compile(r"BlockShift\((\d+),(\d+|row|tensor)(?:,group=(\d+))?\)")
 CHUNK = 1 << 16
 """Weights that are quantised at a time."""
@@ -36,7 +38,7 @@ class BlockShift:
     """Block-wise power-of-two quantisation.
 
     Args:
-        bits: 8, 6 or 4. Codes are clamped to +-127, +-31 and [-8, 7].
+        bits: 8, 6, 4 or, for weights, 2. Codes are clamped to +-127, +-31, [-8, 7] and +-1.
         block: elements that share an exponent along the last axis: 16 to 256, ``"row"`` or ``"tensor"``.
         group: blocks never cross a multiple of this many elements (attention heads); 0 for none.
 
@@ -49,7 +51,7 @@ class BlockShift:
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise ValueError(f"BlockShift has no {self.bits}-bit codes; bits is one of 8, 6, 4")
+            raise ValueError(f"BlockShift has no {self.bits}-bit codes; bits is one of 8, 6, 4, 2")
         if self.block not in BLOCKS:
             raise ValueError(
                 f"BlockShift has no block {self.block!r}; block is one of 16, 32, 64, 128, 256, row, tensor"
@@ -87,6 +89,11 @@ class BlockShift:
         """What is added to a code to store it unsigned."""
         return 2 ** (self.bits - 1)
 
+    @property
+    def exponents_tried(self) -> int:
+        """Exponents that `quantize_weights` tries: the one that the range asks for and those below it."""
+        return 4 if self.bits <= 4 else 3
+
     def blocks(self, length: int) -> Blocks:
         """The blocks of a row of ``length`` elements."""
         return Blocks(length, self.block_size(length), self.group)
@@ -112,8 +119,7 @@ class BlockShift:
     def quantize_weights(self, w: NDArray[Any]) -> tuple[I8, I8]:
         """Quantise a matrix [N, K] with the exponents of least squared error, clipping allowed.
 
-        For every block the exponent that its range asks for and the two (8, 6 bits) or three (4 bits) below
-        are tried.
+        For every block `exponents_tried` exponents are tried: the one that its range asks for, and those below.
         """
         parts = self._search_rows(w)
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
@@ -145,6 +151,41 @@ class BlockShift:
         """Inverse of `pack_matrix`."""
         return layouts.unpack_tiles(packed, self.bits, rows, columns, self.group)
 
+    @property
+    def words(self) -> str:
+        """The format for people."""
+        group = f" inside groups of {self.group}" if self.group else ""
+        return f"{self.bits}-bit shift blocks (block {self.block}{group})"
+
+    def rows(self, parts: Mapping[str, NDArray[Any]], start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """The parts of rows ``start`` (a multiple of 16) to ``stop`` of a stored weight."""
+        if "tiles" in parts:
+            return {
+                "tiles": parts["tiles"][start // 16 : -(-stop // 16)],
+                "scales": parts["scales"][:, start:stop],
+            }
+        return {name: part[start:stop] for name, part in parts.items()}
+
+    def restore(self, parts: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> F32:
+        """float32 [N, K] = ``shape`` from the stored parts of a weight, by name (``bqc.part``)."""
+        return self.dequantize(*self._stored(parts, shape))
+
+    def agrees(self, parts: Mapping[str, NDArray[Any]], w: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which elements of a float weight [N, K] have exactly the stored codes, at the stored exponents."""
+        codes, exponents = self._stored(parts, (w.shape[0], w.shape[1]))
+        same: NDArray[np.bool_] = (
+            encode(sanitize(w), exponents, self.blocks(w.shape[1]).owner, self.bits) == codes
+        )
+        return same
+
+    def _stored(self, parts: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> tuple[I8, I8]:
+        rows, columns = shape
+        if "tiles" in parts:
+            return self.unpack_matrix(parts["tiles"], rows, columns), parts["scales"].T[:rows]
+        if "rows" in parts:
+            return self.unpack_rows(parts["rows"], columns), parts["exponents"]
+        return parts["codes"], parts["exponents"]
+
     def _largest(self, clean: F32) -> F32:
         """Largest magnitude of each block, [..., blocks]."""
         largest: F32 = np.maximum.reduceat(np.abs(clean), self.blocks(clean.shape[-1]).starts, axis=-1)
@@ -166,7 +207,7 @@ class BlockShift:
         blocks = self.blocks(clean.shape[-1])
         top = best = range_exponents(self._largest(clean), self.bits)
         codes, error = self._trial(clean, top, blocks)
-        for step in range(1, 4 if self.bits == 4 else 3):
+        for step in range(1, self.exponents_tried):
             exponents = np.maximum(top.astype(np.int32) - step, MIN_EXPONENT).astype(np.int8)
             trial, trial_error = self._trial(clean, exponents, blocks)
             better = trial_error < error
@@ -205,8 +246,8 @@ def power_of_two(exponent: NDArray[Any]) -> F32:
 
 
 def range_exponents(largest: F32, bits: int) -> I8:
-    """Exponent int8 of blocks whose largest magnitude is given."""
-    return np.maximum(ceil_log2(largest) - (bits - 1), MIN_EXPONENT).astype(np.int8)
+    """Exponent int8 of blocks whose largest magnitude is given; its inverse is a normal number too."""
+    return np.clip(ceil_log2(largest) - (bits - 1), MIN_EXPONENT, -MIN_EXPONENT).astype(np.int8)
 
 
 @np.errstate(over="ignore")

@@ -42,6 +42,11 @@ class Blocks:
         return self.length // self.span
 
     @property
+    def size(self) -> int:
+        """Elements of a block that is not the last of its group."""
+        return min(self.block, self.span)
+
+    @property
     def per_group(self) -> int:
         """Blocks in one group."""
         return -(-self.span // self.block)

@@ -8,8 +8,8 @@ owns the vocabulary of labels and reads them back; `passes/annotate_anatomy.py` 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -26,19 +26,24 @@ __all__ = [
     "ROLE_KEY",
     "SOURCE_KEY",
     "TABLE_ROLES",
+    "VALUE_KEY",
     "Encoder",
+    "FloatPart",
     "encoder",
     "label",
     "layer",
     "nodes_of",
     "record",
     "role",
+    "value_key",
     "weights_of",
 ]
 
 LAYER_KEY = "bqc.layer"
 ROLE_KEY = "bqc.role"
 SOURCE_KEY = "bqc.source"
+VALUE_KEY = "bqc.value"
+"""Metadata of an operator that stands for several nodes: the `value_key` of the one whose value it computes."""
 ANATOMY_KEY = "bqc.anatomy"
 
 EMBEDDING = "embedding"
@@ -64,6 +69,7 @@ ROLES = (
     "embedding.projection",
     "attention.mask",
     "attention.bias",
+    "attention.input",
     "attention.query",
     "attention.key",
     "attention.value",
@@ -72,10 +78,12 @@ ROLES = (
     "attention.context",
     "attention.output",
     "attention.norm",
+    "ffn.input",
     "ffn.intermediate",
     "ffn.gelu",
     "ffn.output",
     "ffn.norm",
+    "head.input",
     "pooler",
     "head.transform",
     "head.norm",
@@ -99,6 +107,11 @@ def layer(item: ir.Node | ir.Value) -> str | None:
     return item.metadata_props.get(LAYER_KEY)
 
 
+def value_key(node: ir.Node) -> str:
+    """``layer:role:operator`` of the node of the float graph whose value this node computes."""
+    return node.metadata_props.get(VALUE_KEY) or f"{layer(node)}:{role(node)}:{node.op_type}"
+
+
 def nodes_of(model: ir.Model, layer: str | None = None, role: str | None = None) -> Iterator[ir.Node]:
     """Labelled nodes in graph order, all of them or only those of one layer and/or role."""
     return (node for node in model.graph if _selected(node, layer, role))
@@ -116,6 +129,23 @@ def _selected(item: ir.Node | ir.Value, layer: str | None, role: str | None) -> 
         and (role is None or found == role)
         and (layer is None or item.metadata_props.get(LAYER_KEY) == layer)
     )
+
+
+@dataclass(frozen=True)
+class FloatPart:
+    """A part of the encoder that is not in the canonical form, so that nothing compiles it."""
+
+    part: str
+    """`layer:role`, or `layer:attention` and `layer:ffn` for the rest of a block."""
+    reason: str
+
+    @property
+    def layer(self) -> str:
+        """The layer it belongs to."""
+        return self.part.partition(":")[0]
+
+    def __str__(self) -> str:
+        return f"{self.part} ({self.reason})"
 
 
 @dataclass(frozen=True)
@@ -139,6 +169,9 @@ class Encoder:
     head: int
     embedding: int = 0
     """Width of the tables, where it is not that of the layers."""
+    relus: int = 0
+    float_parts: tuple[FloatPart, ...] = ()
+    """What is not recognised, and why."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON reports."""
@@ -146,10 +179,11 @@ class Encoder:
 
     def __str__(self) -> str:
         tables = f", embedding {self.embedding}" if self.embedding else ""
+        relus = f"{self.relus} Relu, " if self.relus else ""
         return (
             f"{self.layers} layers, hidden {self.hidden} = {self.heads} heads x {self.head_dim}, "
             f"FFN {self.ffn}, vocabulary {self.vocab}{tables}; found {self.norms} LayerNormalization, "
-            f"{self.gelus} Gelu ({self.gelu}), {self.attentions} attentions"
+            f"{self.gelus} Gelu ({self.gelu}), {relus}{self.attentions} attentions"
         )
 
 
@@ -162,31 +196,39 @@ def encoder(model: ir.Model) -> Encoder:
     recorded = model.metadata_props.get(ANATOMY_KEY)
     if recorded is not None:
         try:
-            return Encoder(**json.loads(recorded))
+            fields = json.loads(recorded)
+            parts = tuple(FloatPart(**part) for part in fields.pop("float_parts", ()))
+            return Encoder(**fields, float_parts=parts)
         except (ValueError, TypeError) as error:
             raise BqcError(f"the model's {ANATOMY_KEY} metadata is damaged: {error}") from error
     return _counted(model)
 
 
-def record(model: ir.Model) -> None:
-    """Write the summary of an annotated float model into its metadata, where it survives compilation."""
-    model.metadata_props[ANATOMY_KEY] = json.dumps(_counted(model).as_dict(), separators=(",", ":"))
+def record(model: ir.Model, layers: int | None = None, float_parts: Iterable[FloatPart] = ()) -> None:
+    """Write the summary of an annotated float model into its metadata, where it survives compilation.
+
+    `layers` counts those too that carry no label; by default they are as many as labelled attentions.
+    """
+    found = _counted(model)
+    whole = replace(found, layers=found.layers if layers is None else layers, float_parts=tuple(float_parts))
+    model.metadata_props[ANATOMY_KEY] = json.dumps(whole.as_dict(), separators=(",", ":"))
 
 
 def _counted(model: ir.Model) -> Encoder:
     tables = {name: _matrix(model, EMBEDDING, name) for name in TABLE_ROLES}
-    inner = _used(model, "0", "ffn.intermediate")
-    split = next((n for n in nodes_of(model, "0", "attention.query") if n.op_type == "Reshape"), None)
+    inner = _used(model, "ffn.intermediate")
+    query = _used(model, "attention.query")
+    split = next((n for n in nodes_of(model, role="attention.query") if n.op_type == "Reshape"), None)
     target = split.inputs[1].const_value if split is not None and split.inputs[1] is not None else None
-    if tables["embedding.word"] is None or inner is None or target is None:
+    if query is None or target is None:
         raise BqcError("the model carries no anatomy labels; import it first (bqc.ir.import_model)")
     heads, head_dim = (int(n) for n in target.numpy()[2:4])
     roles = [(node.op_type, role(node) or "", node) for node in nodes_of(model)]
     gelus = [node for op, _, node in roles if op == "Gelu"]
     heads_out = [w for w in weights_of(model, HEAD, "head") if w.shape is not None and len(w.shape) == 2]
-    hidden, width = _dim(inner, 0), _dim(tables["embedding.word"], 1)
+    hidden, width = _dim(query, 0), _dim(tables["embedding.word"], 1)
     return Encoder(
-        layers=sum(op == "Softmax" for op, _, _ in roles),
+        layers=sum(name == "attention.softmax" for _, name, _ in roles),
         hidden=hidden,
         heads=heads,
         head_dim=head_dim,
@@ -202,12 +244,13 @@ def _counted(model: ir.Model) -> Encoder:
         pooler=any(name == "pooler" for _, name, _ in roles),
         head=_dim(heads_out[-1], 1) if heads_out else 0,
         embedding=0 if width == hidden else width,
+        relus=sum(op == "Relu" and name == "ffn.gelu" for op, name, _ in roles),
     )
 
 
-def _used(model: ir.Model, layer: str, role: str) -> ir.Value | None:
-    """The matrix of a linear, found by its node: a weight that layers share carries the label of one."""
-    product = next((n for n in nodes_of(model, layer, role) if n.op_type == "MatMul"), None)
+def _used(model: ir.Model, role: str) -> ir.Value | None:
+    """The matrix of the first such linear, by its node: a weight that layers share carries the label of one."""
+    product = next((n for n in nodes_of(model, role=role) if n.op_type == "MatMul"), None)
     return product.inputs[1] if product is not None else None
 
 

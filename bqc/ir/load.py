@@ -11,7 +11,8 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,17 @@ import onnx_ir as ir
 
 from bqc.errors import BqcError
 from bqc.ir.soundness import all_tensors, check_graphs
+from bqc.ir.text import SUFFIX, from_text
 
-__all__ = ["FORMAT_KEY", "is_compiled", "load"]
+__all__ = ["FORMAT_KEY", "STDIN", "is_compiled", "load", "read_text"]
 
 FORMAT_KEY = "bqc.format_version"
-
+STDIN = "-"
+"""The path that stands for standard input."""
 
 _PROTOBUF_LIMIT = (1 << 31) - 1
+_TEXT_STARTS = (b"<", b"/", b"#")
+"""How a text begins, and no protobuf message of a model does."""
 _IN_MEMORY = 1024
 """Bytes up to which external tensors are read at once: shapes and scalars that passes look at again and again."""
 _REPEATS = 64
@@ -34,14 +39,50 @@ _REPEATS = 64
 
 
 def load(path: str | os.PathLike[str]) -> ir.Model:
-    """Read a model file; external data is checked and stays lazily mapped.
+    """Read a model file, binary or `.onnxtxt`; external data is checked and stays lazily mapped.
+
+    The path ``-`` is standard input, of which the first byte shows whether it is text; external data of a model
+    that comes this way lies in the current folder.
 
     Raises:
         BqcError: missing file, directory, not ONNX, truncated, a graph that cannot be right (names twice,
             cycles, functions that call themselves), tensors whose bytes and shapes disagree, or external data
-            that is missing, outside the model's folder, or shorter than the model says.
+            that is missing, outside the model's folder, or shorter than the model says. Of text: the line and
+            column, and what was expected there.
     """
     file = Path(path)
+    if os.fspath(path) == STDIN:
+        data = sys.stdin.buffer.read(_PROTOBUF_LIMIT + 1)
+        if data.lstrip()[:1] in _TEXT_STARTS:
+            return from_text(_decoded(data, file), "<stdin>")
+        return _from_proto(file, lambda: onnx.load_from_string(data))
+    _check_file(file)
+    if file.suffix == SUFFIX:
+        return from_text(read_text(file), str(file))
+    return _from_proto(file, lambda: onnx.load(file, load_external_data=False))
+
+
+def read_text(file: Path) -> str:
+    """The contents of an `.onnxtxt` file, or of standard input. Raises BqcError."""
+    if os.fspath(file) == STDIN:
+        return _decoded(sys.stdin.buffer.read(_PROTOBUF_LIMIT), file)
+    _check_file(file)
+    try:
+        return _decoded(file.read_bytes(), file)
+    except OSError as error:
+        raise BqcError(f"{file}: cannot be read ({error.strerror or error})") from error
+
+
+def _decoded(data: bytes, file: Path) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BqcError(
+            f"{file}: not UTF-8 text (byte {error.start}); a binary model is a .onnx file"
+        ) from None
+
+
+def _check_file(file: Path) -> None:
     if file.is_dir():
         raise BqcError(f"{file}: is a directory; give the .onnx file in it")
     if not file.is_file():
@@ -50,8 +91,11 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
         raise BqcError(
             f"{file}: larger than 2 GB, which no ONNX file can be; keep the weights in external data"
         )
+
+
+def _from_proto(file: Path, read: Callable[[], onnx.ModelProto]) -> ir.Model:
     try:
-        proto = onnx.load(file, load_external_data=False)
+        proto = read()
     except OSError as error:
         raise BqcError(f"{file}: cannot be read ({error.strerror or error})") from error
     except Exception as error:

@@ -22,7 +22,7 @@ import onnx_ir as ir
 from bqc.ir.anatomy import TABLE_ROLES, role
 from bqc.ir.match import constant, size_of
 
-__all__ = ["MASK_PATTERNS", "Probe", "ProbeError", "Sizes", "same_shape", "shape_of"]
+__all__ = ["MASK_PATTERNS", "Probe", "ProbeError", "Sizes", "mask_patterns", "same_shape", "shape_of"]
 
 Array = npt.NDArray[Any]
 
@@ -39,6 +39,19 @@ MASK_PATTERNS: tuple[tuple[tuple[int, ...], ...], ...] = (
 """0/1 masks `[B, S]` of several sizes: full, right padded, left padded, with holes."""
 
 
+def mask_patterns(graph: ir.Graph) -> list[Array]:
+    """`MASK_PATTERNS` as int64 in sizes that the graph takes; every row keeps a token."""
+    made = []
+    for rows in MASK_PATTERNS:
+        pattern = np.array(rows, np.int64)
+        sizes = Sizes(*pattern.shape).within(graph)
+        times = -(-sizes.batch // len(pattern)), -(-sizes.sequence // len(pattern[0]))
+        pattern = np.tile(pattern, times)[: sizes.batch, : sizes.sequence]
+        pattern[~pattern.any(axis=1), 0] = 1
+        made.append(pattern)
+    return made
+
+
 class ProbeError(Exception):
     """The subgraph cannot be cut out or run; the text says why."""
 
@@ -49,6 +62,17 @@ class Sizes:
 
     batch: int
     sequence: int
+
+    def within(self, graph: ir.Graph) -> Sizes:
+        """These sizes, or those that the graph's inputs fix: exported for one shape, it runs with no other."""
+        for value in graph.inputs:
+            if value.shape is not None and len(value.shape) == 2:
+                batch, sequence = value.shape
+                return Sizes(
+                    batch if isinstance(batch, int) else self.batch,
+                    sequence if isinstance(sequence, int) else self.sequence,
+                )
+        return self
 
 
 class Probe:

@@ -10,11 +10,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["difference", "same_structure", "structural_hash"]
+__all__ = [
+    "attribute_digests",
+    "captured",
+    "constant_digest",
+    "difference",
+    "digest",
+    "function_digest",
+    "is_small",
+    "same_structure",
+    "structural_hash",
+]
 
 _EXACT = 64
 
@@ -27,7 +38,7 @@ def structural_hash(model: ir.Model, *, values: bool = False) -> str:
     """
     hashes = _hashes(model, values)
     outputs = [(out.name or "", hashes[out]) for out in model.graph.outputs]
-    return _digest("model", *(f"{name}={digest}" for name, digest in outputs))
+    return digest("model", *(f"{name}={found}" for name, found in outputs))
 
 
 def same_structure(a: ir.Model, b: ir.Model, *, tolerance: float | None = None) -> bool:
@@ -51,40 +62,107 @@ def difference(a: ir.Model, b: ir.Model, *, tolerance: float | None = None) -> s
     return None
 
 
+def digest(*parts: str) -> str:
+    """A hash of texts, in order."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def is_small(tensor: ir.TensorProtocol) -> bool:
+    """Is it a shape, an axis, an index or a scale rather than a weight?"""
+    return tensor.size <= _EXACT and (not tensor.dtype.is_floating_point() or tensor.size == 1)
+
+
+def constant_digest(value: ir.Value, values: bool) -> str:
+    """Of an initializer: type and shape; contents too where it `is_small` or `values` asks for them."""
+    tensor = value.const_value
+    if tensor is None:
+        return digest("constant", str(value.type))
+    return _tensor_digest(tensor, values)
+
+
+def attribute_digests(node: ir.Node) -> dict[str, str]:
+    """Of each attribute's value, by name; subgraphs count by structure and constants, what they capture by order."""
+    outer = {value: digest("outer", str(at)) for at, value in enumerate(captured(node))}
+    return {name: _attribute(attribute, outer) for name, attribute in sorted(node.attributes.items())}
+
+
+def function_digest(function: ir.Function) -> str:
+    """Of a function's body: inputs count by position, attributes by name."""
+    found = {value: digest("input", str(at)) for at, value in enumerate(function.inputs)}
+    _add_nodes(found, function, {})
+    return digest("function", *sorted(function.attributes), *(found[out] for out in function.outputs))
+
+
+def captured(node: ir.Node) -> list[ir.Value]:
+    """Values of enclosing graphs that the node's subgraphs read, in the order in which they do."""
+    found: dict[ir.Value, None] = {}
+    for graph in (graph for attribute in node.attributes.values() for graph in _graphs(attribute)):
+        own = {*graph.inputs, *graph.initializers.values(), *(out for n in graph for out in n.outputs)}
+        reads = [v for n in graph for v in (*n.inputs, *captured(n)) if v is not None]
+        found.update(dict.fromkeys(v for v in (*reads, *graph.outputs) if v not in own))
+    return list(found)
+
+
+def _graphs(attribute: ir.Attr) -> Iterable[ir.Graph]:
+    if attribute.ref_attr_name:
+        return []
+    if attribute.type == ir.AttributeType.GRAPH:
+        return [attribute.as_graph()]
+    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else []
+
+
+def _attribute(attribute: ir.Attr, outer: Mapping[ir.Value, str]) -> str:
+    if attribute.ref_attr_name:
+        return digest("attribute", attribute.ref_attr_name)
+    if attribute.type == ir.AttributeType.TENSOR:
+        return _tensor_digest(attribute.as_tensor(), True)
+    if attribute.type == ir.AttributeType.FLOAT:
+        return f"{attribute.as_float():.5g}"
+    if graphs := _graphs(attribute):
+        return digest(*(_subgraph(graph, outer) for graph in graphs))
+    return str(attribute.value)
+
+
 def _hashes(model: ir.Model, values: bool) -> dict[ir.Value, str]:
     found: dict[ir.Value, str] = {}
     for value in model.graph.inputs:
-        found[value] = _digest("input", value.name or "", str(value.type))
+        found[value] = digest("input", value.name or "", str(value.type))
     for value in model.graph.initializers.values():
-        found.setdefault(value, _constant(value, values))
-    for node in model.graph:
-        attributes = sorted((a.name, _attribute(a)) for a in node.attributes.values())
-        inputs = ["" if v is None else found[v] for v in node.inputs]
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        for index, out in enumerate(node.outputs):
-            found[out] = _digest(domain, node.op_type, str(index), str(attributes), *inputs)
+        found.setdefault(value, constant_digest(value, values))
+    _add_nodes(found, model.graph, {key: function_digest(f) for key, f in model.functions.items()})
     return found
 
 
-def _constant(value: ir.Value, values: bool) -> str:
-    tensor = value.const_value
-    if tensor is None:
-        return _digest("constant", str(value.type))
-    small = tensor.size <= _EXACT and (not tensor.dtype.is_floating_point() or tensor.size == 1)
+def _add_nodes(
+    found: dict[ir.Value, str],
+    nodes: Iterable[ir.Node],
+    functions: Mapping[tuple[str, str, str], str],
+) -> None:
+    for node in nodes:
+        attributes = attribute_digests(node)
+        inputs = ["" if v is None else found[v] for v in (*node.inputs, *captured(node))]
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        body = functions.get(node.op_identifier(), "")
+        for index, out in enumerate(node.outputs):
+            found[out] = digest(domain, node.op_type, body, str(index), str(attributes), *inputs)
+
+
+def _subgraph(graph: ir.Graph, outer: Mapping[ir.Value, str]) -> str:
+    found = dict(outer)
+    found.update((value, digest("input", str(at))) for at, value in enumerate(graph.inputs))
+    found.update((value, constant_digest(value, True)) for value in graph.initializers.values())
+    _add_nodes(found, graph, {})
+    return digest("graph", *(found[out] for out in graph.outputs))
+
+
+def _tensor_digest(tensor: ir.TensorProtocol, values: bool) -> str:
+    small = is_small(tensor)
     if not (values or small):
-        return _digest("constant", tensor.dtype.name, str(tensor.shape))
+        return digest("constant", tensor.dtype.name, str(tensor.shape))
     array = np.asarray(tensor.numpy())
     # A number that was computed in two ways may differ in its last digits.
     text = f"{array.reshape(()):.5g}" if small and array.dtype == np.float32 and not values else None
-    return _digest("constant", tensor.dtype.name, str(tensor.shape), text or array.tobytes().hex())
-
-
-def _attribute(attribute: ir.Attr) -> str:
-    if attribute.type == ir.AttributeType.TENSOR:
-        return str(attribute.as_tensor().numpy().tolist())
-    if attribute.type == ir.AttributeType.FLOAT:
-        return f"{attribute.as_float():.5g}"
-    return str(attribute.value)
+    return digest("constant", tensor.dtype.name, str(tensor.shape), text or array.tobytes().hex())
 
 
 def _constants(model: ir.Model) -> list[ir.Value]:
@@ -116,7 +194,3 @@ def _explained(a: ir.Model, b: ir.Model) -> str:
         if first[node.outputs[0]] not in known:
             return f"nothing in the other graph is {node.op_type} {node.name!r} of the same operands"
     return "outputs are named otherwise"
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

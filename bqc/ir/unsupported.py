@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bqc.ir.match import as_linear, data_inputs
+from bqc.ir.match import as_linear, data_inputs, walk_back
 
 __all__ = ["unsupported"]
 
@@ -15,7 +15,7 @@ _ACTIVATIONS = frozenset(("Gelu", "Erf", "Sigmoid", "Tanh", "Relu", "HardSigmoid
 def unsupported(graph: ir.Graph) -> str | None:
     """What the encoder has that bqc does not support, by the name it is known by, or None.
 
-    Asked only when no whole encoder was recognised, so this need not be a proof.
+    Asked only when no whole layer was recognised, so this need not be a proof.
     """
     for softmax in [n for n in graph if n.op_type == "Softmax"]:
         behind = _behind(softmax)
@@ -65,16 +65,20 @@ def _behind(node: ir.Node) -> list[ir.Node]:
 
 
 def _is_gated(node: ir.Node) -> bool:
-    """Mul(activation(f), g) of two parts that are linears: not the x * sigmoid(x) of an activation itself."""
+    """Mul(activation(f), g) of two parts that are linears: not the x * sigmoid(a x) of an activation itself."""
     if node.op_type != "Mul":
         return False
-    sides = [v.producer() for v in node.inputs if v is not None]
-    for one, other in (sides, sides[::-1]) if len(sides) == 2 else ():
-        if one is None or other is None or one.op_type not in _ACTIVATIONS:
-            continue
-        if other.op_type in ("Split", "Slice") or as_linear(other.outputs[0]) is not None:
-            return one.inputs[0] is not other.outputs[0]
-    return False
+    first, second = node.inputs
+    return any(_gates(one, other) for one, other in ((first, second), (second, first)))
+
+
+def _gates(activated: ir.Value | None, gate: ir.Value | None) -> bool:
+    one = activated.producer() if activated is not None else None
+    other = gate.producer() if gate is not None else None
+    if one is None or other is None or one.op_type not in _ACTIVATIONS or one.inputs[0] is None:
+        return False
+    is_part = other.op_type in ("Split", "Slice") or as_linear(gate) is not None
+    return is_part and not walk_back(one.inputs[0], lambda v: v is gate)
 
 
 def _is_prenorm(graph: ir.Graph) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 import onnxruntime
 
 from bqc.errors import BqcError
-from bqc.runtime.native import NativeLibrary, native
+from bqc.runtime.native import Family, NativeLibrary, native
 
-__all__ = ["MINIMUM_ORT", "Diagnosis", "Finding", "diagnose", "why_not_higher"]
+__all__ = ["MINIMUM_ORT", "Diagnosis", "Finding", "cpu_name", "diagnose", "why_not_higher"]
 
 MINIMUM_ORT = (1, 20)
 
@@ -73,10 +73,17 @@ def diagnose() -> Diagnosis:
     about = ", ".join(f"{key} {_words(value)}" for key, value in info.items())
     findings.append(Finding(True, "kernel library", f"{library.path} ({about})"))
     findings.append(_kernels(library, info))
+    findings += [_family(family) for family in library.families()]
     passed, lines = library.self_test()
     count = f"{len(lines)} check{'' if len(lines) == 1 else 's'}"
     findings.append(Finding(passed, "self-test", f"{count} passed" if passed else f"failed, of {count}"))
     return Diagnosis(findings, lines, broken=not passed)
+
+
+def cpu_name() -> str:
+    """What this CPU calls itself, or its architecture."""
+    model = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    return model.group(1).strip() if model else platform.processor() or platform.machine()
 
 
 def why_not_higher(
@@ -106,12 +113,11 @@ def why_not_higher(
 
 
 def _cpu() -> Finding:
-    text = _cpuinfo()
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     noted = [name for name in _cpu_flags() if _NOTED.match(name)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    name = model.group(1).strip() if model else platform.processor() or platform.machine()
-    return Finding(True, "CPU", f"{name}, {cores} usable; {' '.join(noted) or 'no vector features known'}")
+    return Finding(
+        True, "CPU", f"{cpu_name()}, {cores} usable; {' '.join(noted) or 'no vector features known'}"
+    )
 
 
 def _onnxruntime() -> Finding:
@@ -129,6 +135,20 @@ def _kernels(library: NativeLibrary, info: dict[str, Any]) -> Finding:
     features = library.cpu_features() or _cpu_flags()
     reason = why_not_higher(level, compiled, features, os.environ.get("BQC_MAX_ISA"))
     return Finding(True, "kernels", f"{level}; {reason}" if reason else level)
+
+
+def _family(family: Family) -> Finding:
+    """The operators of a family, and what each level supports of them, fastest level first."""
+    levels = [
+        f"{level} by {support.by}"
+        + (f" ({_listed(support.weight_bits)}-bit weights)" if support.weight_bits else "")
+        for level, support in reversed(family.levels.items())
+    ]
+    return Finding(None, f"{family.name} kernels", f"{', '.join(family.operators)}: {'; '.join(levels)}")
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _cpuinfo() -> str:

@@ -6,12 +6,12 @@ import ctypes
 import json
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from bqc.errors import BqcError
 from bqc.runtime.library import library_path
 
-__all__ = ["Kernel", "NativeLibrary", "native"]
+__all__ = ["Arithmetic", "Family", "Kernel", "NativeLibrary", "Support", "native"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,27 @@ class Kernel:
     node: str
     op_type: str
     isa: str
+
+
+Arithmetic = Literal["int8", "fp32"]
+"""Products of 8-bit codes into 32-bit integers, or of floats."""
+
+
+@dataclass(frozen=True)
+class Support:
+    """What an ISA level does for a family: by which instructions, and for which widths of weights, if it has any."""
+
+    by: str
+    weight_bits: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Operators whose kernels work alike, and ISA level -> what it supports of them."""
+
+    name: str
+    operators: tuple[str, ...]
+    levels: dict[str, Support]
 
 
 class NativeLibrary:
@@ -34,11 +55,13 @@ class NativeLibrary:
         self.path = path
         try:
             self._dll = ctypes.CDLL(path)
-            for name in ("BqcBuildInfo", "BqcIsa", "BqcCpuFeatures"):
+            for name in ("BqcBuildInfo", "BqcIsa", "BqcCpuFeatures", "BqcKernelFamilies"):
                 getattr(self._dll, name).restype = ctypes.c_char_p
             self._dll.BqcKernelNames.restype = ctypes.c_long
             self._dll.BqcKernelNames.argtypes = [ctypes.c_char_p, ctypes.c_long]
             self._dll.BqcKernelReset.restype = None
+            self._dll.BqcPeak.restype = ctypes.c_double
+            self._dll.BqcPeak.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_double]
             self._dll.BqcSelfTest.restype = ctypes.c_int
             self._dll.BqcSelfTest.argtypes = [ctypes.c_char_p, ctypes.c_long]
         except (OSError, AttributeError) as error:
@@ -55,6 +78,28 @@ class NativeLibrary:
     def cpu_features(self) -> list[str]:
         """The CPU features the library found."""
         return [str(name) for name in json.loads(self._dll.BqcCpuFeatures())]
+
+    def families(self) -> list[Family]:
+        """The operators by family, and what each compiled ISA level supports of them."""
+        return [
+            Family(
+                found["name"],
+                tuple(found["operators"]),
+                {
+                    level: Support(support["by"], tuple(support.get("weight_bits", ())))
+                    for level, support in found["levels"].items()
+                },
+            )
+            for found in json.loads(self._dll.BqcKernelFamilies())
+        ]
+
+    def peak(self, level: str, arithmetic: Arithmetic, seconds: float) -> float:
+        """GMAC/s that a loop of a level's multiply-adds on registers reaches on the calling thread.
+
+        0 for a level that this library lacks or this CPU cannot run. Takes about ``seconds``, without the lock
+        of the interpreter.
+        """
+        return float(self._dll.BqcPeak(level.encode(), arithmetic.encode(), seconds))
 
     def reset_kernels(self) -> None:
         """Forget the kernels created so far."""

@@ -13,6 +13,9 @@ __all__ = ["Tables"]
 # What an exporter may put between an input and its Gather, or between a stored table and its Gather.
 _TRANSPARENT = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "DequantizeLinear"}
 
+# Inputs that hold ids and inputs that hold the tables they index, by operator.
+_LOOKUPS = {"Gather": ((1, 0),), "BlockGather": ((0, 1),), "EmbeddingLayerNorm": ((0, 3), (1, 5), (2, 7))}
+
 
 class Tables:
     """The lookup tables of the model at ``path``, read without its external data.
@@ -37,16 +40,17 @@ class Tables:
         self.rows: dict[str, int] = {}
         limits = []
         for node in graph.node:
-            if node.op_type != "Gather":
-                continue
-            shape = self._shapes.get(self._origin(node.input[0]), [])
-            if len(shape) != 2:
-                continue
-            source = self._origin(node.input[1])
-            if source in inputs:
-                self.rows[source] = min(shape[0], self.rows.get(source, shape[0]))
-            elif shape[0] > 2:  # a model without type ids looks a constant up in a table of one or two types
-                limits.append(shape[0])
+            for ids, table in _LOOKUPS.get(node.op_type, ()):
+                shape = self._shapes.get(self._origin(node.input[table]), [])
+                if len(shape) != 2:
+                    continue
+                source = self._origin(node.input[ids])
+                if source in inputs:
+                    self.rows[source] = min(shape[0], self.rows.get(source, shape[0]))
+                elif (
+                    shape[0] > 2
+                ):  # a model without type ids looks a constant up in a table of one or two types
+                    limits.append(shape[0])
         self.positions = min(limits, default=None)
 
     def _origin(self, name: str) -> str:

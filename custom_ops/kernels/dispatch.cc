@@ -53,16 +53,17 @@ const std::vector<Feature>& features() {
 
 struct Level {
   const KernelSet* set;
+  const PeakLoops* peak;
   std::vector<const char*> needs;
 };
 
 // Slowest first.
 const std::vector<Level>& levels() {
   static const std::vector<Level> all = {
-      {&portable::kKernels, {}},
+      {&portable::kKernels, &portable::kPeak, {}},
 #if defined(BQC_X86)
-      {&avx2::kKernels, {"avx2"}},
-      {&avx512::kKernels, {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni"}},
+      {&avx2::kKernels, &avx2::kPeak, {"avx2", "fma"}},
+      {&avx512::kKernels, &avx512::kPeak, {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni"}},
 #endif
   };
   return all;
@@ -79,7 +80,7 @@ const char* missing_feature(const Level& level) {
 
 }  // namespace
 
-Choice choose_kernels() {
+Choice choose_kernels(int64_t weight_bits) {
   const char* cap = std::getenv("BQC_MAX_ISA");
   const auto& all = levels();
   size_t limit = all.size();
@@ -90,10 +91,23 @@ Choice choose_kernels() {
   }
   std::string reason = limit < all.size() ? "BQC_MAX_ISA=" + std::string(cap) : "the fastest of this library";
   size_t i = limit - 1;
-  for (; const char* lacks = missing_feature(all[i]); --i) {
-    reason = std::string("the CPU has no ") + lacks;
+  for (; i > 0; --i) {
+    if (const char* lacks = missing_feature(all[i])) {
+      reason = std::string("the CPU has no ") + lacks;
+    } else if (!all[i].set->gemm->supports(static_cast<int>(weight_bits))) {
+      reason = std::string(all[i].set->name) + " has no " + std::to_string(weight_bits) + "-bit weights";
+    } else {
+      break;
+    }
   }
   return {all[i].set, reason};
+}
+
+const PeakLoops* peak_loops(const std::string& name) {
+  for (const Level& level : levels()) {
+    if (name == level.set->name && !missing_feature(level)) return level.peak;
+  }
+  return nullptr;
 }
 
 std::vector<const KernelSet*> runnable_kernels() {
@@ -104,10 +118,10 @@ std::vector<const KernelSet*> runnable_kernels() {
   return sets;
 }
 
-std::vector<std::string> compiled_levels() {
-  std::vector<std::string> names;
-  for (const Level& level : levels()) names.emplace_back(level.set->name);
-  return names;
+std::vector<const KernelSet*> compiled_kernels() {
+  std::vector<const KernelSet*> sets;
+  for (const Level& level : levels()) sets.push_back(level.set);
+  return sets;
 }
 
 std::vector<std::string> cpu_features() {

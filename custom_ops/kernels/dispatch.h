@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "kernels/peak.h"
 
 namespace bqc {
 
@@ -13,14 +14,20 @@ struct Choice {
   std::string reason;  // why no faster level was taken
 };
 
-// The best level that this CPU and BQC_MAX_ISA (read at every call) allow.
-Choice choose_kernels();
+// The best level that this CPU and BQC_MAX_ISA (read at every call) allow and that supports weights of so
+// many bits; the portable one where none does.
+Choice choose_kernels(int64_t weight_bits = 8);
 
 // Every level that this CPU can run, portable first.
 std::vector<const KernelSet*> runnable_kernels();
 
-// Names of the levels in this library, and of the CPU's features that matter here.
-std::vector<std::string> compiled_levels();
+// Loops that measure a level's peak; null for a level that this CPU cannot run or that has none of that name.
+const PeakLoops* peak_loops(const std::string& level);
+
+// Every level of this library, slowest first.
+std::vector<const KernelSet*> compiled_kernels();
+
+// Names of the CPU's features that matter here.
 std::vector<std::string> cpu_features();
 
 }  // namespace bqc

@@ -48,6 +48,8 @@ struct RowKernels {
 
 // Products of quantised matrices. Columns come in strips of 16.
 struct GemmKernels {
+  // Whether `prepare` and `multiply` take weights of so many bits.
+  bool (*supports)(int bits);
   // Bytes that `prepare` fills for so many rows of activations.
   int64_t (*panel_bytes)(const Geometry* g, int64_t rows);
   // Activation rows (codes and exponents, with their strides) in the order that `multiply` reads.
@@ -69,6 +71,7 @@ struct GemmKernels {
 
 struct KernelSet {
   const char* name;
+  const char* products;  // the instructions of its matrix products
   const RowKernels* rows;
   const GemmKernels* gemm;
 };

@@ -8,6 +8,7 @@
 
 #include "bqc_ort_abi.h"
 #include "kernels/dispatch.h"
+#include "ops/families.h"
 #include "ops/level_checks.h"
 
 namespace bqc {
@@ -32,6 +33,35 @@ std::string json_list(const std::vector<std::string>& names) {
   return text + "]";
 }
 
+// What a level supports in a family, whether this CPU can run it or not.
+std::string support_json(const KernelSet& set, Work work) {
+  std::string text = "{\"by\": \"" + instructions(set, work) + "\"";
+  if (work == Work::weights) {
+    std::string bits;
+    for (int b = 1; b <= 8; ++b) {
+      if (set.gemm->supports(b)) bits += (bits.empty() ? "" : ", ") + std::to_string(b);
+    }
+    text += ", \"weight_bits\": [" + bits + "]";
+  }
+  return text + "}";
+}
+
+std::string families_json() {
+  std::string text;
+  for (const Family& family : families()) {
+    std::vector<std::string> names;
+    for (const OpSpec& spec : family.operators()) names.emplace_back(spec.name);
+    std::string levels;
+    for (const KernelSet* set : compiled_kernels()) {
+      levels +=
+          std::string(levels.empty() ? "\"" : ", \"") + set->name + "\": " + support_json(*set, family.work);
+    }
+    text += std::string(text.empty() ? "{" : ", {") + "\"name\": \"" + family.name +
+            "\", \"operators\": " + json_list(names) + ", \"levels\": {" + levels + "}}";
+  }
+  return "[" + text + "]";
+}
+
 // Copies at most n bytes including the final 0; returns the size that holds all of it.
 long copy_out(const std::string& text, char* buffer, long n) {
   const long needed = static_cast<long>(text.size()) + 1;
@@ -54,9 +84,11 @@ void note_kernel(const std::string& node, const char* op, const char* level) {
 }  // namespace bqc
 
 BQC_EXPORT const char* BqcBuildInfo() {
+  std::vector<std::string> levels;
+  for (const bqc::KernelSet* set : bqc::compiled_kernels()) levels.emplace_back(set->name);
   static const std::string text =
       "{\"version\": \"" BQC_VERSION "\", \"api_level\": " + std::to_string(bqc::ort::kApiLevel) +
-      ", \"levels\": " + bqc::json_list(bqc::compiled_levels()) + "}";
+      ", \"levels\": " + bqc::json_list(levels) + "}";
   return text.c_str();
 }
 
@@ -64,6 +96,17 @@ BQC_EXPORT const char* BqcIsa() { return bqc::choose_kernels().set->name; }
 
 BQC_EXPORT const char* BqcCpuFeatures() {
   static const std::string text = bqc::json_list(bqc::cpu_features());
+  return text.c_str();
+}
+
+BQC_EXPORT double BqcPeak(const char* level, const char* arithmetic, double seconds) {
+  const bqc::PeakLoops* loops = bqc::peak_loops(level);
+  if (!loops) return 0;
+  return bqc::peak_gmacs(std::strcmp(arithmetic, "fp32") ? loops->int8 : loops->fp32, seconds);
+}
+
+BQC_EXPORT const char* BqcKernelFamilies() {
+  static const std::string text = bqc::families_json();
   return text.c_str();
 }
 

@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "bqc_ort.h"
+#include "ops/families.h"
 #include "ops/introspection.h"
 
 namespace bqc {
@@ -49,13 +50,14 @@ Status* guarded(const Api& api, const std::string& label, const Body& body) noex
 
 struct Operator : Op {
   OpSpec spec;
+  Work work;
   const void* const* table;  // for shape inference, which is handed none
   std::string prefix;
 
   static const OpSpec& of(const Op* op) { return static_cast<const Operator*>(op)->spec; }
 
-  Operator(OpSpec s, const void* const* t)
-      : Op{}, spec(std::move(s)), table(t), prefix(label(spec.name, "")) {
+  Operator(OpSpec s, Work w, const void* const* t)
+      : Op{}, spec(std::move(s)), work(w), table(t), prefix(label(spec.name, "")) {
     level = kApiLevel;
     name = [](const Op* op) { return of(op).name; };
     provider = [](const Op*) -> const char* { return nullptr; };  // the CPU
@@ -85,10 +87,11 @@ struct Operator : Op {
   static Status* create_kernel(const Op* op, const void* const* table, const KernelInfo* info, void** out) {
     const Api api(table);
     const OpSpec& spec = of(op);
+    const Work work = static_cast<const Operator*>(op)->work;
     return guarded(api, static_cast<const Operator*>(op)->prefix, [&] {
       const Node node(api, info);
       const std::string node_name = node.name();
-      const Choice choice = choose_kernels();
+      const Choice choice = choose_kernels(work == Work::weights ? node.integer("bits", 8) : 8);
       auto instance = std::make_unique<Instance>(Instance{api, label(spec.name, node_name), nullptr});
       try {
         instance->kernel = spec.make(node, choice.set);
@@ -98,8 +101,8 @@ struct Operator : Op {
       note_kernel(node_name, spec.name, choice.set->name);
       const char* verbose = std::getenv("BQC_VERBOSE");
       if (verbose && *verbose && *verbose != '0') {
-        std::fprintf(stderr, "bqc: %s %s -> %s (%s)\n", node_name.c_str(), spec.name, choice.set->name,
-                     choice.reason.c_str());
+        std::fprintf(stderr, "bqc: %s %s -> %s, %s (%s)\n", node_name.c_str(), spec.name, choice.set->name,
+                     instructions(*choice.set, work).c_str(), choice.reason.c_str());
       }
       *out = instance.release();
     });
@@ -116,9 +119,9 @@ struct Registration {
     const Api api(table);
     Domain* fresh = nullptr;
     if (Status* status = api.call(kCreateDomain, "ai.bqc", &fresh)) return status;
-    for (auto family : {conversion_ops, elementwise_ops, linear_ops, attention_ops, embedding_ops}) {
-      for (OpSpec& spec : family()) {
-        operators.emplace_back(std::move(spec), table);
+    for (const Family& family : families()) {
+      for (OpSpec& spec : family.operators()) {
+        operators.emplace_back(std::move(spec), family.work, table);
         const Op* op = &operators.back();
         if (Status* status = api.call(kDomainAddOp, fresh, op)) return status;
       }

@@ -22,7 +22,7 @@ TEST(Levels, EqualThePortableOne) {
 TEST(Levels, ReportADifference) {
   bqc::RowKernels rows = *bqc::portable::kKernels.rows;
   rows.sum_codes = [](const uint8_t*, int64_t) { return -1; };
-  const bqc::KernelSet wrong = {"wrong", &rows, bqc::portable::kKernels.gemm};
+  const bqc::KernelSet wrong = {"wrong", "nothing", &rows, bqc::portable::kKernels.gemm};
   int failures = 0;
   for (const bqc::LevelCheck& check : bqc::compare_levels(bqc::portable::kKernels, wrong, 1))
     failures += !check.same;
@@ -46,6 +46,27 @@ TEST(Dispatch, ObeysTheCap) {
   }
   unsetenv("BQC_MAX_ISA");
   EXPECT_EQ(bqc::choose_kernels().set, bqc::runnable_kernels().back());
+}
+
+TEST(Dispatch, PassesOverLevelsWithoutTheFormat) {
+  for (const int64_t bits : {8, 6, 4}) {
+    EXPECT_EQ(bqc::choose_kernels(bits).set, bqc::runnable_kernels().back()) << bits;
+  }
+  const bqc::Choice none = bqc::choose_kernels(5);
+  EXPECT_EQ(none.set, &bqc::portable::kKernels);
+  if (bqc::runnable_kernels().size() > 1) {
+    EXPECT_NE(none.reason.find("has no 5-bit weights"), std::string::npos) << none.reason;
+  }
+}
+
+TEST(Peaks, AreThoseOfRunnableLevels) {
+  for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
+    const bqc::PeakLoops* loops = bqc::peak_loops(set->name);
+    ASSERT_NE(loops, nullptr) << set->name;
+    EXPECT_GT(bqc::peak_gmacs(loops->int8, 0.01), 0.0) << set->name;
+    EXPECT_GT(bqc::peak_gmacs(loops->fp32, 0.01), 0.0) << set->name;
+  }
+  EXPECT_EQ(bqc::peak_loops("none"), nullptr);
 }
 
 }  // namespace

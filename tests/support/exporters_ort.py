@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-__all__ = ["EXPORTERS", "half", "optimized", "session_optimized"]
+__all__ = ["EXPORTERS", "HALF_EXPORTERS", "half", "optimized", "session_optimized"]
 
 
 def optimized(path: Path, level: int = 0, *, heads: int = 4, hidden: int = 48, **fusion: Any) -> Path:
@@ -76,3 +76,9 @@ EXPORTERS: dict[str, Callable[[Path], Path]] = {
     "ort-session-all": partial(session_optimized, level="all"),
 }
 """From the path of a float model to the path of the re-exported one, written beside it."""
+
+HALF_EXPORTERS: dict[str, Callable[[Path], Path]] = {
+    "ort-fp16": partial(half, keep_io_types=False),
+    "ort-fp16-io32": half,
+}
+"""The same for those that round weights to float16."""

@@ -27,10 +27,11 @@ I32, I64, F32 = TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT
 
 
 class Graph:
-    """Nodes in the making; `opset` decides how axes are given."""
+    """Nodes in the making; `opset` decides how axes are given, `pools` how means are written."""
 
-    def __init__(self, opset: int) -> None:
+    def __init__(self, opset: int, pools: bool = False) -> None:
         self.opset = opset
+        self.pools = pools
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
 
@@ -70,6 +71,11 @@ class Graph:
         number = self.op("Cast", self.squeeze(part, 0), to=I64)
         return self.unsqueeze(number, 0)
 
+    def sizes(self, x: str) -> str:
+        """The first two dimensions of `x` as `[2]` int64."""
+        shape = self.op("Cast", self.op("Shape", x), to=I32)
+        return self.op("Cast", self.op("Gather", shape, self.const([0, 1], np.int32), axis=0), to=I64)
+
     def reshape(self, x: str, *sizes: int | str) -> str:
         """Numbers and `[1]` values, concatenated."""
         parts = [s if isinstance(s, str) else self.ints(s) for s in sizes]
@@ -77,6 +83,9 @@ class Graph:
         return self.op("Reshape", x, self.op("Cast", target, to=I64))
 
     def mean(self, x: str) -> str:
+        """Over the last axis; of three axes tf2onnx pools instead."""
+        if self.pools:
+            return self.op("GlobalAveragePool", x)
         return self.op("ReduceMean", x, axes=[-1], keepdims=1)
 
 
@@ -131,7 +140,8 @@ def dense(g: Graph, x: str, weight: np.ndarray, bias: np.ndarray, style: str) ->
         return g.op("Add", g.op("Einsum", x, g.const(weight), equation="abc,cd->abd"), g.const(bias))
     flat = g.reshape(x, -1, weight.shape[0])
     product = g.op("MatMul", flat, g.const(weight))
-    wide = g.reshape(product, g.size(x, 0), g.size(x, 1), weight.shape[1])
+    lead = [g.sizes(x)] if g.pools else [g.size(x, 0), g.size(x, 1)]
+    wide = g.reshape(product, *lead, weight.shape[1])
     return g.op("Add", wide, g.const(bias))
 
 
@@ -203,9 +213,14 @@ def convert(
     kind: str = "",
     form: str = "moments",
     wide: bool = False,
+    pools: bool = False,
 ) -> Path:
-    """Write the encoder of `path` again as `style`, a classifier or bare; inputs are int32, int64 if `wide`."""
-    w, g = Weights(path), Graph(opset)
+    """Write the encoder of `path` again as `style`, a classifier or bare; inputs are int32, int64 if `wide`.
+
+    With `pools` norms take means by GlobalAveragePool, and dense layers cut the sizes of a shape in one piece, as
+    tf2onnx 1.17 does.
+    """
+    w, g = Weights(path), Graph(opset, pools)
     e = w.encoder
     names = ids, mask, types = "input_ids", "attention_mask", "token_type_ids"
     if wide:
@@ -248,7 +263,9 @@ def convert(
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=6 + (opset > 11)
     )
-    target = path.with_name(f"{path.stem}.tf-{style}-{opset}-{kind or e.gelu}-{form}{'-wide' * wide}.onnx")
+    target = path.with_name(
+        f"{path.stem}.tf-{style}-{opset}-{kind or e.gelu}-{form}{'-wide' * wide}{'-pools' * pools}.onnx"
+    )
     onnx.save(model, target)
     return target
 
@@ -257,6 +274,7 @@ EXPORTERS: dict[str, Callable[[Path], Path]] = {
     "tf-keras-11": convert,
     "tf-keras-12": partial(convert, opset=12, form="direct"),
     "tf-keras-13": partial(convert, opset=13, form="once"),
+    "tf-pools-13": partial(convert, opset=13, pools=True),
     "tf-matrix-11": partial(convert, style="matrix"),
     "tf-matrix-13": partial(convert, style="matrix", opset=13),
     "tf-einsum-12": partial(convert, style="einsum", opset=12),

@@ -16,7 +16,16 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-__all__ = ["EXPORTS", "SLOW_EXPORTS", "Export", "batches", "largest_difference", "session", "typed"]
+__all__ = [
+    "EXPORTS",
+    "SLOW_EXPORTS",
+    "Export",
+    "batches",
+    "fixed_sizes",
+    "largest_difference",
+    "session",
+    "typed",
+]
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -165,15 +174,17 @@ def session(model: Path | ir.Model | onnx.ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def batches(names: set[str], vocabulary: int = 100) -> Iterator[dict[str, np.ndarray]]:
-    """Batch 1 and 3; no padding, right padding, left padding, holes."""
+def batches(
+    names: set[str], vocabulary: int = 100, fixed: tuple[int | None, int | None] = (None, None)
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batch 1 and 3, or as fixed; no padding, right padding, left padding, holes."""
     rng = np.random.default_rng(0)
     for batch, length in ((1, 5), (3, 9), (1, 1)):
+        batch, length = fixed[0] or batch, fixed[1] or length
         mask = np.ones((batch, length), np.int64)
-        if batch > 1:
-            mask[0, length - 4 :] = 0
-            mask[1, :3] = 0
-            mask[2, 2:5] = 0
+        for row, hidden in enumerate((slice(length - 4, None), slice(3), slice(2, 5))):
+            if batch > 1 and row < batch:
+                mask[row, hidden] = 0
         feeds = {
             "input_ids": rng.integers(1, vocabulary, (batch, length)),
             "attention_mask": mask,
@@ -188,12 +199,18 @@ def largest_difference(one: Path | ir.Model, other: Path | ir.Model) -> float:
     names = [out.name for out in first.get_outputs()]
     assert names == [out.name for out in second.get_outputs()]
     worst = 0.0
-    for feeds in batches({i.name for i in first.get_inputs()}):
+    for feeds in batches({i.name for i in first.get_inputs()}, fixed=fixed_sizes(first)):
         results = (one.run(names, typed(one, feeds)) for one in (first, second))
         for a, b in zip(*results, strict=True):
             assert (a.shape, a.dtype) == (b.shape, b.dtype)
             worst = max(worst, float(np.abs(a - b).max()))
     return worst
+
+
+def fixed_sizes(one: ort.InferenceSession) -> tuple[int | None, int | None]:
+    """Batch and sequence of the inputs where they are numbers."""
+    batch, *_, length = next(i.shape for i in one.get_inputs() if len(i.shape) > 1)
+    return (batch if isinstance(batch, int) else None, length if isinstance(length, int) else None)
 
 
 def typed(one: ort.InferenceSession, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

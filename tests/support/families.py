@@ -189,11 +189,14 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="families-")
 
 
-def _torch_exporter(kind: str, opset: int) -> Callable[[Cell], Path]:
+def _torch_exporter(kind: str, opset: int, *, fixed: bool = False, **options: Any) -> Callable[[Cell], Path]:
+    """`fixed` keeps batch 2 and sequence 7 in the file; `options` are torch.onnx.export's."""
+
     def export(cell: Cell) -> Path:
         torch = pytest.importorskip("torch")
         module = network_of(cell)
-        path = Path(_folder().name) / f"{kind}-{opset}-{cell}.onnx"
+        what = "-".join((kind, str(opset), *(["fixed"] if fixed else []), *options))
+        path = Path(_folder().name) / f"{what}-{cell}.onnx"
         ones = torch.ones((2, 7), dtype=torch.int64)
         arguments = tuple(ones * 0 if name == "token_type_ids" else ones * 3 for name in module.names)
         names = {"input_names": list(module.names), "output_names": list(cell.outputs)}
@@ -209,11 +212,12 @@ def _torch_exporter(kind: str, opset: int) -> Callable[[Cell], Path]:
                         arguments,
                         str(path),
                         dynamo=True,
-                        dynamic_shapes=shapes,
+                        dynamic_shapes=None if fixed else shapes,
                         external_data=False,
                         opset_version=opset,
                         verbose=False,
                         **names,
+                        **options,
                     )
                 else:
                     flat = ("sentence_embedding", "pooler_output")
@@ -226,9 +230,10 @@ def _torch_exporter(kind: str, opset: int) -> Callable[[Cell], Path]:
                         arguments,
                         str(path),
                         dynamo=False,
-                        dynamic_axes=axes,
+                        dynamic_axes=None if fixed else axes,
                         opset_version=opset,
                         **names,
+                        **options,
                     )
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -241,6 +246,12 @@ def _torch_exporter(kind: str, opset: int) -> Callable[[Cell], Path]:
 EXPORTERS: dict[str, Callable[[Cell], Path]] = {
     "dynamo": _torch_exporter("dynamo", 18),
     "torchscript": _torch_exporter("torchscript", 17),
+    "torchscript-11": _torch_exporter("torchscript", 11),
+    "torchscript-fixed": _torch_exporter("torchscript", 17, fixed=True),
+    "torchscript-unfolded": _torch_exporter("torchscript", 17, do_constant_folding=False),
+    "torchscript-weights-as-inputs": _torch_exporter("torchscript", 17, keep_initializers_as_inputs=True),
+    "dynamo-fixed": _torch_exporter("dynamo", 18, fixed=True),
+    "dynamo-unoptimized": _torch_exporter("dynamo", 18, optimize=False),
 }
 """Name -> function that writes a cell's model and returns its path, or raises `CannotExport`."""
 

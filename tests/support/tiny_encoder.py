@@ -9,7 +9,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["VOCABULARY", "write_classifier", "write_doubler", "write_embedder", "write_tokenizer"]
+__all__ = [
+    "VOCABULARY",
+    "write_classifier",
+    "write_doubler",
+    "write_embedder",
+    "write_reader",
+    "write_tagger",
+    "write_tokenizer",
+]
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "the", "a", "is", "not", "very"]
 
@@ -51,6 +59,38 @@ def write_embedder(path: Path, width: int = 24, noise: float = 0.0, seed: int = 
     weight[0] = noise * 1e6
     nodes = [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])]
     _write(path, nodes, [weight], "last_hidden_state", ["batch", "sequence", width], None)
+    return path
+
+
+def write_tagger(path: Path, weight: np.ndarray, labels: list[str] | None = None) -> Path:
+    """A row of a table ``[vocabulary, tags]`` a token: ``logits[batch, sequence, tags]``."""
+    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["logits"])]
+    shape = ["batch", "sequence", weight.shape[1]]
+    _write(path, nodes, [weight.astype(np.float32)], "logits", shape, None)
+    if labels is not None:
+        config = {"id2label": {str(index): name for index, name in enumerate(labels)}}
+        (path.parent / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return path
+
+
+def write_reader(path: Path, weight: np.ndarray) -> Path:
+    """A row of a table ``[vocabulary, 2]`` a token: ``start_logits`` and ``end_logits[batch, sequence]``."""
+    write_tagger(path, weight)
+    model = onnx.load(str(path))
+    model.graph.node.extend(
+        [
+            helper.make_node("Split", ["logits"], ["start", "end"], axis=2, num_outputs=2),
+            helper.make_node("Constant", [], ["last"], value_ints=[-1]),
+            helper.make_node("Squeeze", ["start", "last"], ["start_logits"]),
+            helper.make_node("Squeeze", ["end", "last"], ["end_logits"]),
+        ]
+    )
+    del model.graph.output[:]
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "sequence"])
+        for name in ("start_logits", "end_logits")
+    )
+    onnx.save(model, str(path))
     return path
 
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bqc.formats import Blocks, BlockShift
+from bqc.formats.stored import stored_format
 
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize("bits", [8, 6, 4, 2])
 @pytest.mark.parametrize("block", [16, 32, 64, 128, 256, "row"])
 @pytest.mark.parametrize("length", [5, 26, 64, 312, 384])
 def test_error_is_half_a_step_or_a_step_where_clamped(bits: int, block: int | str, length: int) -> None:
@@ -44,9 +45,15 @@ def test_four_bit_codes_reach_minus_eight() -> None:
     assert codes.tolist() == [[-8, 7, 7]]
 
 
+def test_two_bit_codes_are_ternary_and_keep_their_inverse_scale_normal() -> None:
+    codes, exponents = BlockShift(2, "row").quantize(np.array([[-2.0, 2.0, 0.4], [3e38, 0, -1]], np.float32))
+    assert exponents.tolist() == [[0], [126]]
+    assert codes.tolist() == [[-1, 1, 0], [1, 0, 0]]
+
+
 def test_weight_exponents_never_lose_to_the_range_rule() -> None:
     w = (RNG.standard_t(3, (32, 256))).astype(np.float32)
-    for bits in (8, 6, 4):
+    for bits in (8, 6, 2, 4):
         fmt = BlockShift(bits, 64)
         plain = np.square(fmt.dequantize(*fmt.quantize(w)) - w).sum()
         chosen = np.square(fmt.dequantize(*fmt.quantize_weights(w)) - w).sum()
@@ -69,7 +76,7 @@ def test_blocks_never_cross_a_group() -> None:
 
 
 @given(
-    bits=st.sampled_from([8, 6, 4]),
+    bits=st.sampled_from([8, 6, 4, 2]),
     rows=st.integers(1, 40),
     groups=st.integers(1, 3),
     span=st.integers(1, 50),
@@ -89,3 +96,32 @@ def test_packing_round_trips(bits: int, rows: int, groups: int, span: int, seed:
 def test_other_parameters_are_refused(bits: int, block: int | str) -> None:
     with pytest.raises(ValueError, match="BlockShift has no"):
         BlockShift(bits, block)
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize("group", [0, 26])
+@pytest.mark.parametrize("part", ["tiles", "rows", "codes"])
+def test_a_stored_weight_is_read_back(bits: int, group: int, part: str) -> None:
+    fmt = BlockShift(bits, 16, group)
+    w = np.random.default_rng(bits).standard_normal((37, 52)).astype(np.float32)
+    codes, exponents = fmt.quantize_weights(w)
+    parts = {
+        "tiles": {"tiles": fmt.pack_matrix(codes), "scales": np.pad(exponents.T, ((0, 0), (0, 11)))},
+        "rows": {"rows": fmt.pack_rows(codes), "exponents": exponents},
+        "codes": {"codes": codes, "exponents": exponents},
+    }[part]
+    whole = fmt.dequantize(codes, exponents)
+    assert np.array_equal(fmt.restore(parts, w.shape), whole)
+    assert np.array_equal(fmt.restore(fmt.rows(parts, 16, 37), (21, 52)), whole[16:])
+    assert np.array_equal(fmt.restore(fmt.rows(parts, 16, 32), (16, 52)), whole[16:32])
+    assert fmt.agrees(parts, w).all()
+    other = w.copy()
+    other[20, 5] += 1
+    assert np.argwhere(~fmt.agrees(parts, other)).tolist() == [[20, 5]]
+    assert stored_format(str(fmt)) == fmt
+
+
+def test_formats_that_are_not_known() -> None:
+    assert stored_format("Ternary(64)") is None
+    assert stored_format("BlockShift(5,64)") is None
+    assert stored_format("Blocks(1,2)") is None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+import bqc
 from bqc.inspect import SCHEMA_VERSION, inspect
 from bqc.ir.synthetic import canonical_bert
 
@@ -61,3 +62,15 @@ def test_packed_weights_say_what_they_stand_for() -> None:
     assert row["bits"] == 8.25
     assert report["cost"] == inspect(canonical_bert())["cost"]
     assert report["anatomy"] == inspect(canonical_bert())["anatomy"]
+
+
+def test_products_by_the_types_multiplied(tmp_path: Path) -> None:
+    plain = inspect(canonical_bert())
+    assert plain["mac_pairs"] == [{"types": "float x float", "macs": plain["cost"]["macs"]}]
+    path = bqc.compile(canonical_bert(), output=tmp_path / "m.onnx", weight_bits=4).paths[0]
+    report = inspect(path, batch=1, sequence=8)
+    pairs = {row["types"]: row["macs"] for row in report["mac_pairs"]}
+    assert sum(pairs.values()) == report["cost"]["macs"]
+    assert pairs["int8 x int8"] == pairs["uint8 x int8"] == 2 * 8 * 8 * 32
+    assert pairs["int8 x BlockShift(4,64,group=16)"] == 2 * 8 * 32 * 32
+    assert set(pairs) >= {"int8 x BlockShift(4,64)"}

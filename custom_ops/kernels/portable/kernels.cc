@@ -13,6 +13,8 @@ namespace bqc::portable {
 
 namespace {
 
+bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 2; }
+
 // A panel: int8 codes [rows][padded inputs], int32 corrections and float scales [rows][count].
 inline int64_t codes_bytes(const Geometry& g, int64_t rows) { return padded(rows * padded_inputs(g), 64); }
 
@@ -41,6 +43,16 @@ inline void unpack_tiles(const uint8_t* strip, int bits, int64_t inputs, int64_t
                          uint8_t* __restrict out) {
   if (bits == 8) {
     __builtin_memcpy(out, strip + at * 16, 256);
+    return;
+  }
+  if (bits == 2) {
+    const uint8_t* __restrict pairs = strip + at * 4;
+    for (int i = 0; i < 64; ++i) {
+      out[i] = pairs[i] & 3;
+      out[64 + i] = pairs[i] >> 2 & 3;
+      out[128 + i] = pairs[i] >> 4 & 3;
+      out[192 + i] = pairs[i] >> 6;
+    }
     return;
   }
   const uint8_t* __restrict low = strip + at * 8;
@@ -123,10 +135,10 @@ void mix(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_
   }
 }
 
-constexpr GemmKernels kGemm = {panel_bytes, prepare, multiply, pack_keys, pack_values, mix};
+constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_keys, pack_values, mix};
 
 }  // namespace
 
-extern const KernelSet kKernels = {"portable", &kRows, &kGemm};
+extern const KernelSet kKernels = {"portable", "plain loops", &kRows, &kGemm};
 
 }  // namespace bqc::portable

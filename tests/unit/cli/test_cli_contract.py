@@ -92,7 +92,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["evla"], "did you mean 'eval'"),
         (["frobnicate"], "verbs are compile, "),
         (["eval", "--tsak", "sst2", "x.onnx"], "--task"),
-        (["eval", "x.onnx"], "Missing option '--task'"),
+        (["eval", "x.onnx"], "give --task, or --text-column"),
         (["eval", "x.onnx", "--task", "sst"], "did you mean sst2"),
         (["verify", "x.onnx", "--against", "y.onnx", "--shape", "8"], "8x64"),
         (["verify", "x.onnx", "--against", "y.onnx"], "x.onnx: no such file"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,59 @@ def test_models_that_do_not_compare(pair: tuple[Path, Path], tmp_path: Path) -> 
         verify(compiled, write_embedder(tmp_path / "e.onnx"))
     with pytest.raises(BqcError, match="has shape"):
         verify(compiled, write_classifier(tmp_path / "c.onnx"))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A compiled encoder and its original."""
+    import onnx_ir as ir
+
+    import bqc
+    from bqc.ir.synthetic import canonical_bert
+
+    original = tmp_path_factory.mktemp("encoder") / "model.onnx"
+    ir.save(canonical_bert(), original)
+    return str(bqc.compile(canonical_bert(), output=original.with_name("m.bqc.onnx")).paths[0]), str(original)
+
+
+def test_every_tensor_worst_first(encoder: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    compiled, original = encoder
+    args = ["verify", compiled, "--against", original, "--all-tensors", "--samples", "4", "--shape", "2x8"]
+    assert main([*args, "--json"]) == 0
+    tensors = json.loads(capsys.readouterr().out)["tensors"]
+    errors = [tensor["relative"] for tensor in tensors]
+    assert errors == sorted(errors, reverse=True)
+    assert len(tensors) == 1 + 2 * 7 + 3
+    assert {"attention.value", "ffn.gelu", "embedding.norm", "head"} <= {tensor["role"] for tensor in tensors}
+    assert main(args) == 0
+    text = capsys.readouterr().out
+    assert "tensors inside, by role" in text
+    assert "the worst 12 of 18" in text
+
+
+def test_levels_that_must_not_change_a_bit(
+    encoder: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiled, original = encoder
+    args = ["verify", compiled, "--against", original, "--samples", "2", "--shape", "2x8"]
+    assert main([*args, "--ort-levels", "none,basic,extended,all", "--isa", "all"]) == 0
+    text = capsys.readouterr().out
+    for what in ("level none", "level basic", "level extended", "level all", "portable kernels"):
+        assert re.search(rf"\[✓\] the same bits with .*{what}", text), what
+    assert main([*args, "--isa", "portable,portable"]) == 0
+    assert capsys.readouterr().out.count("portable kernels") == 1
+    assert main([*args, "--ort-levels", "most"]) == 2
+    assert "'most' is none of none, basic, extended, all" in capsys.readouterr().err
+
+
+def test_a_level_that_changes_bits_is_reported(
+    encoder: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import bqc.verify
+
+    compiled, original = encoder
+    # The float model in place of the compiled one: other bits by nature.
+    monkeypatch.setattr(bqc.verify, "ort_level_session", lambda path, level, threads: bqc.session(original))
+    args = ["verify", compiled, "--against", original, "--samples", "2", "--shape", "2x8"]
+    assert main([*args, "--ort-levels", "none"]) == 1
+    assert "[x] other bits with ONNX Runtime's optimisation level none: logits by" in capsys.readouterr().out

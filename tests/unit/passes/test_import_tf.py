@@ -11,13 +11,13 @@ import onnx_ir as ir
 import pytest
 
 import bqc
-from bqc.errors import BqcError
 from bqc.ir import import_model, load
 from bqc.ir.structure import difference
 from bqc.passes.import_einsum import ImportEinsum
 from bqc.passes.import_flat import ImportFlat
 from bqc.passes.import_layernorm_probe import ImportLayerNormProbe
 from bqc.passes.import_lookup import ImportLookup
+from bqc.passes.import_pool import ImportPool
 from tests.support.exporters_tf import EXPORTERS, convert
 from tests.support.exports import Export, batches, largest_difference, session, typed
 
@@ -118,8 +118,8 @@ def test_lookup_of_other_rows_is_left(source: Path) -> None:
     assert values is not None
     values.const_value = ir.tensor(np.array([1, 0], np.float32))
     assert not ImportLookup()(model).modified
-    with pytest.raises(BqcError, match="no encoder found"):
-        import_model(model)
+    _, summary = import_model(model)
+    assert [part.part for part in summary.encoder.float_parts] == ["embedding:embedding.sum"]
 
 
 def test_reshape_that_is_no_dense_layer_is_left() -> None:
@@ -142,3 +142,15 @@ def test_opset_10() -> None:
     model, summary = import_model(path)
     assert summary.source_opset == 10
     assert largest_difference(path, model) < 1e-5
+
+
+@pytest.mark.parametrize(("shape", "pooled"), [("B, S, 4", 1), ("B, S, 4, 4", 0), ("B, 4, 4, 4, 4", 0)])
+def test_pooling_over_the_last_axis_is_a_mean(shape: str, pooled: int) -> None:
+    ones = ", ".join(["1"] * (shape.count(",") + 1))
+    body = f"g (float[{shape}] x) => (float[{ones}] y) <%s> {{ z = Sqrt(x) \n y = GlobalAveragePool(z) }}"
+    model = text(body, **VECTORS)
+    before = ir.from_proto(ir.to_proto(model))
+    assert ImportPool()(model).modified == bool(pooled)
+    assert sum(n.op_type == "ReduceMean" for n in model.graph) == pooled
+    x = np.random.default_rng(0).random([4 for _ in shape.split(",")], dtype=np.float32)
+    np.testing.assert_allclose(*(session(m).run(None, {"x": x})[0] for m in (before, model)), rtol=1e-6)

@@ -126,3 +126,61 @@ def test_compile_takes_instruments(tmp_path: Path) -> None:
     assert names[0] == "import-canonicalize"
     assert {"import-gelu", "annotate-anatomy", "plan-bbct", "fold-gelu"} <= set(names)
     assert names[-1] == "finalize"
+
+
+UNIT = """<ir_version: 10, opset_import: ["" : 21]>
+g (float[2] x) => (float[2] y) <float[2] one = {1, 1}> {
+   a = Identity (x)
+   y = Mul (a, one) @0:ffn.gelu
+}
+"""
+
+
+def test_text_in_and_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "unit.onnxtxt", tmp_path / "out.onnxtxt"
+    source.write_text(UNIT)
+    assert main(["opt", str(source), "-p", "import-fold", "-o", "-"]) == 0
+    printed = capsys.readouterr().out
+    assert "y = Mul (x, one) @0:ffn.gelu" in printed
+    assert main(["opt", str(source), "-p", "import-fold", "-o", str(out)]) == 0
+    assert out.read_text() == printed
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_stdin(
+    binary: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "unit.onnxtxt"
+    source.write_text(UNIT)
+    if binary:
+        assert main(["opt", str(source), "-p", "import-fold", "-o", str(tmp_path / "unit.onnx")]) == 0
+        source = tmp_path / "unit.onnx"
+        capsys.readouterr()
+    with source.open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        assert main(["opt", "-", "-p", "import-fold", "-o", "-"]) == 0
+    assert "y = Mul (x, one) @0:ffn.gelu" in capsys.readouterr().out
+
+
+def test_elided_weights_come_back(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, binary, again = tmp_path / "m.onnxtxt", tmp_path / "again.onnx", tmp_path / "again.onnxtxt"
+    assert main(["opt", str(model), "-p", "import-types", "-o", str(text)]) == 0
+    assert main(["opt", str(text), "-p", "import-types", "-o", str(binary)]) == 2
+    assert "was left out of the text; give the model with it as --weights" in capsys.readouterr().err
+    assert not binary.exists()
+    assert main(["opt", str(text), "-p", "quantize-weights{}", "-o", "-"]) == 2
+    assert main(["opt", str(text), "--weights", str(model), "-p", "import-types", "-o", str(binary)]) == 0
+    assert main(["opt", str(binary), "-p", "import-types", "-o", str(again)]) == 0
+    assert again.read_text() == text.read_text()
+
+
+def test_split_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "units.onnxtxt"
+    source.write_text(f"{UNIT}// -----\n{UNIT.replace('Mul (', 'Mul ')}// -----\n{UNIT}")
+    assert main(["opt", str(source), "-p", "import-fold", "--split-input"]) == 2
+    captured = capsys.readouterr()
+    first, second, third = captured.out.split("// -----\n")
+    assert first == third
+    assert "y = Mul (x, one)" in first
+    assert second == f"// error: {source}:10:12: expected '(' or '<' after an operator, found 'a'\n"
+    assert "1 of 3 models failed" in captured.err

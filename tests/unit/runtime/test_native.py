@@ -13,7 +13,7 @@ import pytest
 from bqc.cli import main
 from bqc.errors import BqcError
 from bqc.runtime import MissingKernelWarning, library_path, register, session
-from bqc.runtime.native import Kernel, NativeLibrary, native
+from bqc.runtime.native import Family, Kernel, NativeLibrary, Support, native
 from tests.support.tiny_encoder import write_doubler
 
 SOURCE = r"""
@@ -22,6 +22,13 @@ SOURCE = r"""
 static int resets;
 const char* BqcBuildInfo(void) { return "{\"version\": \"0\", \"levels\": [\"portable\", \"avx2\"]}"; }
 const char* BqcIsa(void) { return "avx2"; }
+const char* BqcKernelFamilies(void) {
+  return "[{\"name\": \"linear\", \"operators\": [\"Double\", \"Triple\"], \"levels\":"
+         " {\"portable\": {\"by\": \"loops\", \"weight_bits\": [4, 8]}, \"avx2\": {\"by\": \"vpaddd\"}}}]";
+}
+double BqcPeak(const char* level, const char* arithmetic, double seconds) {
+  return strcmp(level, "avx2") ? 0 : strcmp(arithmetic, "fp32") ? 2 * seconds : seconds;
+}
 const char* BqcCpuFeatures(void) { return "[\"avx2\", \"fma\"]"; }
 void BqcKernelReset(void) { ++resets; }
 long BqcKernelNames(char* buffer, long n) {
@@ -62,6 +69,16 @@ def test_questions(stub: Path) -> None:
     assert library.isa() == "avx2"
     assert library.cpu_features() == ["avx2", "fma"]
     assert library.kernels() == []
+    assert library.families() == [
+        Family(
+            "linear",
+            ("Double", "Triple"),
+            {"portable": Support("loops", (4, 8)), "avx2": Support("vpaddd", ())},
+        )
+    ]
+    assert library.peak("avx2", "int8", 0.5) == 1.0
+    assert library.peak("avx2", "fp32", 0.5) == 0.5
+    assert library.peak("avx512", "int8", 0.5) == 0.0
     assert library.self_test() == (True, ["rounding: ok", "sums: ok"])
 
 
@@ -105,6 +122,7 @@ def test_doctor_with_a_library(stub: Path, capsys: pytest.CaptureFixture[str]) -
     text = capsys.readouterr().out
     assert f"[✓] kernel library: {stub} (version 0, levels portable+avx2)" in text
     assert "[✓] kernels: avx2; avx512 needs avx512f" in text
+    assert "linear kernels: Double, Triple: avx2 by vpaddd; portable by loops (4, 8-bit weights)" in text
     assert "[✓] self-test: 2 checks passed" in text
 
 

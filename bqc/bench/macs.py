@@ -1,0 +1,74 @@
+"""Multiply-accumulates of operators, from the shapes that ONNX Runtime's profile tells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from bqc.runtime.native import Arithmetic
+
+__all__ = ["arithmetic", "macs"]
+
+Shapes = Sequence[Sequence[int]]
+
+
+def _product(inputs: Shapes, outputs: Shapes) -> int:
+    """Rows times inputs times outputs: the first input ends in what is summed over."""
+    return math.prod(outputs[0]) * inputs[0][-1]
+
+
+def _packed_attention(inputs: Shapes, outputs: Shapes) -> int:
+    """Query, key and value of x [B, S, I] by one weight [I, 3H], then the attention itself."""
+    batch, length, width = inputs[0]
+    return batch * length * width * inputs[1][-1] + 2 * batch * length * length * outputs[0][-1]
+
+
+def _attention(inputs: Shapes, outputs: Shapes) -> int:
+    """Scores and context of a query and a key [B, S, H]."""
+    batch, length, width = inputs[0]
+    return 2 * batch * length * length * width
+
+
+def _scores(inputs: Shapes, outputs: Shapes) -> int:
+    return _attention(inputs, outputs) // 2
+
+
+_OPERATORS: dict[str, tuple[Arithmetic, Callable[[Shapes, Shapes], int]]] = {
+    "MatMul": ("fp32", _product),
+    "FusedMatMul": ("fp32", _product),
+    "Gemm": ("fp32", _product),
+    "FusedGemm": ("fp32", _product),
+    "Attention": ("fp32", _packed_attention),
+    "MultiHeadAttention": ("fp32", _attention),
+    "QAttention": ("int8", _packed_attention),
+    "MatMulInteger": ("int8", _product),
+    "MatMulIntegerToFloat": ("int8", _product),
+    "DynamicQuantizeMatMul": ("int8", _product),
+    "MatMulNBits": ("int8", _product),
+    "BlockLinear": ("int8", _product),
+    "BlockLinearQuantize": ("int8", _product),
+    "BlockLinearQuantizeValues": ("int8", _product),
+    "BlockLinearGelu": ("int8", _product),
+    "BlockLinearAddNorm": ("int8", _product),
+    "BlockScores": ("int8", _scores),
+    "BlockContext": ("int8", _product),
+    "BlockAttention": ("int8", _attention),
+}
+
+
+def macs(operator: str, inputs: Shapes, outputs: Shapes) -> int:
+    """Multiply-accumulates of one run of a node; 0 of an operator that is no matrix product.
+
+    Args:
+        operator: its type; domains do not clash.
+        inputs: shapes of the inputs that are present, in order.
+        outputs: shapes of the outputs.
+    """
+    known = _OPERATORS.get(operator)
+    return known[1](inputs, outputs) if known else 0
+
+
+def arithmetic(operator: str) -> Arithmetic | None:
+    """The arithmetic whose peak bounds an operator; None of one that is no matrix product."""
+    known = _OPERATORS.get(operator)
+    return known[0] if known else None

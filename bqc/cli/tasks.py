@@ -1,0 +1,78 @@
+"""Options that name a task and its data, for every verb that needs one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bqc.cli.common import FILE
+
+if TYPE_CHECKING:
+    from bqc.evaluate.task import Task
+
+__all__ = ["chosen_task", "task_options"]
+
+
+def task_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--task`` and ``--data``, or ``--data FILE`` with ``--text-column`` and ``--label-column``."""
+    for option in (
+        click.option(
+            "--labels", metavar="A,B,...", help="Class names in index order. [default: the model's]"
+        ),
+        click.option("--label-column", metavar="NAME", help="Column of the label in your file."),
+        click.option("--pair-column", metavar="NAME", help="Column of the second text, for pairs."),
+        click.option("--text-column", metavar="NAME", help="Column of the text in your file."),
+        click.option(
+            "--data",
+            type=FILE,
+            metavar="PATH",
+            help="Folder with the task's files, or a .csv, .tsv or .jsonl file. [default: BQC_DATA, else the hub]",
+        ),
+        click.option(
+            "--task", metavar="TASK", help="sst2, mrpc, squad, conll03, ...: docs/tasks.md has all."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def chosen_task(
+    task: str | None,
+    data: Path | None,
+    text_column: str | None,
+    pair_column: str | None,
+    label_column: str | None,
+    labels: str | None,
+    metrics: tuple[str, ...] = (),
+) -> Task:
+    """The task that the options name.
+
+    Raises:
+        click.UsageError: they name none, or half of one.
+        BqcError: there is no such task or metric.
+    """
+    own = {
+        "--text-column": text_column,
+        "--pair-column": pair_column,
+        "--label-column": label_column,
+        "--labels": labels,
+        "--metric": metrics or None,
+    }
+    given = [option for option, value in own.items() if value is not None]
+    if task is not None:
+        if given:
+            raise click.UsageError(f"{given[0]} is for a file of your own, and --task {task} has its own")
+        from bqc.evaluate.tasks import find_task
+
+        return find_task(task)
+    if text_column is None or label_column is None:
+        raise click.UsageError("give --task, or --text-column and --label-column of a file of your own")
+    if data is None:
+        raise click.UsageError("--text-column is of a file: give it with --data FILE")
+    from bqc.evaluate.columns import column_task
+
+    names = tuple(name.strip() for name in labels.split(",")) if labels else ()
+    return column_task(text_column, label_column, pair_column, labels=names, metrics=metrics)

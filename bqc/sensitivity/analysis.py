@@ -1,0 +1,190 @@
+"""`analyze`: the scores of every part of a model by one metric."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bqc.artifact import file_sha256
+from bqc.errors import BqcError
+from bqc.evaluate.rows import nearest
+from bqc.evaluate.tasks import Task
+from bqc.formats import BlockShift
+from bqc.sensitivity.fisher import Fisher
+from bqc.sensitivity.hessian import Hessian
+from bqc.sensitivity.hessian_trace import HessianTrace
+from bqc.sensitivity.kl import Kl
+from bqc.sensitivity.mse import Mse
+from bqc.sensitivity.options import BLOCKS, Options
+from bqc.sensitivity.parts import ACTIVATION, WEIGHT, Part, activation_parts, weight_parts
+from bqc.sensitivity.resume import Journal
+from bqc.sensitivity.scores import Score, Sensitivity
+from bqc.sensitivity.subject import Sample, Subject, from_file, from_task
+from bqc.sensitivity.weight_error import WeightError
+
+__all__ = ["DEFAULT_METRIC", "METRICS", "Metric", "analyze"]
+
+
+class Metric(Protocol):
+    """Scores of one part in some formats, and details for the report."""
+
+    def __call__(
+        self, part: Part, formats: Sequence[BlockShift]
+    ) -> tuple[dict[str, float], dict[str, Any]]: ...
+
+
+_CLASSES: dict[str, Any] = {kind.name: kind for kind in (WeightError, Mse, Kl, Fisher, Hessian, HessianTrace)}
+METRICS = tuple(_CLASSES)
+"""From data-free to data-rich."""
+DEFAULT_METRIC = "kl"
+
+_LEAST_BITS = 4
+"""Activations have operators for 4, 6 and 8 bits."""
+
+
+def analyze(
+    path: str | Path,
+    metric: str = DEFAULT_METRIC,
+    formats: Sequence[BlockShift] = (BlockShift(8), BlockShift(4)),
+    *,
+    parts: Sequence[str] = (WEIGHT,),
+    task: Task | None = None,
+    data: str | Path | None = None,
+    split: str = "train",
+    inputs: str | Path | None = None,
+    options: Options | None = None,
+    tokenizer: str | Path | None = None,
+    threads: int | None = None,
+    journal: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Sensitivity:
+    """Score every part of a float model, each quantised alone.
+
+    Args:
+        path: the float ``.onnx`` file.
+        metric: one of ``METRICS``.
+        formats: formats to score; activations have those of 4 bits and more.
+        parts: ``weight``, ``activation`` or both.
+        task: gives labelled examples: metrics of gradients need one.
+        data: folder or file of the task.
+        split: ``train`` or ``dev``; examples are drawn from it at random.
+        inputs: a ``.npz`` of inputs, for metrics without labels.
+        options: numbers of examples, subsets, iterations; the seed.
+        tokenizer: folder of ``tokenizer.json``, if it is not beside the model.
+        threads: of ONNX Runtime and torch.
+        journal: where finished scores are kept until all are there: an analysis that was killed goes on from it.
+        progress: called with (parts done, parts in all).
+
+    Raises:
+        BqcError: no such metric or part, the metric lacks the data it needs or does not have such parts, or the
+            model cannot be read.
+    """
+    path, options = Path(path), options or Options()
+    kind = _checked(metric, parts, options, task, inputs)
+    sample = None
+    if kind.needs != "nothing":
+        sample = _sample(path, metric, task, data, split, inputs, options, tokenizer)
+    with Subject(path, sample, threads) as subject:
+        todo = _parts(subject, parts, formats)
+        asked = Sensitivity(
+            metric=metric,
+            model=file_sha256(path),
+            formats=tuple(map(str, formats)),
+            sample="" if sample is None else sample.description,
+            options=asdict(options),
+            scores=(),
+        )
+        kept = Journal(
+            journal,
+            {**asked.to_dict(), "parts": [one.key for one, _ in todo], "bytes": _fingerprint(subject)},
+        )
+        measure: Metric = kind(subject, options) if kind in (Hessian, HessianTrace) else kind(subject)
+        scores = []
+        for done, (part, chosen) in enumerate(todo):
+            if progress:
+                progress(done, len(todo))
+            score = kept.found.get((part.kind, part.key))
+            if score is None:
+                score = _score(measure, part, chosen)
+                kept.add(score)
+            scores.append(score)
+        if progress:
+            progress(len(todo), len(todo))
+        return replace(asked, scores=tuple(scores))
+
+
+def _score(measure: Metric, part: Part, formats: Sequence[BlockShift]) -> Score:
+    start = time.perf_counter()
+    found, details = measure(part, formats)
+    bad = next((fmt for fmt, value in found.items() if not np.isfinite(value)), None)
+    if bad is not None:
+        raise BqcError(f"{part.key} in {bad}: the score is not a finite number; the model's outputs hold NaN")
+    return Score(part.kind, part.key, found, list(part.also), details, round(time.perf_counter() - start, 3))
+
+
+def _checked(metric: str, parts: Sequence[str], options: Options, task: Task | None, inputs: object) -> Any:
+    if metric not in _CLASSES:
+        raise BqcError(f"no metric '{metric}'{nearest(metric, METRICS)}")
+    kind = _CLASSES[metric]
+    for part in parts:
+        if part not in (WEIGHT, ACTIVATION):
+            raise BqcError(f"no parts '{part}'{nearest(part, (WEIGHT, ACTIVATION))}")
+        if part not in kind.kinds:
+            raise BqcError(f"{metric} is of weights; {part}s can be scored by mse and kl")
+    if options.block not in BLOCKS:
+        raise BqcError(f"no block '{options.block}'{nearest(options.block, BLOCKS)}")
+    if kind.needs == "labels" and task is None:
+        raise BqcError(f"{metric} takes gradients of a loss, which needs labels: give --task")
+    if kind.needs == "inputs" and task is None and inputs is None:
+        raise BqcError(f"{metric} runs the model: give --task, or --inputs FILE.npz")
+    return kind
+
+
+def _sample(
+    path: Path,
+    metric: str,
+    task: Task | None,
+    data: str | Path | None,
+    split: str,
+    inputs: str | Path | None,
+    options: Options,
+    tokenizer: str | Path | None,
+) -> Sample:
+    if task is None:
+        assert inputs is not None, "checked before"
+        return from_file(path, Path(inputs))
+    count = options.examples * (options.subsets if metric.startswith("hessian") else 1)
+    folder = None if data is None else Path(data)
+    return from_task(
+        path, task, folder, split, count, options.seed, None if tokenizer is None else Path(tokenizer)
+    )
+
+
+def _parts(
+    subject: Subject, kinds: Sequence[str], formats: Sequence[BlockShift]
+) -> list[tuple[Part, Sequence[BlockShift]]]:
+    found: list[tuple[Part, Sequence[BlockShift]]] = []
+    if WEIGHT in kinds:
+        found += [(part, formats) for part in weight_parts(subject.model)]
+    if ACTIVATION in kinds:
+        fine = [fmt for fmt in formats if fmt.bits >= _LEAST_BITS]
+        if not fine:
+            raise BqcError(f"activations have formats of {_LEAST_BITS} bits and more; add one to --formats")
+        found += [(part, fine) for part in activation_parts(subject.model)]
+    return found
+
+
+def _fingerprint(subject: Subject) -> str:
+    """Digest of the weights and of the inputs, wherever they came from."""
+    digest = hashlib.sha256()
+    for part in weight_parts(subject.model):
+        digest.update(subject.weight(part).tobytes())
+    for item in subject.sample.features.encodings if subject.sample else ():
+        digest.update(np.asarray([*item.ids, -1, *item.types, -1]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,54 @@
+"""Scores that are kept as they are found, so that a killed analysis goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bqc.errors import BqcError
+from bqc.sensitivity.scores import Score
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """A file of one JSON line a score, valid for one fingerprint of what is asked.
+
+    Args:
+        path: the file; None keeps nothing.
+        asked: everything that the scores depend on. A file that was begun for something else is begun anew.
+    """
+
+    def __init__(self, path: Path | None, asked: dict[str, Any]) -> None:
+        self._path = path
+        self._print = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        self.found = {(score.part, score.key): score for score in self._read()}
+
+    def add(self, score: Score) -> None:
+        """Keep a score; it is on the disk when this returns."""
+        self.found[score.part, score.key] = score
+        if self._path is None:
+            return
+        try:
+            fresh = len(self.found) == 1
+            with self._path.open("w" if fresh else "a", encoding="utf-8") as file:
+                if fresh:
+                    file.write(json.dumps({"fingerprint": self._print}) + "\n")
+                file.write(json.dumps(asdict(score)) + "\n")
+        except OSError as error:
+            raise BqcError(f"{self._path}: cannot be written: {error.strerror}") from error
+
+    def _read(self) -> Iterator[Score]:
+        if self._path is None or not self._path.is_file():
+            return
+        lines = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
+        with suppress(ValueError, TypeError):  # the last line of a killed process may be cut short
+            if json.loads(lines[0]) != {"fingerprint": self._print}:
+                return
+            for line in lines[1:]:
+                yield Score(**json.loads(line))

@@ -1,0 +1,29 @@
+"""``weight-error``: relative squared error of the weight itself. No data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bqc.formats import BlockShift
+from bqc.sensitivity.parts import WEIGHT, Part
+from bqc.sensitivity.subject import Subject
+
+__all__ = ["WeightError"]
+
+
+@dataclass
+class WeightError:
+    """``sum((W - Q(W))^2) / sum(W^2)``: comparable between weights of different size."""
+
+    name: ClassVar[str] = "weight-error"
+    kinds: ClassVar[tuple[str, ...]] = (WEIGHT,)
+    needs: ClassVar[str] = "nothing"
+
+    subject: Subject
+
+    def __call__(self, part: Part, formats: Sequence[BlockShift]) -> tuple[dict[str, float], dict[str, Any]]:
+        weight = self.subject.weight(part)
+        matrix = weight.T if part.axis == 0 else weight
+        return {str(fmt): fmt.weight_error(matrix) for fmt in formats}, {}

@@ -1,0 +1,125 @@
+"""A float or qdq graph as a `torch.nn.Module`: initializers are parameters, every node is one call.
+
+The graph is written out as a `torch.fx` graph, so that a step costs straight-line Python, `print(module.code)` shows
+it and `torch.compile` takes it whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from bqc.errors import BqcError
+from bqc.formats import BlockShift
+from bqc.ir import import_model
+from bqc.ir.anatomy import ANATOMY_KEY
+from bqc.train.taps import resolve
+from bqc.train.tracing import Settings, trace
+
+__all__ = ["OnnxModule", "module"]
+
+
+def module(
+    model: ir.Model | str | os.PathLike[str],
+    *,
+    weights: Mapping[str, BlockShift] | None = None,
+    taps: Sequence[str] = (),
+    dropout: Mapping[str, float] | None = None,
+    frozen: Iterable[str] = (),
+    sparse_tables: bool = False,
+    fused_attention: bool = True,
+) -> OnnxModule:
+    """Make a trainable module of a graph.
+
+    Args:
+        model: an annotated float or qdq graph, or the path of a float ``.onnx`` file, which is imported.
+        weights: formats by ``layer:role``: these float weights are fake-quantised on every forward pass.
+        taps: intermediate values to return beside the outputs, by ``layer:role``; see `bqc.train.taps`.
+        dropout: probabilities by role, applied in training mode; see `bqc.train.dropout`.
+        frozen: patterns of weights (``role``, ``layer:role``, with ``*``) that get no gradient.
+        sparse_tables: gradients of lookup tables are sparse tensors (for SGD, SparseAdam).
+        fused_attention: run attention by `scaled_dot_product_attention` where nothing looks inside it. It has no second
+            derivative.
+
+    Raises:
+        BqcError: an operator that is not in `bqc.train.operators`, or a pattern or tap that matches nothing.
+    """
+    loaded = model
+    if not isinstance(loaded, ir.Model) or ANATOMY_KEY not in loaded.metadata_props:
+        loaded, _ = import_model(loaded)
+    settings = Settings(
+        dict(weights or {}), resolve(loaded, taps), dict(dropout or {}), sparse_tables, fused_attention
+    )
+    return OnnxModule(loaded, settings, tuple(frozen))
+
+
+class OnnxModule(torch.nn.Module):
+    """What `module` returns.
+
+    Float initializers of rank 1 and more are parameters, other initializers that the computation needs are buffers,
+    both under their ONNX names wherever torch allows the name.
+
+    Attributes:
+        input_names: inputs of the graph; `forward` takes them as keywords, int64 ``[batch, sequence]``.
+        output_names: outputs of the graph.
+        taps: names of the intermediate values that are returned too.
+    """
+
+    def __init__(self, model: ir.Model, settings: Settings, frozen: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        traced = trace(model, settings)
+        self.graph = traced.module
+        self.input_names = tuple(value.name or "" for value in model.graph.inputs)
+        self.output_names = tuple(value.name or "" for value in model.graph.outputs)
+        self.taps = settings.taps
+        self._keys = traced.keys
+        for name in traced.matching(frozen):
+            self.parameter(name).requires_grad_(False)
+
+    def forward(self, **feeds: Tensor) -> dict[str, Tensor]:
+        """Outputs and taps by name. Inputs that the graph does not have are left aside.
+
+        Raises:
+            BqcError: an input of the graph is missing.
+        """
+        missing = [name for name in self.input_names if name not in feeds]
+        if missing:
+            raise BqcError(f"the model needs the input {missing[0]} (given: {', '.join(feeds) or 'none'})")
+        results = self.graph(*(feeds[name] for name in self.input_names))
+        return dict(zip((*self.output_names, *self.taps), results, strict=True))
+
+    @property
+    def code(self) -> str:
+        """The forward pass as Python."""
+        return str(self.graph.code)
+
+    def parameter(self, name: str) -> torch.nn.Parameter:
+        """The parameter of an initializer. Raises KeyError if it is none."""
+        return dict(self.graph.named_parameters())[self._keys[name]]
+
+    def initializers(self) -> dict[str, torch.nn.Parameter]:
+        """ONNX name -> parameter."""
+        known = dict(self.graph.named_parameters())
+        return {name: known[key] for name, key in self._keys.items() if key in known}
+
+    def write_back(self, model: ir.Model) -> None:
+        """Put the parameters into the initializers of a graph, bit for bit; types and labels stay.
+
+        ``model`` is the graph that the module was made of, or an earlier dialect of it with the same initializers.
+
+        Raises:
+            BqcError: it lacks a parameter, or has it in another shape.
+        """
+        known = model.graph.initializers
+        for name, parameter in self.initializers().items():
+            value = known.get(name)
+            data = parameter.detach().cpu().numpy()
+            if value is None or value.const_value is None or value.const_value.shape.numpy() != data.shape:
+                raise BqcError(f"cannot write {name} {data.shape} back: the graph has no such initializer")
+            stored = np.array(data.astype(value.const_value.numpy().dtype))
+            value.const_value = ir.Tensor(stored, name=name)

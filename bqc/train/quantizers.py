@@ -1,0 +1,203 @@
+"""The operators of the qdq dialect in torch, with straight-through gradients.
+
+Forward they compute what `bqc.ops.reference` does, to the last bit where only block scales, rounding and clamping are
+involved; codes and exponents are held in floating and int32 tensors. Backward, rounding is the identity (STE, Bengio et
+al., arXiv 1308.3432) within the range that an exponent covers, ``|x| <= 2**(bits - 1) * 2**exponent``, and zero outside
+it. Unlike the deployed operators they let NaN and infinity through, so that a diverging loss is seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bqc.formats import Blocks, BlockShift
+from bqc.ops.constants import MIN_EXPONENT, SOFTMAX_SCALE
+
+__all__ = [
+    "block_dequantize",
+    "block_quantize",
+    "block_quantize_values",
+    "fake_quantize_weight",
+    "masked_softmax",
+    "softmax_dequantize",
+]
+
+
+def block_quantize(x: Tensor, *, bits: int, block: int, group: int) -> tuple[Tensor, Tensor]:
+    """Codes [..., K] (in x's type) and exponents int32 [..., n] of x [..., K]."""
+    blocks = Blocks(x.shape[-1], block, group)
+    exponents = _range_exponents(_split(x.detach().abs(), blocks).amax(-1), bits)
+    return _Encode.apply(x, exponents, blocks, bits), exponents
+
+
+def block_dequantize(codes: Tensor, exponents: Tensor, *, block: int, group: int) -> Tensor:
+    """x [..., K] = codes * 2**exponents; codes and exponents of any type."""
+    blocks = Blocks(codes.shape[-1], block, group)
+    values = codes if codes.is_floating_point() else codes.float()
+    return _scaled(values, _power_of_two(exponents, values.dtype), blocks)
+
+
+def block_quantize_values(
+    x: Tensor, mask: Tensor, *, heads: int, bits: int, block: int
+) -> tuple[Tensor, Tensor]:
+    """Codes [B, S, H] and exponents int32 [B, n] of x [B, S, H], over the tokens that mask [B, S] keeps."""
+    blocks = Blocks(x.shape[-1], block, x.shape[-1] // heads)
+    keep, _ = _effective_mask(mask)
+    largest = (x.detach().abs() * keep.unsqueeze(-1)).amax(1)
+    exponents = _range_exponents(_split(largest, blocks).amax(-1), bits)
+    return _Encode.apply(x, exponents.unsqueeze(1), blocks, bits), exponents
+
+
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Codes [B, h, S, S] (in the type of the scores) of exp(score - row maximum) * 255; masked keys 0."""
+    keep, alive = _effective_mask(mask)
+    keep, alive = keep[:, None, None, :], alive[:, None, None, :]
+    shown = torch.where(keep, scores * alive, -torch.inf)
+    grown = torch.exp(shown - shown.detach().amax(-1, keepdim=True)) * SOFTMAX_SCALE
+    return _Round.apply(grown)
+
+
+def softmax_dequantize(codes: Tensor) -> Tensor:
+    """Softmax codes [..., S] as probabilities."""
+    return codes / codes.sum(-1, keepdim=True)
+
+
+def fake_quantize_weight(w: Tensor, bits: int, block: int, group: int, axis: int) -> Tensor:
+    """What `BlockShift.quantize_weights` and dequantising make of a weight, in one step.
+
+    Args:
+        w: the matrix [K, N] of a linear with ``axis`` 0, or rows [..., K] of a table with ``axis`` -1.
+        bits, block, group: the format; ``block`` 0 is a whole row.
+        axis: where K is.
+    """
+    length = w.shape[axis]
+    return _FakeWeight.apply(w, Blocks(length, block or length, group), bits, axis)
+
+
+class _Round(torch.autograd.Function):
+    """Round half to even; the gradient is that of the identity."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return torch.round(x)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class _Encode(torch.autograd.Function):
+    """Codes of x under given exponents."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, exponents: Tensor, blocks: Blocks, bits: int) -> Tensor:
+        inverse = _power_of_two(-exponents, x.dtype)
+        ctx.blocks = blocks
+        ctx.save_for_backward(inverse)
+        return _round_and_clamp(_scaled(x, inverse, blocks), bits)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        # An exponent found from the block's own maximum covers all of it; of values, what it does not cover is masked.
+        (inverse,) = ctx.saved_tensors
+        return _scaled(gradient, inverse, ctx.blocks), None, None, None
+
+
+class _FakeWeight(torch.autograd.Function):
+    """Exponents of least squared error, then codes times scales."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, blocks: Blocks, bits: int, axis: int) -> Tensor:
+        parts = _split(w, blocks, axis)
+        scale = _power_of_two(_best_exponents(parts, bits, axis), w.dtype)
+        ctx.save_for_backward(_join(parts.abs() <= scale * 2 ** (bits - 1), blocks, axis))
+        codes = _round_and_clamp(parts / scale, bits)
+        return _join(codes.mul_(scale), blocks, axis)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (inside,) = ctx.saved_tensors
+        return gradient * inside, None, None, None
+
+
+def _best_exponents(parts: Tensor, bits: int, axis: int) -> Tensor:
+    """int32 exponents of `BlockShift.quantize_weights`; elements of a block lie along the last axis, or with
+    ``axis`` 0 along the one before."""
+    along = -1 if axis == -1 else -2
+    best = _range_exponents(parts.abs().amax(along, keepdim=True), bits)
+    top, error = best, _squared_error(parts, best, bits, along)
+    for step in range(1, BlockShift(bits).exponents_tried):
+        exponents = torch.clamp(top - step, min=MIN_EXPONENT)
+        trial = _squared_error(parts, exponents, bits, along)
+        better = trial < error
+        best, error = torch.where(better, exponents, best), torch.where(better, trial, error)
+    return best
+
+
+def _squared_error(parts: Tensor, exponents: Tensor, bits: int, along: int) -> Tensor:
+    scale = _power_of_two(exponents, parts.dtype)
+    difference = _round_and_clamp(parts / scale, bits).mul_(scale).sub_(parts)
+    return difference.double().square_().sum(along, keepdim=True)
+
+
+def _round_and_clamp(scaled: Tensor, bits: int) -> Tensor:
+    fmt = BlockShift(bits)
+    return scaled.round_().clamp_(fmt.low, fmt.high)
+
+
+def _scaled(x: Tensor, scale: Tensor, blocks: Blocks) -> Tensor:
+    """x [..., K] with every block multiplied by its scale [..., n]; a new tensor."""
+    if not _even(blocks):
+        owner = torch.as_tensor(blocks.owner, device=scale.device)
+        return x * scale[..., owner]
+    shape = (*x.shape[:-1], blocks.count, blocks.size)
+    return (x.reshape(shape) * scale.unsqueeze(-1)).reshape(x.shape)
+
+
+def _split(x: Tensor, blocks: Blocks, axis: int = -1) -> Tensor:
+    """[..., K] as [..., n, size], or with ``axis`` 0 [K, N] as [n, size, N]; short blocks are filled with zeros."""
+    tail = x.shape[1:] if axis == 0 else ()
+    lead = () if axis == 0 else x.shape[:-1]
+    if not _even(blocks):
+        x = x.reshape(*lead, blocks.groups, blocks.span, *tail)
+        extra = blocks.per_group * blocks.size - blocks.span
+        x = functional.pad(x, (0, 0, 0, extra) if axis == 0 else (0, extra))
+    return x.reshape(*lead, blocks.count, blocks.size, *tail)
+
+
+def _join(parts: Tensor, blocks: Blocks, axis: int) -> Tensor:
+    """Inverse of `_split`."""
+    tail = parts.shape[2:] if axis == 0 else ()
+    lead = () if axis == 0 else parts.shape[:-2]
+    if not _even(blocks):
+        parts = parts.reshape(*lead, blocks.groups, -1, *tail)
+        parts = parts.narrow(len(lead) + 1, 0, blocks.span)
+    return parts.reshape(*lead, blocks.length, *tail)
+
+
+def _even(blocks: Blocks) -> bool:
+    """Whether all blocks are full."""
+    return blocks.span % blocks.size == 0
+
+
+def _effective_mask(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys kept, bool [B, S]: mask != 0, or all where nothing is; and whether anything is, bool [B, 1]."""
+    keep = mask != 0
+    alive = keep.any(-1, keepdim=True)
+    return keep | ~alive, alive
+
+
+def _range_exponents(largest: Tensor, bits: int) -> Tensor:
+    """int32 exponents of blocks whose largest magnitude is given: ``ceil(log2(largest)) - (bits - 1)``."""
+    pattern = largest.float().contiguous().view(torch.int32)
+    ceiling = (pattern >> 23) - 127 + ((pattern & 0x7FFFFF) != 0)
+    return torch.clamp(ceiling - (bits - 1), MIN_EXPONENT, -MIN_EXPONENT)
+
+
+def _power_of_two(exponents: Tensor, dtype: torch.dtype) -> Tensor:
+    """2**exponents, for exponents in [-126, 127]."""
+    return ((exponents.to(torch.int32) + 127) << 23).view(torch.float32).to(dtype)

@@ -1,0 +1,220 @@
+// Every kernel of every level that this CPU can run, on one core, in the shapes of BERT-base:
+//
+//   bqc_bench --benchmark_filter='product/avx2/8/64/128/.*' --benchmark_repetitions=5
+//
+// Products count GMAC/s and `of_peak`, their share of what a loop of the level's multiply-adds on registers
+// reaches in the same process; row functions count the bytes of the values that they read and write.
+#include <benchmark/benchmark.h>
+
+#include <ctime>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/dispatch.h"
+#include "ops/common.h"
+
+namespace {
+
+using bqc::Geometry;
+using bqc::KernelSet;
+
+// Rows that BlockLinear puts into a panel at most.
+constexpr int64_t kPanelRows = 48;
+
+template <class T>
+std::vector<T> random_integers(int64_t n, int low, int high) {
+  static std::mt19937 random(1);
+  std::uniform_int_distribution<int> any(low, high);
+  std::vector<T> out(static_cast<size_t>(n));
+  for (T& x : out) x = static_cast<T>(any(random));
+  return out;
+}
+
+std::vector<float> random_floats(int64_t n) {
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal;
+  std::vector<float> out(static_cast<size_t>(n));
+  for (float& x : out) x = normal(random);
+  return out;
+}
+
+double int8_peak(const KernelSet& set) {
+  static std::map<std::string, double> known;
+  const auto found = known.find(set.name);
+  if (found != known.end()) return found->second;
+  return known[set.name] = bqc::peak_gmacs(bqc::peak_loops(set.name)->int8, 0.5);
+}
+
+// The CPU time of this thread since it was made, in seconds: other processes may keep it waiting.
+class Stopwatch {
+ public:
+  double seconds() const { return now() - start_; }
+
+ private:
+  static double now() {
+    timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+  }
+
+  double start_ = now();
+};
+
+void count_macs(benchmark::State& state, const KernelSet& set, int64_t macs, const Stopwatch& watch) {
+  const double gmacs = 1e-9 * static_cast<double>(macs * state.iterations()) / watch.seconds();
+  state.counters["GMAC/s"] = gmacs;
+  state.counters["of_peak"] = gmacs / int8_peak(set);
+}
+
+// What BlockLinear does without its epilogue: activations of m rows prepared and multiplied, panel by panel.
+void product(benchmark::State& state, const KernelSet& set, int bits, int64_t block, int64_t m, int64_t k,
+             int64_t n) {
+  const Geometry g = bqc::make_geometry(k, block, 0);
+  const int64_t strips = bqc::ceil_div(n, 16), most = m < kPanelRows ? m : kPanelRows;
+  const auto codes = random_integers<int8_t>(m * k, -127, 127);
+  const auto weight = random_integers<uint8_t>(strips * k * bits * 2, 0, 255);
+  const std::vector<int8_t> exponents(static_cast<size_t>(m * g.count), -6);
+  const std::vector<int8_t> weight_exponents(static_cast<size_t>(strips * 16 * g.count), -6);
+  void* panel = bqc::scratch_bytes(bqc::Slot::panel, static_cast<size_t>(set.gemm->panel_bytes(&g, most)));
+  float* out = bqc::scratch<float>(bqc::Slot::tile, most * strips * 16);
+  const Stopwatch watch;
+  for (auto _ : state) {
+    for (int64_t row = 0; row < m; row += most) {
+      const int64_t rows = m - row < most ? m - row : most;
+      set.gemm->prepare(&g, bits, codes.data() + row * k, k, exponents.data() + row * g.count, g.count, rows,
+                        panel);
+      set.gemm->multiply(&g, bits, panel, rows, weight.data(), weight_exponents.data(), strips, 0, strips,
+                         out, strips * 16);
+    }
+    benchmark::ClobberMemory();
+  }
+  count_macs(state, set, m * k * n, watch);
+}
+
+// Softmax codes [rows][keys] times the packed values of one head.
+void mix(benchmark::State& state, const KernelSet& set, int64_t keys, int64_t width) {
+  constexpr int64_t kRows = 24;
+  const int64_t strips = bqc::ceil_div(width, 16), stride = bqc::round_up(keys, 64);
+  const auto codes = random_integers<uint8_t>(kRows * stride, 0, 255);
+  const auto tiles = random_integers<int8_t>(strips * 16 * bqc::round_up(keys, 4), -127, 127);
+  std::vector<int32_t> out(static_cast<size_t>(kRows * strips * 16));
+  const Stopwatch watch;
+  for (auto _ : state) {
+    set.gemm->mix(codes.data(), stride, kRows, tiles.data(), keys, strips, out.data(), strips * 16);
+    benchmark::ClobberMemory();
+  }
+  count_macs(state, set, kRows * keys * width, watch);
+}
+
+// Keys and values of one head, read with the stride of the hidden layer.
+void pack(benchmark::State& state, const KernelSet& set, bool values, int64_t keys, int64_t width) {
+  constexpr int64_t kHidden = 768;
+  const Geometry g = bqc::make_geometry(width, 64, 0);
+  const auto codes = random_integers<int8_t>(keys * kHidden, -127, 127);
+  std::vector<uint8_t> tiles(static_cast<size_t>(bqc::round_up(keys, 16) * bqc::round_up(width, 16)));
+  for (auto _ : state) {
+    if (values) {
+      set.gemm->pack_values(codes.data(), kHidden, keys, width, reinterpret_cast<int8_t*>(tiles.data()));
+    } else {
+      set.gemm->pack_keys(codes.data(), kHidden, keys, &g, tiles.data());
+    }
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(state.iterations() * 2 * keys * width);
+}
+
+// body(kernels, data) works off a row of 768 values, of which it reads and writes `bytes` each.
+template <class Body>
+void row(benchmark::State& state, const KernelSet& set, int64_t bytes, const Body& body) {
+  struct Row {
+    std::vector<float> x = random_floats(768), gamma = std::vector<float>(768, 1.0f), y = gamma;
+    std::vector<int8_t> codes = std::vector<int8_t>(768), exponents = std::vector<int8_t>(12);
+    std::vector<int32_t> integers = std::vector<int32_t>(768, -1);
+    std::vector<uint8_t> unsigned_codes = std::vector<uint8_t>(768);
+    Geometry g = bqc::make_geometry(768, 64, 0);
+  } data;
+  for (auto _ : state) {
+    body(*set.rows, data);
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(state.iterations() * 768 * bytes);
+}
+
+std::string name(std::initializer_list<std::string> parts) {
+  std::string text;
+  for (const std::string& part : parts) text += (text.empty() ? "" : "/") + part;
+  return text;
+}
+
+void register_products(const KernelSet& set) {
+  struct Shape {
+    int64_t m, k, n;
+  };
+  static const Shape kShapes[] = {
+      {1, 768, 3072}, {16, 768, 3072}, {128, 768, 768}, {128, 768, 3072}, {128, 3072, 768}};
+  for (int bits = 1; bits <= 8; ++bits) {
+    if (!set.gemm->supports(bits)) continue;
+    for (const int64_t block : {16, 64, 4096}) {
+      for (const Shape& s : kShapes) {
+        benchmark::RegisterBenchmark(name({"product", set.name, std::to_string(bits), std::to_string(block),
+                                           std::to_string(s.m), std::to_string(s.k), std::to_string(s.n)})
+                                         .c_str(),
+                                     [&set, bits, block, s](benchmark::State& state) {
+                                       product(state, set, bits, block, s.m, s.k, s.n);
+                                     });
+      }
+    }
+  }
+}
+
+void register_attention(const KernelSet& set) {
+  for (const int64_t keys : {16, 128, 512}) {
+    for (const int64_t width : {32, 64}) {
+      const std::string size = std::to_string(keys) + "/" + std::to_string(width);
+      benchmark::RegisterBenchmark(
+          name({"mix", set.name, size}).c_str(),
+          [&set, keys, width](benchmark::State& state) { mix(state, set, keys, width); });
+      benchmark::RegisterBenchmark(
+          name({"pack_keys", set.name, size}).c_str(),
+          [&set, keys, width](benchmark::State& state) { pack(state, set, false, keys, width); });
+      benchmark::RegisterBenchmark(
+          name({"pack_values", set.name, size}).c_str(),
+          [&set, keys, width](benchmark::State& state) { pack(state, set, true, keys, width); });
+    }
+  }
+}
+
+void register_rows(const KernelSet& set) {
+  const auto add = [&set](const char* what, int64_t bytes, auto body) {
+    benchmark::RegisterBenchmark(
+        name({what, set.name}).c_str(),
+        [&set, bytes, body](benchmark::State& state) { row(state, set, bytes, body); });
+  };
+  using Rows = const bqc::RowKernels&;
+  add("quantize", 5,
+      [](Rows r, auto& d) { r.quantize(d.x.data(), &d.g, 8, d.codes.data(), d.exponents.data()); });
+  add("dequantize", 5,
+      [](Rows r, auto& d) { r.dequantize(d.codes.data(), d.exponents.data(), &d.g, d.y.data()); });
+  add("gelu", 8, [](Rows r, auto& d) { r.gelu(d.x.data(), 768, 0, d.y.data()); });
+  add("tanh", 8, [](Rows r, auto& d) { r.tanh(d.x.data(), 768, d.y.data()); });
+  add("add_bias", 12, [](Rows r, auto& d) { r.add_bias(d.x.data(), d.gamma.data(), 768, d.y.data()); });
+  add("layer_norm", 16, [](Rows r, auto& d) {
+    r.layer_norm(d.x.data(), d.gamma.data(), d.gamma.data(), 1e-12f, 768, d.integers.data(), d.y.data());
+  });
+  add("softmax", 9,
+      [](Rows r, auto& d) { r.softmax(d.x.data(), d.integers.data(), 1, 768, d.unsigned_codes.data()); });
+}
+
+// Benchmarks are registered before benchmark_main's main runs.
+const bool kRegistered = [] {
+  for (const KernelSet* set : bqc::runnable_kernels()) {
+    register_products(*set);
+    register_attention(*set);
+    register_rows(*set);
+  }
+  return true;
+}();
+
+}  // namespace

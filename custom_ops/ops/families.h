@@ -1,0 +1,26 @@
+// The operators by family: what registration registers and what the library tells about itself.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bqc_ort.h"
+
+namespace bqc {
+
+// How a family's operators do most of their work: products with packed weights, products of codes, or loops
+// over rows.
+enum class Work { weights, codes, rows };
+
+struct Family {
+  const char* name;
+  std::vector<OpSpec> (*operators)();
+  Work work;
+};
+
+const std::vector<Family>& families();
+
+// What a level's kernels for such work are made of.
+std::string instructions(const KernelSet& set, Work work);
+
+}  // namespace bqc

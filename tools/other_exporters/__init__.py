@@ -1,0 +1,1 @@
+"""Files of exporters that are not among the project's own dependencies, and what bqc makes of them."""

@@ -1,0 +1,78 @@
+"""Is one float model supported: the check behind every cell of the support matrix."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+import bqc
+from bqc.errors import BqcError
+from bqc.ir import import_model
+from bqc.runtime.feeds import random_batches
+from bqc.verify import verify
+from tests.support.exports import fixed_sizes, largest_difference, session
+from tests.support.families import VOCABULARY
+
+__all__ = ["Result", "check", "line", "silent"]
+
+TOLERANCE = 1e-5
+HALF_TOLERANCE = 2e-2
+"""What float16 arithmetic rounds away in the tiny models; their canonical form is computed in float32."""
+
+Result = tuple[str, str]
+"""`supported`, `refused`, `untested` or `wrong`, and what there is to say about it."""
+
+
+def check(path: Path) -> Result:
+    """Import, compare, compile and verify the model."""
+    try:
+        session(path)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class below Exception
+        return "untested", f"ONNX Runtime cannot load the file: {line(error)}"
+    try:
+        with silent(), tempfile.TemporaryDirectory() as folder:
+            model, summary = import_model(path)
+            gap = largest_difference(path, model)
+            half = any("half precision" in note for note in summary.notes)
+            if not gap < (HALF_TOLERANCE if half else TOLERANCE):
+                return "wrong", f"the canonical form differs by {gap:.2g}"
+            result = bqc.compile(path, output=Path(folder) / "model.bqc.onnx", block=16)
+            report = verify(result.paths[0], path, inputs=_inputs(path, Path(folder)), bits=True)
+            left = dict(result.summary).get("float", "")
+    except BqcError as error:
+        return "refused", line(error).split("; ")[0]
+    except Exception as error:
+        return "wrong", f"{type(error).__name__}: {line(error)}"
+    failed = [one.text for one in report.checks if not one.ok]
+    if failed:
+        return "wrong", "; ".join(failed)
+    return "supported", left
+
+
+def _inputs(path: Path, folder: Path) -> Path:
+    """Ragged rows, padded left and right, for every input there may be; fused lookups do not tell their sizes."""
+    rows, length = fixed_sizes(session(path))
+    (batch,) = random_batches(VOCABULARY, 2, rows or 64, rows or 64, length or 24, 0)
+    file = folder / "inputs.npz"
+    np.savez(file, input_ids=batch.ids, attention_mask=batch.mask, token_type_ids=batch.types)
+    return file
+
+
+def line(error: Exception) -> str:
+    """The first line of an error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """No warnings, nothing on the streams of Python."""
+    sink = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        warnings.simplefilter("ignore")
+        yield
