@@ -27,6 +27,7 @@ from bqc.ir.anatomy import (
     role,
     weights_of,
 )
+from bqc.ir.load import STDIN
 from bqc.ir.match import stored_dtype
 
 __all__ = ["SCHEMA_VERSION", "inspect"]
@@ -59,7 +60,7 @@ def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: 
     Raises:
         BqcError: the file cannot be read or holds no encoder.
     """
-    path = None if isinstance(model, ir.Model) else Path(model)
+    path = None if isinstance(model, ir.Model) or str(model) == STDIN else Path(model)
     loaded = model if isinstance(model, ir.Model) else load(model)
     about = {
         "path": None if path is None else str(path),
