@@ -37,7 +37,7 @@ def test_standard_input(arguments: list[str], tmp_path: Path, monkeypatch: pytes
     ("arguments", "message"),
     [
         (["compile", "MODEL"], "weight 'embeddings.word' was left out of the text"),
-        (["opt", "MODEL", "-p", "import-canonicalize"], "weight 'embeddings.word' was left out of the text"),
+        (["opt", "MODEL", "-p", "import-canonicalize"], "weight 'embeddings.type' was left out of the text"),
         (["compile", "-"], "standard input needs an output"),
         (["verify", "MODEL", "--against", "MODEL"], "ONNX Runtime runs binary models only"),
     ],
