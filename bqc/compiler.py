@@ -19,7 +19,7 @@ from bqc.artifact import FORMAT_VERSION, file_sha256, inline_bytes, output_path,
 from bqc.errors import BqcError
 from bqc.ir import import_model
 from bqc.ir.anatomy import FloatPart
-from bqc.ir.load import FORMAT_KEY, load
+from bqc.ir.load import FORMAT_KEY, STDIN, load
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import key_of
 from bqc.pipeline import Instrument, Step, run, watching
@@ -81,7 +81,8 @@ def compile(
     """Compile a float encoder.
 
     Args:
-        model: a float ``.onnx`` file, or a model in memory (then ``output`` is needed).
+        model: a float ``.onnx`` or ``.onnxtxt`` file, or a model in memory or on standard input, ``-`` (then
+            ``output`` is needed).
         scheme: name of the scheme.
         output: a ``.onnx`` file or a folder; beside the input as ``NAME.bqc.onnx`` if not given.
         options: the scheme's options (weight_bits, block, include, ...), and ``recipe``, ``save_recipe`` (paths),
@@ -105,9 +106,11 @@ def compile(
     if given is not None:
         scheme = given.scheme or scheme
     chosen = _scheme(scheme, known)
-    source = None if isinstance(model, ir.Model) else Path(model)
+    source = None if isinstance(model, ir.Model) or str(model) == STDIN else Path(model)
     if source is None and output is None and not dry_run:
-        raise BqcError("a model in memory needs an output: give compile(..., output='model.bqc.onnx')")
+        raise BqcError(
+            "a model in memory or on standard input needs an output: give compile(..., output='model.bqc.onnx')"
+        )
     path, with_side_files = output_path(source or Path("model.onnx"), None if output is None else str(output))
     if source is not None and path.resolve() == source.resolve():
         raise BqcError(f"{path}: the output would overwrite the input; give another -o")

@@ -29,6 +29,7 @@ from bqc.ir.anatomy import (
     role,
     weights_of,
 )
+from bqc.ir.load import STDIN
 from bqc.ir.match import stored_dtype
 from bqc.passes._graph import key_of
 from bqc.plan import PLAN_KEY, Plan
@@ -67,7 +68,7 @@ def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: 
     Raises:
         BqcError: the file cannot be read, holds no encoder, or states sizes that are no numbers.
     """
-    path = None if isinstance(model, ir.Model) else Path(model)
+    path = None if isinstance(model, ir.Model) or str(model) == STDIN else Path(model)
     loaded = model if isinstance(model, ir.Model) else load(model)
     about = {
         "path": None if path is None else str(path),

@@ -73,6 +73,9 @@ def test_printing_and_dumping(model: Path, tmp_path: Path, capsys: pytest.Captur
         ([], "either --passes or --scheme"),
         (["-p", "quantize-weights"], "no plan: run a plan pass"),
         (["--scheme", "bbct", "--until", "fold-glue"], "did you mean fold-gelu?"),
+        (["-p", "fold-gelu", "-o", "-", "--json"], "--json and -o - both print"),
+        (["-p", "fold-gelu", "-o", "x.onnx", "--split-input"], "leave out -o and --weights"),
+        (["-p", "fold-gelu", "--split-input"], "not UTF-8 text"),
     ],
 )
 def test_bad_calls(
@@ -166,7 +169,7 @@ def test_elided_weights_come_back(model: Path, tmp_path: Path, capsys: pytest.Ca
     text, binary, again = tmp_path / "m.onnxtxt", tmp_path / "again.onnx", tmp_path / "again.onnxtxt"
     assert main(["opt", str(model), "-p", "import-types", "-o", str(text)]) == 0
     assert main(["opt", str(text), "-p", "import-types", "-o", str(binary)]) == 2
-    assert "was left out of the text; give the model with it as --weights" in capsys.readouterr().err
+    assert "give the model that has it: bqc opt --weights MODEL" in capsys.readouterr().err
     assert not binary.exists()
     assert main(["opt", str(text), "-p", "quantize-weights{}", "-o", "-"]) == 2
     assert main(["opt", str(text), "--weights", str(model), "-p", "import-types", "-o", str(binary)]) == 0
