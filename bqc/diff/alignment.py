@@ -13,11 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from bqc.diff.hashing import Hasher, operator_name
-from bqc.diff.lineage import absorbed, seeds
+from bqc.diff.lineage import absorbed, is_folded, seeds
 from bqc.diff.signature import Ends, match_ends
 from bqc.diff.view import NOWHERE, View
 from bqc.ir.structure import digest
-from bqc.ops.registry import DOMAIN
 
 __all__ = ["Alignment", "align"]
 
@@ -187,7 +186,7 @@ def _at_ends(found: Alignment, a: View, b: View) -> Iterable[tuple[ir.Node, ir.N
 def _free(found: Alignment, one: ir.Node | None, other: ir.Node | None) -> Iterable[tuple[ir.Node, ir.Node]]:
     if one is None or other is None or one in found.partner or other in found.partner:
         return
-    if (one.domain == DOMAIN) == (other.domain == DOMAIN):  # lineage has paired the rest
+    if is_folded(one) == is_folded(other):  # lineage has paired the rest
         yield one, other
 
 

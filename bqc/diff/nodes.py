@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bqc.diff.alignment import Alignment
 from bqc.diff.hashing import attributes_of, operator_name
-from bqc.diff.lineage import common_label, made_by, stands_for
+from bqc.diff.lineage import common_label, is_folded, made_by
 from bqc.diff.view import Label, View
 from bqc.ir.structure import function_digest
 
@@ -114,7 +114,7 @@ def _changed(
     label = common_label(a, node, b, twin)
     texts = [_named(n) for n in ours], [_named(n) for n in theirs]
     by = made_by(twin) or made_by(node)
-    if (stands_for(node) is None) != (stands_for(twin) is None) or len(ours) + len(theirs) > 2:
+    if is_folded(node) != is_folded(twin) or len(ours) + len(theirs) > 2:
         return NodeChange("fused", *label, *texts, by)
     if operator_name(node) != operator_name(twin) and not _same_body(a, b, node, twin):
         return NodeChange("replaced", *label, *texts, by)
