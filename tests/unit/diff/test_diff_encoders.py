@@ -140,7 +140,7 @@ def test_files_that_do_not_record_values_are_aligned_by_source_names(plain: Path
     report = diff(plain, model, run=RANDOM)
     assert {w.kind for w in report.weights} == {"format"}
     assert report.drift is not None
-    assert len(report.drift.tensors) >= 17
+    assert len(report.drift.tensors) >= 16  # not the contexts, which import writes anew
 
 
 def test_fewer_layers(plain: Path, tmp_path: Path) -> None:
