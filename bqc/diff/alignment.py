@@ -180,7 +180,9 @@ def _at_ends(found: Alignment, a: View, b: View) -> Iterable[tuple[ir.Node, ir.N
     for ours, theirs in found.ends.inputs:
         yield from _readers(found, a, b, ours, theirs)
     for ours, theirs in found.ends.outputs:
-        yield from _free(found, ours.producer(), theirs.producer())
+        made = ours.producer(), theirs.producer()
+        if made[0] in a.reads and made[1] in b.reads:
+            yield from _free(found, *made)
 
 
 def _free(found: Alignment, one: ir.Node | None, other: ir.Node | None) -> Iterable[tuple[ir.Node, ir.Node]]:
