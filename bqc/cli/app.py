@@ -24,6 +24,7 @@ VERBS = {
     "inspect": "Show a model's anatomy, cost, bit widths and bytes.",
     "verify": "Compare a compiled model with its original.",
     "eval": "Measure a model's accuracy on a task.",
+    "train": "Train a model for a task, quantisation in the loop.",
     "opt": "Run passes by name, and watch them.",
     "doctor": "Check this machine: CPU, ONNX Runtime, kernels.",
 }
