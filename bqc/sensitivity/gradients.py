@@ -16,6 +16,7 @@ from bqc.sensitivity.spectrum import Product, Vector
 from bqc.sensitivity.subject import Subject
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 __all__ = ["Losses"]
@@ -35,9 +36,11 @@ class Losses:
     """
 
     def __init__(self, subject: Subject) -> None:
-        require("torch", "train")
+        torch = require("torch", "train")
         from bqc.train import module
 
+        if subject.threads is not None:
+            torch.set_num_threads(subject.threads)
         sample = subject.sample
         assert sample is not None, "metrics that need labels are given a sample"
         assert sample.task is not None, "metrics that need labels are given a task"
@@ -52,7 +55,7 @@ class Losses:
         """Mean over features of the squared gradient of each one's loss, float64 in the weight's shape, by name."""
         import torch
 
-        weights = [self._module.parameter(name).requires_grad_(True) for name in names]
+        weights = self._differentiable(names)
         squares = [torch.zeros_like(weight) for weight in weights]
         count = len(self._sample.features)
         for row in range(count):
@@ -60,25 +63,22 @@ class Losses:
                 squares, torch.autograd.grad(self._loss([row]), weights), strict=True
             ):
                 square.addcmul_(gradient, gradient, value=1 / count)
-        for weight in weights:
-            weight.requires_grad_(False)
         return {name: square.double().numpy() for name, square in zip(names, squares, strict=True)}
 
     def hessian(self, names: Sequence[str], rows: npt.NDArray[np.int64]) -> Product:
         """v -> H v for the mean loss over some features and the weights of these names, flattened one after another.
 
-        The graph of the gradient is made once, here; a product is one more backward pass through it.
+        The graph of the gradient is made once, here; a product is one more backward pass through it. Products hold
+        until the next call of a method.
         """
         import torch
 
-        weights = [self._module.parameter(name).requires_grad_(True) for name in names]
+        weights = self._differentiable(names)
         parts: list[tuple[list[Tensor], float]] = []
         for index in batches([self._sample.features.encodings[row] for row in rows], ROWS):
             loss = self._loss(rows[index])
             gradients = torch.autograd.grad(loss, weights, create_graph=True)
             parts.append((list(gradients), len(index) / len(rows)))
-        for weight in weights:
-            weight.requires_grad_(False)
         sizes = [weight.numel() for weight in weights]
 
         def product(vector: Vector) -> Vector:
@@ -103,6 +103,11 @@ class Losses:
         known = self._module.initializers()
         names = (value.name or "" for value in weights_of(subject.model, layer))
         return [name for name in names if name in known]
+
+    def _differentiable(self, names: Sequence[str]) -> list[torch.nn.Parameter]:
+        """Weights of these names; only they get gradients, so that only what follows them is recorded."""
+        self._module.requires_grad_(False)
+        return [self._module.parameter(name).requires_grad_(True) for name in names]
 
     def _loss(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Any:
         import torch
