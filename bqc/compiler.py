@@ -79,8 +79,8 @@ def compile(
         model: a float ``.onnx`` file, or a model in memory (then ``output`` is needed).
         scheme: name of the scheme.
         output: a ``.onnx`` file or a folder; beside the input as ``NAME.bqc.onnx`` if not given.
-        options: the scheme's options (weight_bits, block, include, ...), and ``recipe``, ``save_recipe``
-        (paths),
+        options: the scheme's options (weight_bits, block, include, ...), and ``recipe`` (a path or a `Plan`),
+            ``save_recipe`` (a path), ``side_files_from`` (for a model in memory: the folder of its tokenizer),
             ``dry_run``, ``single_file``, ``explain``, ``require_full``; also as keywords.
         progress: called with (steps done, steps in all).
 
@@ -95,6 +95,7 @@ def compile(
     single_file = bool(known.pop("single_file", False))
     explain = bool(known.pop("explain", False))
     require_full = bool(known.pop("require_full", False))
+    side_files_from = known.pop("side_files_from", None)
     known.pop("seed", None)
     given = _recipe(recipe, known)
     if given is not None:
@@ -132,7 +133,7 @@ def compile(
         loaded,
         path,
         single_file=single_file,
-        side_files_from=source.parent if source is not None and with_side_files else None,
+        side_files_from=(side_files_from if source is None else source.parent) if with_side_files else None,
     )
     after = sum(p.stat().st_size for p in paths if p.name.startswith(path.name))
     if progress is not None:
@@ -189,12 +190,12 @@ def _scheme(name: str, options: dict[str, Any]) -> Any:
     return kind(**options)
 
 
-def _recipe(recipe: str | Path | None, options: dict[str, Any]) -> Plan | None:
+def _recipe(recipe: str | Path | Plan | None, options: dict[str, Any]) -> Plan | None:
     if recipe is None:
         return None
     if options:
         raise BqcError(f"a recipe is a whole plan: leave out {', '.join(sorted(options))} or the recipe")
-    return Plan.read(Path(recipe))
+    return recipe if isinstance(recipe, Plan) else Plan.read(Path(recipe))
 
 
 def _operators(model: ir.Model) -> dict[str, int]:

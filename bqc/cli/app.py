@@ -25,6 +25,7 @@ VERBS = {
     "verify": "Compare a compiled model with its original.",
     "eval": "Measure a model's accuracy on a task.",
     "sensitivity": "Rank a model's parts by what quantising them costs.",
+    "train": "Train a model for a task, quantisation in the loop.",
     "opt": "Run passes by name, and watch them.",
     "doctor": "Check this machine: CPU, ONNX Runtime, kernels.",
 }

@@ -23,7 +23,7 @@ __all__ = ["command"]
 
 SCHEMA_VERSION = 1
 
-_BITS = click.Choice(["8", "6", "4"])
+_BITS = click.Choice(["8", "6", "4", "2"])
 _BLOCKS = click.Choice(["16", "32", "64", "128", "256", "row"])
 
 

@@ -24,7 +24,8 @@ __all__ = ["BlockShift", "ceil_log2", "encode", "power_of_two", "range_exponents
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
 
-BITS = (8, 6, 4)
+BITS = (8, 6, 4, 2)
+"""Activations have 8, 6 or 4."""
 _TEXT = re.compile(r"BlockShift\((\d+),(\d+|row|tensor)(?:,group=(\d+))?\)")
 CHUNK = 1 << 16
 """Weights that are quantised at a time."""
@@ -36,7 +37,7 @@ class BlockShift:
     """Block-wise power-of-two quantisation.
 
     Args:
-        bits: 8, 6 or 4. Codes are clamped to +-127, +-31 and [-8, 7].
+        bits: 8, 6, 4 or, for weights, 2. Codes are clamped to +-127, +-31, [-8, 7] and +-1.
         block: elements that share an exponent along the last axis: 16 to 256, ``"row"`` or ``"tensor"``.
         group: blocks never cross a multiple of this many elements (attention heads); 0 for none.
 
@@ -49,7 +50,7 @@ class BlockShift:
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise ValueError(f"BlockShift has no {self.bits}-bit codes; bits is one of 8, 6, 4")
+            raise ValueError(f"BlockShift has no {self.bits}-bit codes; bits is one of 8, 6, 4, 2")
         if self.block not in BLOCKS:
             raise ValueError(
                 f"BlockShift has no block {self.block!r}; block is one of 16, 32, 64, 128, 256, row, tensor"
@@ -209,8 +210,8 @@ def power_of_two(exponent: NDArray[Any]) -> F32:
 
 
 def range_exponents(largest: F32, bits: int) -> I8:
-    """Exponent int8 of blocks whose largest magnitude is given."""
-    return np.maximum(ceil_log2(largest) - (bits - 1), MIN_EXPONENT).astype(np.int8)
+    """Exponent int8 of blocks whose largest magnitude is given; its inverse is a normal number too."""
+    return np.clip(ceil_log2(largest) - (bits - 1), MIN_EXPONENT, -MIN_EXPONENT).astype(np.int8)
 
 
 @np.errstate(over="ignore")

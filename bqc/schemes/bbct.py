@@ -39,9 +39,9 @@ class Bbct:
     """Options of the scheme; see docs/schemes/bbct.md."""
 
     weight_bits: int = 8
-    """8, 6 or 4, for the encoder's linears."""
+    """8, 6, 4 or 2, for the encoder's linears."""
     embedding_bits: int = 0
-    """8, 6 or 4 for the lookup tables; 0 takes weight_bits."""
+    """8, 6, 4 or 2 for the lookup tables; 0 takes weight_bits."""
     block: int | str = 64
     """16, 32, 64, 128, 256 or "row"."""
     block_fallback: str = "pad"
@@ -99,6 +99,10 @@ class Bbct:
             AttachFunctions(),
             Finalize(),
         ]
+
+    def simulate(self) -> list[ir.passes.InPlacePass]:
+        """Passes from a planned float model to the graph that training runs: its weights are still float."""
+        return [QuantizeActivations()]
 
     def bounds(self, plan: Plan) -> dict[str, Any]:
         """What `bqc verify` holds a model compiled by this plan to, on generated inputs."""

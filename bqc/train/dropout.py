@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bqc.ir.anatomy import role
 
-__all__ = ["drops", "dropout_of"]
+__all__ = ["dropout_of", "drops"]
 
 _HIDDEN = ("hidden_dropout_prob", "dropout")
 _ATTENTION = ("attention_probs_dropout_prob", "attention_dropout")

@@ -1,14 +1,13 @@
 """A float or qdq graph as a `torch.nn.Module`: initializers are parameters, every node is one call.
 
-The graph is written out as a `torch.fx` graph, so that a step costs straight-line Python, `print(module.code)` shows it and
-`torch.compile` takes it whole.
+The graph is written out as a `torch.fx` graph, so that a step costs straight-line Python, `print(module.code)` shows
+it and `torch.compile` takes it whole.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -62,8 +61,8 @@ def module(
 class OnnxModule(torch.nn.Module):
     """What `module` returns.
 
-    Float initializers of rank 1 and more are parameters, other initializers that the computation needs are buffers, both
-    under their ONNX names wherever torch allows the name.
+    Float initializers of rank 1 and more are parameters, other initializers that the computation needs are buffers,
+    both under their ONNX names wherever torch allows the name.
 
     Attributes:
         input_names: inputs of the graph; `forward` takes them as keywords, int64 ``[batch, sequence]``.

@@ -1,8 +1,8 @@
 """The operators that a graph may hold to be run by torch: one entry, one torch function.
 
-A function takes the tensors of the node's inputs in order and its attributes by name. Inputs at ``static`` positions come
-as Python numbers or tuples (from an initializer, or computed from sizes); functions that make tensors from nothing get the
-``device``. ``SIZES`` holds what operators do to such numbers.
+A function takes the tensors of the node's inputs in order and its attributes by name. Inputs at ``static``
+positions come as Python numbers or tuples (from an initializer, or computed from sizes); functions that make tensors
+from nothing get the ``device``. ``SIZES`` holds what operators do to such numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["OPERATORS", "SIZES", "Operator", "supported"]
 
 Sizes = int | tuple[int, ...]
 
-DTYPES = {
+DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.FLOAT16: torch.float16,
     TensorProto.BFLOAT16: torch.bfloat16,

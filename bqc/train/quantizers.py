@@ -1,9 +1,9 @@
 """The operators of the qdq dialect in torch, with straight-through gradients.
 
 Forward they compute what `bqc.ops.reference` does, to the last bit where only block scales, rounding and clamping are
-involved; codes and exponents are held in floating and int32 tensors. Backward, rounding is the identity (STE, Bengio et al.,
-arXiv 1308.3432) within the range that an exponent covers, ``|x| <= 2**(bits - 1) * 2**exponent``, and zero outside it.
-Unlike the deployed operators they let NaN and infinity through, so that a diverging loss is seen.
+involved; codes and exponents are held in floating and int32 tensors. Backward, rounding is the identity (STE, Bengio et
+al., arXiv 1308.3432) within the range that an exponent covers, ``|x| <= 2**(bits - 1) * 2**exponent``, and zero outside
+it. Unlike the deployed operators they let NaN and infinity through, so that a diverging loss is seen.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def _range_exponents(largest: Tensor, bits: int) -> Tensor:
     """int32 exponents of blocks whose largest magnitude is given: ``ceil(log2(largest)) - (bits - 1)``."""
     pattern = largest.float().contiguous().view(torch.int32)
     ceiling = (pattern >> 23) - 127 + ((pattern & 0x7FFFFF) != 0)
-    return torch.clamp(ceiling - (bits - 1), min=MIN_EXPONENT)
+    return torch.clamp(ceiling - (bits - 1), MIN_EXPONENT, -MIN_EXPONENT)
 
 
 def _power_of_two(exponents: Tensor, dtype: torch.dtype) -> Tensor:

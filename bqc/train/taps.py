@@ -1,7 +1,7 @@
 """Intermediate values by their anatomy names: what distillation compares and analysis looks at.
 
-A tap is ``layer:role``. Of a role it is the value that leaves it: the sum with the bias of a linear, the output of a norm,
-the scaled attention scores before the mask is added.
+A tap is ``layer:role``. Of a role it is the value that leaves it: the sum with the bias of a linear, the output of a
+norm, the scaled attention scores before the mask is added.
 """
 
 from __future__ import annotations

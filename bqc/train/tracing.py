@@ -1,7 +1,7 @@
 """From an ONNX graph to a `torch.fx` graph.
 
-Values computed from sizes (`Shape` and what follows it) are Python numbers, not tensors. Where ONNX spells out what torch
-has as one function, the graph calls that function: a linear, attention, a lookup.
+Values computed from sizes (`Shape` and what follows it) are Python numbers, not tensors. Where ONNX spells out what
+torch has as one function, the graph calls that function: a linear, attention, a lookup.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ void rows(const KernelSet& set) {
 int main(int argc, char** argv) {
   const int64_t panel = argc > 1 ? std::atoi(argv[1]) : 32;
   for (const KernelSet* set : bqc::runnable_kernels()) {
-    for (const int bits : {8, 6, 4}) {
+    for (const int bits : {8, 6, 4, 2}) {
       product(*set, bits, 64, 128, 768, 768, panel);
       product(*set, bits, 64, 128, 768, 3072, panel);
       product(*set, bits, 64, 128, 3072, 768, panel);

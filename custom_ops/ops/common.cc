@@ -31,6 +31,12 @@ int checked_bits(int64_t bits, const std::string& name) {
   return static_cast<int>(bits);
 }
 
+int checked_weight_bits(int64_t bits, const std::string& name) {
+  BQC_REQUIRE(bits == 8 || bits == 6 || bits == 4 || bits == 2, "attribute ", name, " is ", bits,
+              "; it is one of 8, 6, 4, 2");
+  return static_cast<int>(bits);
+}
+
 Format Format::from(const Node& node, const std::string& prefix, bool grouped) {
   Format f;
   f.bits = checked_bits(node.integer((prefix + "bits").c_str(), 8), prefix + "bits");

@@ -32,6 +32,8 @@ struct Format {
 };
 
 int checked_bits(int64_t bits, const std::string& name);
+// The same for weights and tables, which may have 2.
+int checked_weight_bits(int64_t bits, const std::string& name);
 
 // Throws unless codes [..., length] have exponents [..., count] of equal leading dimensions.
 void check_pair(const Tensor& codes, const Tensor& exponents, const Geometry& g, const char* what);

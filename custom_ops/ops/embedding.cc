@@ -11,7 +11,7 @@ class Table {
  public:
   Table(const Node& node, const char* name, size_t index, int64_t bits, const std::string& bits_name,
         int64_t columns, int64_t block)
-      : name_(name), bits_(checked_bits(bits, bits_name)), columns_(columns) {
+      : name_(name), bits_(checked_weight_bits(bits, bits_name)), columns_(columns) {
     BQC_REQUIRE(columns >= 1, "a table of ", columns, " columns");
     g_ = make_geometry(columns, block, 0);
     const Tensor codes = node.constant(index, name, Type::u8, 2);

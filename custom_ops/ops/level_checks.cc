@@ -84,7 +84,7 @@ class Comparison {
     static const int64_t kLengths[] = {1, 7, 16, 26, 64, 312, 384, 768};
     for (const int64_t n : kLengths) functions(n);
     for (const int64_t n : kLengths) quantisation(n);
-    for (const int bits : {8, 6, 4}) {
+    for (const int bits : {8, 6, 4, 2}) {
       for (int i = 0; i < 6; ++i) product(bits);
       for (const int64_t n : kLengths) unpacking(bits, n);
     }

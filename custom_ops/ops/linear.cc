@@ -14,7 +14,7 @@ class Linear {
  public:
   Linear(const Node& node, const KernelSet* set) : set_(set) {
     node.expect("layout", "n16k4");
-    bits_ = checked_bits(node.integer("bits", 8), "bits");
+    bits_ = checked_weight_bits(node.integer("bits", 8), "bits");
     block_ = node.integer("block", 64);
     group_ = node.integer("group", 0);
     const Tensor weight = node.constant(2, "weight", Type::u8, 4);

@@ -14,6 +14,7 @@ SIZES = [
     Sizes(batch=1, length=1, heads=3, width=32, ffn=312, bits=4, block=64, seed=1),
     Sizes(batch=3, length=7, heads=2, width=40, ffn=48, bits=6, block=32, seed=2, spread=12),
     Sizes(batch=0, length=4, seed=3),
+    Sizes(batch=2, length=6, heads=2, width=26, ffn=40, bits=2, block=16, seed=7),
     Sizes(batch=3, length=33, heads=1, width=64, ffn=33, bits=8, block=256, out_bits=6, seed=4),
     Sizes(batch=1, length=512, heads=1, width=16, ffn=16, bits=8, block=16, seed=6),
     Sizes(batch=1, length=3, heads=2, width=8, ffn=20, bits=6, block=16, out_bits=4, seed=5),

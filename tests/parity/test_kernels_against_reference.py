@@ -277,6 +277,9 @@ LINEAR = [
     ((1, 512), 64, 48, 6, 16, 0),
     ((16,), 3072, 64, 8, 64, 0),
     ((2,), 3072, 33, 4, 3072, 0),
+    ((7,), 312, 45, 2, 16, 26),
+    ((2, 13), 384, 100, 2, 32, 32),
+    ((1, 49), 768, 130, 2, 64, 0),
 ]
 
 
@@ -401,7 +404,7 @@ def table(make: Maker, rows: int, columns: int, bits: int, block: int) -> list[A
 
 
 @pytest.mark.parametrize("columns", [26, 27, 312, 768])
-@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize("bits", [8, 6, 4, 2])
 def test_gather(check: Any, columns: int, bits: int) -> None:
     make = Maker(columns)
     for shape, block in itertools.product([(), (5,), (0, 3), (2, 3, 4)], (16, 64, columns)):
@@ -411,7 +414,9 @@ def test_gather(check: Any, columns: int, bits: int) -> None:
         check("BlockGather", reference.block_gather, inputs, attributes, {1, 2})
 
 
-@pytest.mark.parametrize(("columns", "bits"), [(26, (8, 8, 8)), (312, (4, 6, 8)), (768, (6, 8, 4))])
+@pytest.mark.parametrize(
+    ("columns", "bits"), [(26, (8, 8, 8)), (312, (4, 6, 8)), (768, (6, 8, 4)), (27, (2, 8, 2))]
+)
 def test_embedding_layer_norm(check: Any, columns: int, bits: tuple[int, int, int]) -> None:
     make = Maker(columns)
     for batch, length, positions in ((0, 3, 1), (1, 1, 1), (3, 40, 1), (3, 40, 3)):

@@ -12,7 +12,7 @@ from bqc.formats import Blocks, BlockShift
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize("bits", [8, 6, 4, 2])
 @pytest.mark.parametrize("block", [16, 32, 64, 128, 256, "row"])
 @pytest.mark.parametrize("length", [5, 26, 64, 312, 384])
 def test_error_is_half_a_step_or_a_step_where_clamped(bits: int, block: int | str, length: int) -> None:
@@ -44,9 +44,15 @@ def test_four_bit_codes_reach_minus_eight() -> None:
     assert codes.tolist() == [[-8, 7, 7]]
 
 
+def test_two_bit_codes_are_ternary_and_keep_their_inverse_scale_normal() -> None:
+    codes, exponents = BlockShift(2, "row").quantize(np.array([[-2.0, 2.0, 0.4], [3e38, 0, -1]], np.float32))
+    assert exponents.tolist() == [[0], [126]]
+    assert codes.tolist() == [[-1, 1, 0], [1, 0, 0]]
+
+
 def test_weight_exponents_never_lose_to_the_range_rule() -> None:
     w = (RNG.standard_t(3, (32, 256))).astype(np.float32)
-    for bits in (8, 6, 4):
+    for bits in (8, 6, 2, 4):
         fmt = BlockShift(bits, 64)
         plain = np.square(fmt.dequantize(*fmt.quantize(w)) - w).sum()
         chosen = np.square(fmt.dequantize(*fmt.quantize_weights(w)) - w).sum()
@@ -69,7 +75,7 @@ def test_blocks_never_cross_a_group() -> None:
 
 
 @given(
-    bits=st.sampled_from([8, 6, 4]),
+    bits=st.sampled_from([8, 6, 4, 2]),
     rows=st.integers(1, 40),
     groups=st.integers(1, 3),
     span=st.integers(1, 50),

@@ -14,6 +14,19 @@ SIX = numpy_helper.from_array(np.array(6, np.uint8))
 
 
 @script(ai_bqc)
+def UnpackRowPairs(packed):
+    """uint8 [..., n] to [..., 4 n], lowest bits first."""
+    pair = op.Constant(value=PAIR)
+    return op.Concat(
+        op.BitwiseAnd(packed, pair),
+        op.BitwiseAnd(op.BitShift(packed, op.Constant(value=TWO), direction="RIGHT"), pair),
+        op.BitwiseAnd(op.BitShift(packed, op.Constant(value=FOUR), direction="RIGHT"), pair),
+        op.BitShift(packed, op.Constant(value=SIX), direction="RIGHT"),
+        axis=-1,
+    )
+
+
+@script(ai_bqc)
 def UnpackRows(packed, bits: int = 8, columns: int = 768):
     """Rows uint8 [..., bytes] of layout row to codes int8 [..., columns]."""
     width = op.Constant(value_int=bits)
@@ -21,27 +34,22 @@ def UnpackRows(packed, bits: int = 8, columns: int = 768):
     if op.Equal(width, op.Constant(value_int=8)):
         unsigned = op.Identity(packed)
     else:
-        low_bytes = op.Div(op.Mul(op.Shape(packed, start=-1), op.Constant(value_ints=[4])), width)
-        low = op.Slice(packed, op.Constant(value_ints=[0]), low_bytes, last)
-        nibbles = op.Concat(
-            op.BitwiseAnd(low, op.Constant(value=NIBBLE)),
-            op.BitShift(low, op.Constant(value=FOUR), direction="RIGHT"),
-            axis=-1,
-        )
-        if op.Equal(width, op.Constant(value_int=4)):
-            unsigned = op.Identity(nibbles)
+        if op.Equal(width, op.Constant(value_int=2)):
+            unsigned = UnpackRowPairs(packed)
         else:
-            high = op.Slice(packed, low_bytes, op.Shape(packed, start=-1), last)
-            pair = op.Constant(value=PAIR)
-            pairs = op.Concat(
-                op.BitwiseAnd(high, pair),
-                op.BitwiseAnd(op.BitShift(high, op.Constant(value=TWO), direction="RIGHT"), pair),
-                op.BitwiseAnd(op.BitShift(high, op.Constant(value=FOUR), direction="RIGHT"), pair),
-                op.BitShift(high, op.Constant(value=SIX), direction="RIGHT"),
+            low_bytes = op.Div(op.Mul(op.Shape(packed, start=-1), op.Constant(value_ints=[4])), width)
+            low = op.Slice(packed, op.Constant(value_ints=[0]), low_bytes, last)
+            nibbles = op.Concat(
+                op.BitwiseAnd(low, op.Constant(value=NIBBLE)),
+                op.BitShift(low, op.Constant(value=FOUR), direction="RIGHT"),
                 axis=-1,
             )
-            raised = op.BitShift(pairs, op.Constant(value=FOUR), direction="LEFT")
-            unsigned = op.BitwiseOr(nibbles, raised)
+            if op.Equal(width, op.Constant(value_int=4)):
+                unsigned = op.Identity(nibbles)
+            else:
+                pairs = UnpackRowPairs(op.Slice(packed, low_bytes, op.Shape(packed, start=-1), last))
+                raised = op.BitShift(pairs, op.Constant(value=FOUR), direction="LEFT")
+                unsigned = op.BitwiseOr(nibbles, raised)
     offset = op.Gather(op.Constant(value=CODE_OFFSETS), width)
     codes = op.Cast(op.Sub(op.Cast(unsigned, to=6), offset), to=3)
     end = op.Reshape(op.Constant(value_int=columns), op.Constant(value_ints=[1]))

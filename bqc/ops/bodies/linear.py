@@ -41,24 +41,36 @@ def UnpackNibbles(low):
 
 
 @script(ai_bqc)
+def UnpackPairs(packed):
+    """uint8 [n, t, 16, 4] to [n, 4 t, 16, 4], lowest bits first."""
+    axis = op.Constant(value_ints=[2])
+    shifted = op.BitShift(op.Unsqueeze(packed, axis), op.Constant(value=SHIFTS), direction="RIGHT")
+    pairs = op.BitwiseAnd(shifted, op.Constant(value=PAIR))
+    shape = op.Shape(packed)
+    tiles = op.Mul(op.Slice(shape, op.Constant(value_ints=[1]), axis), op.Constant(value_ints=[4]))
+    return op.Reshape(pairs, op.Concat(op.Shape(packed, end=1), tiles, op.Shape(packed, start=2), axis=0))
+
+
+@script(ai_bqc)
 def UnpackTiles(weight, bits: int = 8):
     """Tiles of layout n16k4 to unsigned codes uint8 [K', ceil16(N)]."""
     width = op.Constant(value_int=bits)
     if op.Equal(width, op.Constant(value_int=8)):
         tiles = op.Identity(weight)
     else:
-        steps = op.Shape(weight, start=1, end=2)
-        low_steps = op.Div(op.Mul(steps, op.Constant(value_ints=[4])), width)
-        axis = op.Constant(value_ints=[1])
-        low = UnpackNibbles(op.Slice(weight, op.Constant(value_ints=[0]), low_steps, axis))
-        if op.Equal(width, op.Constant(value_int=4)):
-            tiles = op.Identity(low)
+        if op.Equal(width, op.Constant(value_int=2)):
+            tiles = UnpackPairs(weight)
         else:
-            high = op.Unsqueeze(op.Slice(weight, low_steps, steps, axis), op.Constant(value_ints=[2]))
-            shifted = op.BitShift(high, op.Constant(value=SHIFTS), direction="RIGHT")
-            pairs = op.BitwiseAnd(shifted, op.Constant(value=PAIR))
-            raised = op.BitShift(pairs, op.Constant(value=FOUR), direction="LEFT")
-            tiles = op.BitwiseOr(low, op.Reshape(raised, op.Shape(low)))
+            steps = op.Shape(weight, start=1, end=2)
+            low_steps = op.Div(op.Mul(steps, op.Constant(value_ints=[4])), width)
+            axis = op.Constant(value_ints=[1])
+            low = UnpackNibbles(op.Slice(weight, op.Constant(value_ints=[0]), low_steps, axis))
+            if op.Equal(width, op.Constant(value_int=4)):
+                tiles = op.Identity(low)
+            else:
+                pairs = UnpackPairs(op.Slice(weight, low_steps, steps, axis))
+                raised = op.BitShift(pairs, op.Constant(value=FOUR), direction="LEFT")
+                tiles = op.BitwiseOr(low, raised)
     matrix = op.Transpose(tiles, perm=[1, 3, 0, 2])
     shape = op.Shape(tiles)
     zero = op.Constant(value_ints=[0])

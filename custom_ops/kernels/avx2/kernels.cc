@@ -79,7 +79,7 @@ template <int Bits, int Rows>
 void product(const Geometry& g, const int16_t* x, const int32_t* corrections, const float* scales,
              const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride,
              float* out, int64_t out_stride) {
-  const __m128i nibble = _mm_set1_epi8(15), top_bits = _mm_set1_epi8(0x30);
+  const __m128i nibble = _mm_set1_epi8(15), top_bits = _mm_set1_epi8(0x30), pair = _mm_set1_epi8(3);
   each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
     __m256i acc[Rows][4];
 #pragma GCC unroll 4
@@ -95,6 +95,18 @@ void product(const Geometry& g, const int16_t* x, const int32_t* corrections, co
         for (int q = 0; q < 4; ++q) {
           dot_quarter<Rows>(acc, q, _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile) + q), four,
                             inputs);
+        }
+      }
+    } else if constexpr (Bits == 2) {
+      const uint8_t* pairs = strip + at * 4;
+      for (const uint8_t* end = pairs + wide * 4; pairs != end; pairs += 64, four += 16) {
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; ++t) {
+#pragma GCC unroll 4
+          for (int q = 0; q < 4; ++q) {
+            const __m128i p = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pairs) + q);
+            dot_quarter<Rows>(acc, q, _mm_and_si128(_mm_srli_epi16(p, 2 * t), pair), four + 4 * t, inputs);
+          }
         }
       }
     } else {
@@ -157,7 +169,10 @@ void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uin
 void multiply(const Geometry* g, int bits, const void* panel, int64_t rows, const uint8_t* weight,
               const int8_t* weight_exponents, int64_t strips, int64_t first, int64_t last, float* out,
               int64_t out_stride) {
-  const auto run = bits == 8 ? multiply_bits<8> : bits == 6 ? multiply_bits<6> : multiply_bits<4>;
+  const auto run = bits == 8   ? multiply_bits<8>
+                   : bits == 6 ? multiply_bits<6>
+                   : bits == 4 ? multiply_bits<4>
+                               : multiply_bits<2>;
   run(*g, panel, rows, weight, weight_exponents, strips, first, last, out, out_stride);
 }
 

@@ -84,7 +84,7 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
              const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride,
              float* out, int64_t out_stride) {
   const int64_t strip_bytes = inputs * Bits * 2;
-  const __m512i nibble = _mm512_set1_epi8(15), top_bits = _mm512_set1_epi8(0x30);
+  const __m512i nibble = _mm512_set1_epi8(15), top_bits = _mm512_set1_epi8(0x30), pair = _mm512_set1_epi8(3);
   each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
     __m512i acc[Rows][Columns];
 #pragma GCC unroll 16
@@ -102,6 +102,20 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
 #pragma GCC unroll 4
           for (int c = 0; c < Columns; ++c) w[c] = _mm512_loadu_si512(tile + 64 * t + c * strip_bytes);
           dot_step<Rows, Columns>(acc, w, four + 4 * Rows * t);
+        }
+      }
+    } else if constexpr (Bits == 2) {
+      const uint8_t* pairs = strip + at * 4;
+      for (const uint8_t* end = pairs + wide * 4; pairs != end; pairs += 64) {
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; ++t, four += 4 * Rows) {
+          __m512i w[Columns];
+#pragma GCC unroll 4
+          for (int c = 0; c < Columns; ++c) {
+            const __m512i p = _mm512_loadu_si512(pairs + c * strip_bytes);
+            w[c] = _mm512_and_si512(_mm512_srli_epi16(p, static_cast<unsigned>(2 * t)), pair);
+          }
+          dot_step<Rows, Columns>(acc, w, four);
         }
       }
     } else {
@@ -186,7 +200,10 @@ void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uin
 void multiply(const Geometry* g, int bits, const void* panel, int64_t rows, const uint8_t* weight,
               const int8_t* weight_exponents, int64_t strips, int64_t first, int64_t last, float* out,
               int64_t out_stride) {
-  const auto run = bits == 8 ? multiply_bits<8> : bits == 6 ? multiply_bits<6> : multiply_bits<4>;
+  const auto run = bits == 8   ? multiply_bits<8>
+                   : bits == 6 ? multiply_bits<6>
+                   : bits == 4 ? multiply_bits<4>
+                               : multiply_bits<2>;
   run(*g, panel, rows, weight, weight_exponents, strips, first, last, out, out_stride);
 }
 

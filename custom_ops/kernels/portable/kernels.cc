@@ -43,6 +43,16 @@ inline void unpack_tiles(const uint8_t* strip, int bits, int64_t inputs, int64_t
     __builtin_memcpy(out, strip + at * 16, 256);
     return;
   }
+  if (bits == 2) {
+    const uint8_t* __restrict pairs = strip + at * 4;
+    for (int i = 0; i < 64; ++i) {
+      out[i] = pairs[i] & 3;
+      out[64 + i] = pairs[i] >> 2 & 3;
+      out[128 + i] = pairs[i] >> 4 & 3;
+      out[192 + i] = pairs[i] >> 6;
+    }
+    return;
+  }
   const uint8_t* __restrict low = strip + at * 8;
   for (int i = 0; i < 64; ++i) {
     out[i] = low[i] & 15;

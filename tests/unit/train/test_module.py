@@ -190,7 +190,7 @@ def test_frozen_and_sparse_tables() -> None:
     dense = module(path)
     dense(**feeds)["logits"].sum().backward()
     torch.testing.assert_close(sparse.parameter(word).grad.to_dense(), dense.parameter(word).grad)
-    with pytest.raises(BqcError, match="frozen 'embedding.wrod' matches no weight"):
+    with pytest.raises(BqcError, match=r"frozen 'embedding\.wrod' matches no weight"):
         module(path, frozen=["embedding.wrod"])
 
 
