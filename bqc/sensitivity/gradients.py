@@ -11,6 +11,7 @@ import numpy.typing as npt
 from bqc.evaluate.extras import require
 from bqc.evaluate.predict import find_head
 from bqc.evaluate.tokens import batches
+from bqc.ir.anatomy import weights_of
 from bqc.runtime.inputs import EncoderInputs
 from bqc.sensitivity.spectrum import Product, Vector
 from bqc.sensitivity.subject import Subject
@@ -44,7 +45,7 @@ class Losses:
         sample = subject.sample
         assert sample is not None, "metrics that need labels are given a sample"
         assert sample.task is not None, "metrics that need labels are given a task"
-        self._sample, self._task = sample, sample.task
+        self._model, self._sample, self._task = subject.model, sample, sample.task
         session = subject.float_session()
         self._inputs = EncoderInputs.of(session)
         self._outputs = find_head(session, sample.task.kind).outputs
@@ -57,12 +58,11 @@ class Losses:
 
         weights = self._differentiable(names)
         squares = [torch.zeros_like(weight) for weight in weights]
-        count = len(self._sample.features)
-        for row in range(count):
+        for row in range(self.count):
             for square, gradient in zip(
                 squares, torch.autograd.grad(self._loss([row]), weights), strict=True
             ):
-                square.addcmul_(gradient, gradient, value=1 / count)
+                square.addcmul_(gradient, gradient, value=1 / self.count)
         return {name: square.double().numpy() for name, square in zip(names, squares, strict=True)}
 
     def hessian(self, names: Sequence[str], rows: npt.NDArray[np.int64]) -> Product:
@@ -96,12 +96,15 @@ class Losses:
         """Elements of the weights of these names."""
         return sum(self._module.parameter(name).numel() for name in names)
 
-    def parameters_of(self, layer: str, subject: Subject) -> list[str]:
-        """Every parameter labelled with a layer, biases and norms too."""
-        from bqc.ir.anatomy import weights_of
+    @property
+    def count(self) -> int:
+        """Features of the sample."""
+        return len(self._sample.features)
 
+    def parameters_of(self, layer: str) -> list[str]:
+        """Every parameter labelled with a layer, biases and norms too."""
         known = self._module.initializers()
-        names = (value.name or "" for value in weights_of(subject.model, layer))
+        names = (value.name or "" for value in weights_of(self._model, layer))
         return [name for name in names if name in known]
 
     def _differentiable(self, names: Sequence[str]) -> list[torch.nn.Parameter]:

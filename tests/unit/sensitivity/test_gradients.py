@@ -85,7 +85,7 @@ def test_products(model: Path, hessian: np.ndarray) -> None:
 def test_a_block_of_several_weights_has_their_cross_terms(model: Path) -> None:
     with Subject(model, sample_of(model)) as subject:
         losses = Losses(subject)
-        names = losses.parameters_of("0", subject)
+        names = losses.parameters_of("0")
         assert len(names) == 6 * 2 + 2 * 2  # biases and norms too
         size = losses.size(names)
         random = np.random.default_rng(0)
