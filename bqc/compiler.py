@@ -19,7 +19,7 @@ from bqc.artifact import FORMAT_VERSION, file_sha256, inline_bytes, output_path,
 from bqc.errors import BqcError
 from bqc.ir import import_model
 from bqc.ir.anatomy import FloatPart
-from bqc.ir.load import FORMAT_KEY, load
+from bqc.ir.load import FORMAT_KEY, STDIN, load
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import key_of
 from bqc.pipeline import Instrument, Step, run, watching
@@ -81,10 +81,12 @@ def compile(
     """Compile a float encoder.
 
     Args:
-        model: a float ``.onnx`` file, or a model in memory (then ``output`` is needed).
+        model: a float ``.onnx`` or ``.onnxtxt`` file, or a model in memory or on standard input, ``-`` (then
+            ``output`` is needed).
         scheme: name of the scheme.
         output: a ``.onnx`` file or a folder; beside the input as ``NAME.bqc.onnx`` if not given.
-        options: the scheme's options (weight_bits, block, include, ...), and ``recipe``, ``save_recipe`` (paths),
+        options: the scheme's options (weight_bits, block, include, ...), and ``recipe`` (a path or a `Plan`),
+            ``save_recipe`` (a path), ``side_files_from`` (for a model in memory: the folder of its tokenizer),
             ``dry_run``, ``single_file``, ``explain``, ``require_full``; also as keywords.
         progress: called with (steps done, steps in all).
         instruments: are told of every pass, those of import included (`bqc.pipeline`).
@@ -100,14 +102,17 @@ def compile(
     single_file = bool(known.pop("single_file", False))
     explain = bool(known.pop("explain", False))
     require_full = bool(known.pop("require_full", False))
+    side_files_from = known.pop("side_files_from", None)
     known.pop("seed", None)
     given = _recipe(recipe, known)
     if given is not None:
         scheme = given.scheme or scheme
     chosen = _scheme(scheme, known)
-    source = None if isinstance(model, ir.Model) else Path(model)
+    source = None if isinstance(model, ir.Model) or str(model) == STDIN else Path(model)
     if source is None and output is None and not dry_run:
-        raise BqcError("a model in memory needs an output: give compile(..., output='model.bqc.onnx')")
+        raise BqcError(
+            "a model in memory or on standard input needs an output: give compile(..., output='model.bqc.onnx')"
+        )
     path, with_side_files = output_path(source or Path("model.onnx"), None if output is None else str(output))
     if source is not None and path.resolve() == source.resolve():
         raise BqcError(f"{path}: the output would overwrite the input; give another -o")
@@ -139,7 +144,7 @@ def compile(
         loaded,
         path,
         single_file=single_file,
-        side_files_from=source.parent if source is not None and with_side_files else None,
+        side_files_from=(side_files_from if source is None else source.parent) if with_side_files else None,
     )
     after = sum(p.stat().st_size for p in paths if p.name.startswith(path.name))
     if progress is not None:
@@ -196,12 +201,12 @@ def _scheme(name: str, options: dict[str, Any]) -> Any:
     return kind(**options)
 
 
-def _recipe(recipe: str | Path | None, options: dict[str, Any]) -> Plan | None:
+def _recipe(recipe: str | Path | Plan | None, options: dict[str, Any]) -> Plan | None:
     if recipe is None:
         return None
     if options:
         raise BqcError(f"a recipe is a whole plan: leave out {', '.join(sorted(options))} or the recipe")
-    return Plan.read(Path(recipe))
+    return recipe if isinstance(recipe, Plan) else Plan.read(Path(recipe))
 
 
 def _operators(model: ir.Model) -> dict[str, int]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from bqc.errors import BqcError
 from bqc.ir import import_model, is_compiled, load
 from bqc.ir.anatomy import (
     EMBEDDING,
@@ -28,6 +29,7 @@ from bqc.ir.anatomy import (
     role,
     weights_of,
 )
+from bqc.ir.load import STDIN
 from bqc.ir.match import stored_dtype
 from bqc.passes._graph import key_of
 from bqc.plan import PLAN_KEY, Plan
@@ -74,9 +76,9 @@ def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: 
     place.
 
     Raises:
-        BqcError: the file cannot be read or holds no encoder.
+        BqcError: the file cannot be read, holds no encoder, or states sizes that are no numbers.
     """
-    path = None if isinstance(model, ir.Model) else Path(model)
+    path = None if isinstance(model, ir.Model) or str(model) == STDIN else Path(model)
     loaded = model if isinstance(model, ir.Model) else load(model)
     about = {
         "path": None if path is None else str(path),
@@ -138,7 +140,10 @@ def _weight(value: ir.Value) -> _Weight:
     tensor = value.const_value
     assert tensor is not None, "labelled weights are initializers"
     stored = stored_dtype(value)
-    elements = int(value.metadata_props.get(ELEMENTS_KEY, tensor.size))
+    stated = value.metadata_props.get(ELEMENTS_KEY, str(tensor.size))
+    if not stated.isdecimal():
+        raise BqcError(f"{value.name}: its metadata {ELEMENTS_KEY} should be a number, not {stated[:40]!r}")
+    elements = int(stated)
     packed = FORMAT_KEY in value.metadata_props
     return _Weight(
         layer=layer(value) or "",

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from bqc.artifact import write
 from bqc.errors import BqcError
 from bqc.ir.load import load, read_text
-from bqc.ir.text import SEPARATOR, SUFFIX, Tensors, attach_weights, elided_tensors, from_text, split, to_text
+from bqc.ir.text import SEPARATOR, SUFFIX, Tensors, attach_weights, from_text, require_weights, split, to_text
 from bqc.passes import pass_class, pass_name
 from bqc.passes.attach_functions import AttachFunctions
 from bqc.pipeline import Instrument, Step, run, watching
@@ -105,10 +105,7 @@ def _write(model: ir.Model, output: Path, tensors: Tensors) -> None:
         except OSError as error:
             raise BqcError(f"{output}: cannot be written: {error.strerror or error}") from None
     else:
-        if missing := elided_tensors(model):
-            raise BqcError(
-                f"{output}: weight {missing[0].name!r} was left out of the text; give the model with it as --weights"
-            )
+        require_weights(model)
         # Half-lowered models run too: the definitions of whatever operators are in them go along.
         AttachFunctions()(model)
         write(model, output)

@@ -163,6 +163,7 @@ def verify(
         BqcError: a model cannot be run, their outputs differ in name or shape, no inputs can be made up, a level
             is unknown, or ``bits`` or ``isa`` is asked for where a kernel is missing.
     """
+    sets = isa_levels(isa) if isa else []
     judged, original = session(compiled, strict=bits, threads=threads), session(against, threads=threads)
     bare = session(compiled, library=False, threads=threads) if bits else None
     asked = Bounds.stored(judged).overridden(bounds or Bounds())
@@ -196,7 +197,7 @@ def verify(
     for level in ort_levels:
         made = ort_level_session(compiled, level, threads)
         checks.append(_same_bits(f"ONNX Runtime's optimisation level {level}", made, feeds, results))
-    for level in isa_levels(isa) if isa else []:
+    for level in sets:
         made = isa_session(compiled, level, threads)
         checks.append(_same_bits(f"{level} kernels", made, feeds, results))
     tensors = _tensors(compiled, against, inputs, samples, shape, seed, threads) if all_tensors else []

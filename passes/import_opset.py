@@ -33,7 +33,7 @@ class ImportOpset(ir.passes.InPlacePass):
        size does not matter and nothing is copied.
 
     Raises:
-        BqcError: a later opset, invalid ONNX, or an operator the converter cannot bring to this opset.
+        BqcError: a later opset or one below 1, invalid ONNX, or an operator the converter cannot bring to this opset.
     """
 
     contract = Contract("ulp")
@@ -49,6 +49,8 @@ class ImportOpset(ir.passes.InPlacePass):
                 f"the model is opset {source}; bqc reads opset 11 to {self.opset}: "
                 f"export it again with a lower opset"
             )
+        if source < 1:
+            raise BqcError(f"the model states opset {source}, which does not exist")
         common.RemoveInitializersFromInputsPass()(model)
         mended = [n for n in model.graph if n.domain in ("", "ai.onnx") and _SINCE.get(n.op_type, 0) > source]
         for node in mended:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer, write_position_ids
+from bqc.ir.counting import may_rewrite
 from bqc.ir.match import is_weight, size_of
 from bqc.ir.probe import Sizes
 from bqc.ir.rewrite import drop_dead, sources
@@ -25,12 +27,16 @@ class ImportPositions(ir.passes.InPlacePass):
     The table has as many rows as the sequence has tokens.
     """
 
+    contract = Contract("exact")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, count = model.graph, 0
         ids = next((v for v in graph.inputs if v.shape is not None and len(v.shape) == 2), None)
         for node in [n for n in graph if n.op_type == "Add"] if ids is not None else []:
             rows = next((v for v in node.inputs if _is_rows(graph, v)), None)
             if rows is None or ids is None or not any(_is_lookup(v) for v in node.inputs):
+                continue
+            if not may_rewrite(node):
                 continue
             size, width = size_of(rows, 1), size_of(rows, 2)
             table = lazily(

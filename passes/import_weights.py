@@ -85,13 +85,14 @@ def _absorbed(node: ir.Node, source: ir.Value) -> ir.Value | None:
     if node.op_type == "Identity":
         return lazily(source, tensor.dtype, sizes, lambda a: a)
     if node.op_type == "Cast":
-        target = ir.DataType(node.attributes["to"].as_int())
         floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
-        if target is not ir.DataType.FLOAT or tensor.dtype not in floats:
+        if node.attributes["to"].as_int() != ir.DataType.FLOAT or tensor.dtype not in floats:
             return None
-        return lazily(source, target, sizes, lambda a: a.astype(np.float32))
+        return lazily(source, ir.DataType.FLOAT, sizes, lambda a: a.astype(np.float32))
     if node.op_type == "Transpose":
         perm = list(node.attributes.get_ints("perm", None) or reversed(range(len(sizes))))
+        if sorted(perm) != list(range(len(sizes))):
+            return None
         return lazily(source, tensor.dtype, [sizes[i] for i in perm], lambda a: a.transpose(perm))
     return None
 

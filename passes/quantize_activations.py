@@ -86,6 +86,8 @@ class QuantizeActivations(ir.passes.InPlacePass):
                 _pair(model, writer, node, fmt, mask if kind == "attention.value" else None, heads)
                 count += 1
         drop_dead(model)
+        # A mask may be computed later than the values that it is now read with.
+        model.graph.sort()
         return ir.passes.PassResult(model, count > 0)
 
 

@@ -26,6 +26,7 @@ VERBS = {
     "verify": "Compare a compiled model with its original.",
     "eval": "Measure a model's accuracy on a task.",
     "sensitivity": "Rank a model's parts by what quantising them costs.",
+    "train": "Train a model for a task, quantisation in the loop.",
     "bench": "Compare the speed and memory of models.",
     "opt": "Run passes by name, and watch them.",
     "bisect": "Find the rewrite that makes a model fail a check.",

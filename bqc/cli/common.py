@@ -69,7 +69,7 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
 
 
 class Names(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """An option of names with commas between them, each one of ``choices``."""
+    """An option of names with commas between them, each one of ``choices`` if there are any."""
 
     name = "names"
 
@@ -83,7 +83,7 @@ class Names(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
             return value
         names = tuple(part.strip() for part in str(value).split(","))
         for name in names:
-            if name not in self.choices:
+            if self.choices and name not in self.choices:
                 self.fail(f"'{name}' is none of {', '.join(self.choices)}", param, ctx)
         return names
 

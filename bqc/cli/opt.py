@@ -90,7 +90,13 @@ def command(settings: Settings, model: Path | None, **options: Any) -> None:
     watch, tensors = Watch.of(options), options["tensors"]
     watched = [*watch.instruments, *_printers(options)]
     limit = options["rewrite_limit"]
+    if settings.json and options["output"] == STDOUT:
+        raise click.UsageError("--json and -o - both print on standard output; give one of them")
     if options["split_input"]:
+        if options["output"] not in (None, STDOUT) or options["weights"] is not None:
+            raise click.UsageError(
+                "--split-input prints what becomes of the models; leave out -o and --weights"
+            )
         optimize_split(model, passes, instruments=watched, rewrite_limit=limit, tensors=tensors)
         return
     optimize(

@@ -65,7 +65,7 @@ _WORST = 12
 )
 @click.option(
     "--isa",
-    type=Names("portable", "avx2", "avx512", "all"),
+    type=Names(),
     default=(),
     metavar="LEVELS",
     help="Also require the same bits from these kernels: portable,avx2,avx512, or all that run here.",

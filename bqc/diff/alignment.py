@@ -13,11 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from bqc.diff.hashing import Hasher, operator_name
-from bqc.diff.lineage import absorbed, seeds
+from bqc.diff.lineage import absorbed, is_folded, seeds
 from bqc.diff.signature import Ends, match_ends
 from bqc.diff.view import NOWHERE, View
 from bqc.ir.structure import digest
-from bqc.ops.registry import DOMAIN
 
 __all__ = ["Alignment", "align"]
 
@@ -181,13 +180,15 @@ def _at_ends(found: Alignment, a: View, b: View) -> Iterable[tuple[ir.Node, ir.N
     for ours, theirs in found.ends.inputs:
         yield from _readers(found, a, b, ours, theirs)
     for ours, theirs in found.ends.outputs:
-        yield from _free(found, ours.producer(), theirs.producer())
+        made = ours.producer(), theirs.producer()
+        if made[0] in a.reads and made[1] in b.reads:
+            yield from _free(found, *made)
 
 
 def _free(found: Alignment, one: ir.Node | None, other: ir.Node | None) -> Iterable[tuple[ir.Node, ir.Node]]:
     if one is None or other is None or one in found.partner or other in found.partner:
         return
-    if (one.domain == DOMAIN) == (other.domain == DOMAIN):  # lineage has paired the rest
+    if is_folded(one) == is_folded(other):  # lineage has paired the rest
         yield one, other
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bqc.diff.alignment import Alignment
 from bqc.diff.feeds import InputChoice, choose_runs
-from bqc.diff.lineage import common_label, stands_for
+from bqc.diff.lineage import common_label, is_folded
 from bqc.diff.running import exposed, fetch
 from bqc.diff.view import View
 from bqc.ops.readout import read_float
@@ -147,7 +147,7 @@ def _pairs(a: View, b: View, alignment: Alignment) -> Iterator[tuple[ir.Value, i
         twin = alignment.partner.get(node)
         if twin is None:
             continue
-        coded = any(stands_for(one) for one in (node, twin))
+        coded = any(is_folded(one) for one in (node, twin))
         count = 1 if coded else min(len(node.outputs), len(twin.outputs))
         for one, other in zip(node.outputs[:count], twin.outputs[:count], strict=True):
             if one.name and other.name and (coded or (_float(one) and _float(other))):
@@ -162,7 +162,7 @@ def _shown(value: ir.Value) -> Sequence[ir.Value]:
     """The outputs that together are the value."""
     node = value.producer()
     assert node is not None, "aligned values are made by nodes"
-    return list(node.outputs) if stands_for(node) else [value]
+    return list(node.outputs) if is_folded(node) else [value]
 
 
 def _names(pairs: Sequence[tuple[ir.Value, ir.Value]], side: int) -> list[str]:

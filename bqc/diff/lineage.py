@@ -12,7 +12,7 @@ from bqc.ir.rewrite import sources
 from bqc.ops.registry import DOMAIN
 from bqc.pipeline.running import LINEAGE_KEY
 
-__all__ = ["absorbed", "common_label", "made_by", "seeds", "stands_for"]
+__all__ = ["absorbed", "common_label", "is_folded", "made_by", "seeds"]
 
 
 def made_by(node: ir.Node) -> str:
@@ -20,16 +20,15 @@ def made_by(node: ir.Node) -> str:
     return node.metadata_props.get(LINEAGE_KEY, "")
 
 
-def stands_for(node: ir.Node) -> str | None:
-    """The `value_key` that an operator of ``ai.bqc`` records; None for other nodes."""
-    # Rewriting hands metadata on to whatever it makes, and then it says nothing about standard nodes.
-    return node.metadata_props.get(VALUE_KEY) if node.domain == DOMAIN else None
+def is_folded(node: ir.Node) -> bool:
+    """Is it an operator of ``ai.bqc``, which may stand for several nodes?"""
+    return node.domain == DOMAIN
 
 
 def common_label(a: View, one: ir.Node, b: View, other: ir.Node) -> Label:
     """Layer and role of two matched nodes: those of the float one, as an operator is labelled by where it starts."""
     labels = [a.label(one), b.label(other)]
-    if stands_for(one) and not stands_for(other):
+    if is_folded(one) and not is_folded(other):
         labels.reverse()
     return labels[0] if labels[0] != NOWHERE else labels[1]
 
@@ -46,14 +45,14 @@ def _found(plain: View, folded: View) -> Iterator[tuple[ir.Node, ir.Node]]:
     places: dict[str, ir.Node] = {}
     names: dict[str, ir.Node] = {}
     for node in plain.nodes:
-        if node.domain != DOMAIN:
+        if not is_folded(node):
             if role(node) is not None:
                 places[f"{layer(node)}:{role(node)}:{node.op_type}"] = node
             names[sources([node])] = node
     for node in folded.nodes:
-        if node.domain != DOMAIN:
+        if not is_folded(node):
             continue
-        place, known = stands_for(node), node.metadata_props.get(SOURCE_KEY, "")
+        place, known = node.metadata_props.get(VALUE_KEY), node.metadata_props.get(SOURCE_KEY, "")
         match = places.get(place) if place else names.get(known.rpartition(",")[2])
         if match is not None:
             yield node, match
@@ -72,7 +71,7 @@ def absorbed(view: View, partner: Mapping[ir.Node, ir.Node]) -> dict[ir.Node, tu
         owners: dict[ir.Node | None, None] = {}
         for reader in readers:
             owners.update(dict.fromkeys(found.get(reader, (partner.get(reader),))))
-        known = tuple(owner for owner in owners if owner is not None and owner.domain == DOMAIN)
+        known = tuple(owner for owner in owners if owner is not None and is_folded(owner))
         if known and len(known) == len(owners) and len({owner.op_type for owner in known}) == 1:
             found[node] = known
     return found

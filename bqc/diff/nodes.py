@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bqc.diff.alignment import Alignment
 from bqc.diff.hashing import attributes_of, operator_name
-from bqc.diff.lineage import common_label, made_by, stands_for
+from bqc.diff.lineage import common_label, is_folded, made_by
 from bqc.diff.view import Label, View
 from bqc.ir.structure import function_digest
 
@@ -68,7 +68,12 @@ def signature_changes(a: View, b: View, alignment: Alignment) -> list[SignatureC
             if _type(one) != _type(other):
                 found.append(SignatureChange("changed", what, _described(one), _described(other)))
     for one, other in ends.outputs:
-        if not alignment.corresponds(one, other) and not _changed_maker(alignment, one, other):
+        constant = one in a.constants, other in b.constants
+        if (
+            not all(constant)
+            and not alignment.corresponds(one, other)
+            and not _unmatched(alignment, one, other)
+        ):
             found.append(SignatureChange("rewired", "output", _source(one), _source(other)))
     outputs = {*a.model.graph.outputs, *b.model.graph.outputs}
     for kind, values in zip(("removed", "added"), ends.only, strict=True):
@@ -114,7 +119,7 @@ def _changed(
     label = common_label(a, node, b, twin)
     texts = [_named(n) for n in ours], [_named(n) for n in theirs]
     by = made_by(twin) or made_by(node)
-    if (stands_for(node) is None) != (stands_for(twin) is None) or len(ours) + len(theirs) > 2:
+    if is_folded(node) != is_folded(twin) or len(ours) + len(theirs) > 2:
         return NodeChange("fused", *label, *texts, by)
     if operator_name(node) != operator_name(twin) and not _same_body(a, b, node, twin):
         return NodeChange("replaced", *label, *texts, by)
@@ -177,10 +182,6 @@ def _wiring(a: View, b: View, alignment: Alignment, node: ir.Node, twin: ir.Node
 def _unmatched(alignment: Alignment, *values: ir.Value | None) -> bool:
     made = [None if value is None else value.producer() for value in values]
     return any(node is not None and _plain_node(node) and node not in alignment.partner for node in made)
-
-
-def _changed_maker(alignment: Alignment, one: ir.Value, other: ir.Value) -> bool:
-    return _unmatched(alignment, one, other)
 
 
 def _plain_node(node: ir.Node) -> bool:

@@ -62,7 +62,7 @@ def _names(pair: Pair) -> list[str]:
 
 def _made(value: ir.Value, forward: dict[ir.Node, str]) -> str:
     node = value.producer()
-    return "" if node is None else f"{value.index()}:{forward[node]}"
+    return f"{value.index()}:{forward[node]}" if node in forward else ""
 
 
 def _rest(values: Iterable[ir.Value], pairs: Iterable[Pair], side: int) -> list[ir.Value]:

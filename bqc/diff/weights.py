@@ -97,7 +97,7 @@ class Weight:
 
 
 def weights_of(view: View) -> list[Weight]:
-    """Every constant that a node reads, once, quantised ones with their scales."""
+    """Every constant that a node reads or that is an output, once, quantised ones with their scales."""
     found: dict[tuple[ir.Value, bool], Weight] = {}
     counted: set[ir.Value] = set()
     for node in view.nodes:
@@ -119,6 +119,9 @@ def weights_of(view: View) -> list[Weight]:
                 current.parts[value.metadata_props[PART_KEY]] = tensor
                 current.stored += 0 if value in counted else tensor.nbytes
                 counted.add(value)
+    for value in view.model.graph.outputs:
+        if value in view.constants:
+            found.setdefault((value, False), _plain(value, view.constants[value]))
     return list(found.values())
 
 
@@ -138,6 +141,10 @@ def match_weights(
             twin = alignment.partner.get(node)
             if twin is not None and operator_name(node) == operator_name(twin) and (twin, slot) in slots:
                 pairs[weight, slots[twin, slot]] = None
+    by_value = {weight.value: weight for weights in sides for weight in weights}
+    for one, other in alignment.ends.outputs:
+        if one in by_value and other in by_value:
+            pairs[by_value[one], by_value[other]] = None
     known = {weight for pair in pairs for weight in pair}
     rest = [[w for w in weights if w not in known and not w.small] for weights in sides]
     ours, theirs = _places(a, rest[0]), _places(b, rest[1])

@@ -13,6 +13,7 @@ from bqc.ir.anatomy import Encoder, encoder
 from bqc.ir.explain import Explanation, Miss, explanation
 from bqc.ir.load import is_compiled, load
 from bqc.ir.notes import notes
+from bqc.ir.text import require_weights
 
 __all__ = ["ImportSummary", "import_model"]
 
@@ -52,6 +53,7 @@ def import_model(
     loaded = model if isinstance(model, ir.Model) else load(model)
     if is_compiled(loaded):
         raise BqcError("the model is already compiled by bqc; give the float model it was made from")
+    require_weights(loaded)
     if explain is not None:
         explain.misses.extend(explanation(loaded).misses)
         loaded.meta["bqc.explanation"] = explain

@@ -41,10 +41,10 @@ class Linear:
 
 
 def is_weight(value: ir.Value | None, rank: int | None = None) -> bool:
-    """Is it an initializer (of that rank) and not also a graph input?"""
+    """Is it an initializer (of that rank, with elements) and not also a graph input?"""
     if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
         return False
-    return rank is None or len(value.const_value.shape) == rank
+    return rank is None or (len(value.const_value.shape) == rank and value.const_value.size > 0)
 
 
 def is_transposed(one: ir.Value, other: ir.Value) -> bool:

@@ -29,7 +29,11 @@ def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Value]]:
     try:
         return ir.to_proto(model), large
     except Exception as error:
-        cause = error.__cause__ or error
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, BqcError):  # a weight whose data a text left out
+            raise cause from None
         raise BqcError(f"the model is not valid ONNX: {first_line(cause)}") from error
     finally:
         for name, value in large.items():

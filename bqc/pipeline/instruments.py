@@ -23,6 +23,9 @@ Pass = ir.passes.InPlacePass
 class Instrument:
     """Told of every pass, and of the passes inside it; the methods do nothing unless overridden."""
 
+    def begins(self, model: ir.Model) -> None:
+        """A pipeline, or a part of one, is about to run over the model."""
+
     def before(self, one: Pass, model: ir.Model) -> None:
         """The pass is about to run."""
 

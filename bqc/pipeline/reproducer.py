@@ -19,7 +19,7 @@ __all__ = ["write_reproducer"]
 
 
 def write_reproducer(
-    folder: Path | None, one: ir.passes.InPlacePass, model: ir.Model, feeds: Feeds | None, problem: str
+    folder: Path | None, one: ir.passes.InPlacePass, model: ir.Model, feeds: Feeds, problem: str
 ) -> Path:
     """Write ``model.onnx``, ``inputs.npz``, ``pipeline.txt`` and ``README.md``; return the folder.
 
@@ -27,7 +27,7 @@ def write_reproducer(
         folder: `bqc-repro-PASS` in the working folder if None, with a number where that is taken.
         one: the pass.
         model: before the pass.
-        feeds: inputs that it was run on, if it could be run.
+        feeds: inputs to run it on.
         problem: what went wrong, in words.
 
     Raises BqcError or OSError if it cannot be written.
@@ -36,10 +36,8 @@ def write_reproducer(
     place = folder or _free(Path(f"bqc-repro-{name}"))
     place.mkdir(parents=True, exist_ok=True)
     write(completed(model), place / "model.onnx")
-    command = f"bqc opt model.onnx -p {shlex.quote(pipeline)} --verify-each"
-    if feeds is not None:
-        np.savez(place / "inputs.npz", **feeds)  # type: ignore[arg-type]
-        command += " --verify-inputs inputs.npz"
+    np.savez(place / "inputs.npz", **feeds)  # type: ignore[arg-type]
+    command = f"bqc opt model.onnx -p {shlex.quote(pipeline)} --verify-each --verify-inputs inputs.npz"
     write_text(place / "pipeline.txt", f"{pipeline}\n")
     write_text(
         place / "README.md",

@@ -81,6 +81,9 @@ def run(
             stack.enter_context(watching())
             watch = _watch.get()
             assert watch is not None, "just set"
+        if not watch.within:
+            for instrument in watch.instruments:
+                instrument.begins(model)
         for i, one in enumerate(passes):
             if progress is not None:
                 progress(done + i, total or len(passes))

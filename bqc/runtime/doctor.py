@@ -19,12 +19,14 @@ __all__ = ["MINIMUM_ORT", "Diagnosis", "Finding", "cpu_name", "diagnose", "why_n
 
 MINIMUM_ORT = (1, 20)
 
-# What each ISA level needs, under the names Linux and the kernel library share; lowest level first.
-_LEVELS: dict[str, tuple[str, ...]] = {
+# What each ISA level of an architecture needs, under the names Linux and the kernel library share; lowest level
+# first.
+_X86: dict[str, tuple[str, ...]] = {
     "portable": (),
     "avx2": ("avx2", "fma"),
     "avx512": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"),
 }
+_ARM: dict[str, tuple[str, ...]] = {"portable": (), "neon": ("asimd",), "neon_dot": ("asimd", "asimddp")}
 
 # Worth a line in the report: the features some kernel uses or could use.
 _NOTED = re.compile(r"^(avx2|fma|f16c|avx_?vnni|avx512\w*|amx\w*|asimd\w*|neon|i8mm|bf16|sve\w*)$")
@@ -97,12 +99,13 @@ def why_not_higher(
         features: the CPU's features, in any spelling.
         cap: the value of ``BQC_MAX_ISA``.
     """
-    names = list(_LEVELS)
+    levels = _ARM if any(name in _ARM and name not in _X86 for name in (level, *compiled)) else _X86
+    names = list(levels)
     if level not in names or level == names[-1]:
         return None
     above = names[names.index(level) + 1]
     have = {_plain(name) for name in features}
-    lacking = [name for name in _LEVELS[above] if _plain(name) not in have]
+    lacking = [name for name in levels[above] if _plain(name) not in have]
     if lacking:
         return f"{above} needs {', '.join(lacking)}, which this CPU lacks"
     if above not in compiled:

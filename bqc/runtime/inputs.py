@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
 from bqc.errors import BqcError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["Batch", "EncoderInputs"]
 
@@ -67,17 +71,31 @@ class EncoderInputs:
         Raises:
             BqcError: an input is none that an encoder has, or no input takes token ids.
         """
+        return cls._told_apart([(value.name, value.type, value.shape) for value in session.get_inputs()])
+
+    @classmethod
+    def of_graph(cls, graph: ir.Graph) -> EncoderInputs:
+        """Read the inputs of a graph. Raises BqcError as `of` does."""
+        inputs = []
+        for value in graph.inputs:
+            kind = "unknown" if value.dtype is None else f"tensor({value.dtype.name.lower()})"
+            shape = [] if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
+            inputs.append((value.name or "", kind, shape))
+        return cls._told_apart(inputs)
+
+    @classmethod
+    def _told_apart(cls, inputs: Sequence[tuple[str, str, Sequence[int | str | None]]]) -> EncoderInputs:
         roles, dtypes = {}, {}
         fixed: list[int | None] = [None, None]
-        for value in session.get_inputs():
-            role = _ROLES.get(value.name.split(":")[0].lower())
-            if role is None or value.type not in _DTYPES or len(value.shape) != 2:
+        for name, kind, shape in inputs:
+            role = _ROLES.get(name.split(":")[0].lower())
+            if role is None or kind not in _DTYPES or len(shape) != 2:
                 raise BqcError(
-                    f"input {value.name} ({value.type}, shape {value.shape}) is none of an encoder's: "
+                    f"input {name} ({kind}, shape {list(shape)}) is none of an encoder's: "
                     f"expected [batch, sequence] inputs named {', '.join(_ROLES)}"
                 )
-            roles[value.name], dtypes[value.name] = role, _DTYPES[value.type]
-            for axis, size in enumerate(value.shape):
+            roles[name], dtypes[name] = role, _DTYPES[kind]
+            for axis, size in enumerate(shape):
                 if isinstance(size, int):
                     fixed[axis] = size
         if _TOKEN_IDS not in roles.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,11 @@ __all__ = ["LIBRARY_NAME", "LIBRARY_VARIABLE", "library_path", "register"]
 
 LEVEL_VARIABLE = "BQC_MAX_ISA"
 """Environment variable that caps the kernels' instruction set."""
-LEVELS = ("portable", "avx2", "avx512")
+LEVELS = (
+    "portable",
+    *{"x86_64": ("avx2", "avx512"), "aarch64": ("neon", "neon_dot")}.get(platform.machine(), ()),
+)
+"""Its values on this architecture, slowest first."""
 
 LIBRARY_VARIABLE = "BQC_LIBRARY"
 """Environment variable with the path of a library to use instead."""

@@ -55,6 +55,10 @@ def session(
     file = Path(path)
     if not file.is_file():
         raise BqcError(f"{file} is a folder, not a model file" if file.is_dir() else f"{file}: no such file")
+    if file.suffix == ".onnxtxt":
+        raise BqcError(
+            f"{file}: ONNX Runtime runs binary models only; write one: bqc opt {file} -p import-types -o model.onnx"
+        )
     if options is None:
         options = onnxruntime.SessionOptions()
         # Errors come as exceptions, and a fallback to function bodies is reported below by node.

@@ -100,6 +100,10 @@ class Bbct:
             Finalize(),
         ]
 
+    def simulate(self) -> list[ir.passes.InPlacePass]:
+        """Passes from a planned float model to the graph that training runs: its weights are still float."""
+        return [QuantizeActivations()]
+
     def bounds(self, plan: Plan) -> dict[str, Any]:
         """What `bqc verify` holds a model compiled by this plan to, on generated inputs."""
         few = any(fmt.bits < 6 for fmt in plan.weights.values())

@@ -5,6 +5,9 @@
 
 #if defined(BQC_X86)
 #include <cpuid.h>
+#elif defined(BQC_ARM)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace bqc {
@@ -42,6 +45,11 @@ std::vector<Feature> detect() {
       {"avx512_bf16", zmm && (a71 >> 5 & 1)},
   };
 }
+#elif defined(BQC_ARM)
+std::vector<Feature> detect() {
+  const unsigned long found = getauxval(AT_HWCAP);
+  return {{"asimd", (found & HWCAP_ASIMD) != 0}, {"asimddp", (found & HWCAP_ASIMDDP) != 0}};
+}
 #else
 std::vector<Feature> detect() { return {}; }
 #endif
@@ -64,6 +72,9 @@ const std::vector<Level>& levels() {
 #if defined(BQC_X86)
       {&avx2::kKernels, &avx2::kPeak, {"avx2", "fma"}},
       {&avx512::kKernels, &avx512::kPeak, {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni"}},
+#elif defined(BQC_ARM)
+      {&neon::kKernels, &neon::kPeak, {"asimd"}},
+      {&neon_dot::kKernels, &neon_dot::kPeak, {"asimd", "asimddp"}},
 #endif
   };
   return all;

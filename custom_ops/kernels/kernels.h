@@ -89,6 +89,13 @@ extern const KernelSet kKernels;
 namespace avx512 {
 extern const KernelSet kKernels;
 }
+#elif defined(BQC_ARM)
+namespace neon {
+extern const KernelSet kKernels;
+}
+namespace neon_dot {
+extern const KernelSet kKernels;
+}
 #endif
 
 }  // namespace bqc

@@ -28,6 +28,13 @@ extern const PeakLoops kPeak;
 namespace avx512 {
 extern const PeakLoops kPeak;
 }
+#elif defined(BQC_ARM)
+namespace neon {
+extern const PeakLoops kPeak;
+}
+namespace neon_dot {
+extern const PeakLoops kPeak;
+}
 #endif
 
 // 10**9 multiply-accumulates a second on this thread: the best of several stretches of about `seconds` in

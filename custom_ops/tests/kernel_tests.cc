@@ -1,7 +1,10 @@
 // Every ISA level against the portable one with many seeds, the geometry rules, and dispatch.
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <cstdlib>
+#include <random>
+#include <vector>
 
 #include "kernels/dispatch.h"
 #include "ops/common.h"
@@ -27,6 +30,112 @@ TEST(Levels, ReportADifference) {
   for (const bqc::LevelCheck& check : bqc::compare_levels(bqc::portable::kKernels, wrong, 1))
     failures += !check.same;
   EXPECT_GT(failures, 0);
+}
+
+// A digest of results on inputs that no library makes, so that it is one number on every CPU and
+// architecture.
+class Digest {
+ public:
+  explicit Digest(const bqc::KernelSet& set) : set_(set) {}
+
+  uint64_t run() {
+    for (const int64_t n : {26, 312, 768}) functions(n);
+    for (const int bits : {8, 6, 4}) product(bits);
+    attention();
+    return hash_;
+  }
+
+ private:
+  template <class T>
+  std::vector<T> integers(int64_t n) {
+    std::vector<T> out(static_cast<size_t>(n));
+    for (T& x : out) x = static_cast<T>(random_());
+    return out;
+  }
+
+  // Between -8 and 8, in steps of 2**-20.
+  std::vector<float> floats(int64_t n) {
+    std::vector<float> out(static_cast<size_t>(n));
+    for (float& x : out) x = static_cast<float>(static_cast<int32_t>(random_()) >> 8) * 0x1p-20f;
+    return out;
+  }
+
+  template <class T>
+  void add(const std::vector<T>& values) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
+    for (size_t i = 0; i < values.size() * sizeof(T); ++i) hash_ = (hash_ ^ bytes[i]) * 0x100000001b3u;
+  }
+
+  void functions(int64_t n) {
+    const bqc::RowKernels& r = *set_.rows;
+    const bqc::Geometry g = bqc::make_geometry(n, 64, 0);
+    const auto size = static_cast<size_t>(n), count = static_cast<size_t>(g.count);
+    auto x = floats(n);
+    const auto gamma = floats(n), beta = floats(n);
+    std::vector<float> y(size);
+    std::vector<int32_t> q(size, -1);
+    std::vector<int8_t> codes(size), exponents(count);
+    std::vector<uint8_t> p(size);
+    r.gelu(x.data(), n, 0, y.data()), add(y);
+    r.gelu(x.data(), n, 1, y.data()), add(y);
+    r.tanh(x.data(), n, y.data()), add(y);
+    r.add_bias(x.data(), beta.data(), n, y.data()), add(y);
+    r.scale(x.data(), 0.3f, n, y.data()), add(y);
+    r.quantize(x.data(), &g, 8, codes.data(), exponents.data()), add(codes), add(exponents);
+    r.dequantize(codes.data(), exponents.data(), &g, y.data()), add(y);
+    r.add_dequantized(codes.data(), exponents.data(), &g, y.data()), add(y);
+    r.layer_norm(x.data(), gamma.data(), beta.data(), 1e-12f, n, q.data(), y.data()), add(y);
+    q.assign(size, -1);
+    r.softmax(x.data(), q.data(), 1, n, p.data()), add(p);
+  }
+
+  void product(int bits) {
+    constexpr int64_t kRows = 21, kInputs = 312, kStrips = 3;
+    const bqc::Geometry g = bqc::make_geometry(kInputs, 64, 0);
+    const auto codes = integers<int8_t>(kRows * kInputs), exponents = small(kRows * g.count),
+               weight_exponents = small(kStrips * 16 * g.count);
+    const auto weight = integers<uint8_t>(kStrips * 320 * bits * 2);
+    void* panel =
+        bqc::scratch_bytes(bqc::Slot::panel, static_cast<size_t>(set_.gemm->panel_bytes(&g, kRows)));
+    std::vector<float> out(kRows * kStrips * 16);
+    set_.gemm->prepare(&g, bits, codes.data(), kInputs, exponents.data(), g.count, kRows, panel);
+    set_.gemm->multiply(&g, bits, panel, kRows, weight.data(), weight_exponents.data(), kStrips, 0, kStrips,
+                        out.data(), kStrips * 16);
+    add(out);
+  }
+
+  // Exponents from -8 to -1.
+  std::vector<int8_t> small(int64_t n) {
+    auto out = integers<int8_t>(n);
+    for (int8_t& e : out) e = static_cast<int8_t>(-1 - (e & 7));
+    return out;
+  }
+
+  void attention() {
+    constexpr int64_t kKeys = 45, kWidth = 32, kRows = 7, kStride = 48;
+    const bqc::Geometry g = bqc::make_geometry(kWidth, 64, 0);
+    const auto values = integers<int8_t>(kKeys * kWidth), exponents = small(g.count);
+    auto codes = integers<uint8_t>(kRows * kStride);
+    for (size_t i = 0; i < codes.size(); ++i) codes[i] = i % kStride < kKeys ? codes[i] : uint8_t{0};
+    std::vector<int8_t> tiles(kStride * kWidth);
+    std::vector<int32_t> dot(kRows * kWidth);
+    std::vector<float> y(kWidth);
+    set_.gemm->pack_values(values.data(), kWidth, kKeys, kWidth, tiles.data()), add(tiles);
+    set_.gemm->mix(codes.data(), kStride, kRows, tiles.data(), kKeys, kWidth / 16, dot.data(), kWidth);
+    add(dot);
+    set_.rows->context(dot.data(), exponents.data(), &g, set_.rows->sum_codes(codes.data(), kKeys), y.data());
+    add(y);
+  }
+
+  const bqc::KernelSet& set_;
+  std::mt19937 random_{1};
+  uint64_t hash_ = 0xcbf29ce484222325u;
+};
+
+TEST(Levels, GiveTheSameBitsOnEveryArchitecture) {
+  for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
+    EXPECT_EQ(Digest(*set).run(), 0x3690c43e5ddca29bu) << set->name;
+  }
 }
 
 TEST(Geometry, CountsBlocksInsideGroups) {

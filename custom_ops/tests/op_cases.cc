@@ -1,5 +1,6 @@
 #include "op_cases.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -87,6 +88,8 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
     return a;
   };
   const Attributes format = {{"bits", int64_t{bits}}, {"block", block}, {"group", int64_t{0}}};
+  const Attributes activations = {
+      {"bits", int64_t{std::max(bits, 4)}}, {"block", block}, {"group", int64_t{0}}};
   const Attributes out = {{"out_bits", int64_t{8}}, {"out_block", block}, {"out_group", int64_t{0}}};
   const Attributes tiles = with(format, {{"layout", std::string("n16k4")}});
   const Attributes head = {{"heads", heads}, {"block", block}};
@@ -108,7 +111,7 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
   const std::vector<Array> ids = {m.ids({b, s}, 11), m.ids({b, s}, 2), m.ids({1, s}, s + 3)};
   const Attributes tiled = {{"rows", int64_t{11}}, {"word_layout", std::string("n16k4")}};
   return {
-      {"BlockQuantize", format, {m.floats(x)}, {}},
+      {"BlockQuantize", activations, {m.floats(x)}, {}},
       {"BlockDequantize", format, m.pair(b, s, hidden), {}},
       {"BlockQuantizeValues", with(head, {{"bits", int64_t{8}}}), {m.floats(x), m.mask({b, s})}, {}},
       {"Gelu", {{"approximate", int64_t{1}}}, {m.floats(x)}, {}},

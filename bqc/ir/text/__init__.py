@@ -5,7 +5,7 @@ docs/text-form.md has the grammar.
 
 from __future__ import annotations
 
-from bqc.ir.text.elided import ElidedTensor, attach_weights, elided_tensors
+from bqc.ir.text.elided import ElidedTensor, attach_weights, elided_tensors, require_weights
 from bqc.ir.text.parser import from_text
 from bqc.ir.text.printer import Tensors, to_text
 from bqc.ir.text.splitting import SEPARATOR, split
@@ -18,6 +18,7 @@ __all__ = [
     "attach_weights",
     "elided_tensors",
     "from_text",
+    "require_weights",
     "split",
     "to_text",
 ]

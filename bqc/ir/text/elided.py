@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from bqc.errors import BqcError
 
-__all__ = ["ElidedTensor", "attach_weights", "digest", "elided_tensors", "replace_tensors"]
+__all__ = ["ElidedTensor", "attach_weights", "digest", "elided_tensors", "replace_tensors", "require_weights"]
 
 
 class ElidedTensor(ir.LazyTensor):
@@ -24,10 +24,13 @@ class ElidedTensor(ir.LazyTensor):
         super().__init__(self._missing, dtype, shape, name=name)
         self.digest = digest
 
+    def __repr__(self) -> str:
+        return f"ElidedTensor({self.dtype}, {self.shape}, {self.digest!r}, name={self.name!r})"
+
     def _missing(self) -> NoReturn:
         raise BqcError(
             f"weight {self.name!r} was left out of the text (sha256:{self.digest}); "
-            f"give the binary model that has it: bqc opt --weights, or bqc.ir.text.attach_weights"
+            f"give the model that has it: bqc opt --weights MODEL, or bqc.ir.text.attach_weights"
         )
 
 
@@ -43,6 +46,12 @@ def digest(tensor: ir.TensorProtocol) -> str:
 def elided_tensors(model: ir.Model) -> list[ElidedTensor]:
     """Tensors without data, of initializers and attributes, in subgraphs and functions too."""
     return [tensor for tensor, _ in _slots(model) if isinstance(tensor, ElidedTensor)]
+
+
+def require_weights(model: ir.Model) -> None:
+    """Raises BqcError that names the first tensor without data, if there is one."""
+    for tensor in elided_tensors(model):
+        tensor.numpy()
 
 
 def attach_weights(model: ir.Model, source: ir.Model) -> None:

@@ -179,8 +179,10 @@ class _Printer:
         if isinstance(tensor, ElidedTensor):
             return f'elided "sha256:{tensor.digest}"'
         if tensor.dtype == ir.DataType.STRING:
-            strings = np.asarray(tensor.numpy()).reshape(-1)
-            return "{" + ", ".join(quote(item) for item in strings) + "}"
+            # A numpy array of bytes would lose zeros at their ends.
+            if isinstance(tensor, ir.StringTensor):
+                return "{" + ", ".join(quote(item) for item in tensor.string_data()) + "}"
+            return "{" + ", ".join(quote(item) for item in np.asarray(tensor.numpy()).reshape(-1)) + "}"
         if tensor.size >= _REPEATED and is_splat(tensor):
             first = elements(ir.Tensor(np.asarray(tensor.numpy()).reshape(-1)[:1], dtype=tensor.dtype))
             if first is not None:

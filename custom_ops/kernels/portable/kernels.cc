@@ -1,6 +1,8 @@
 // The level that runs anywhere: plain loops.
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #include "kernels/constants.h"
@@ -10,33 +12,11 @@ namespace bqc::portable {
 
 #include "kernels/pack.inc"
 #include "kernels/rows.inc"
+#include "kernels/simple_panel.inc"
 
 namespace {
 
 bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 2; }
-
-// A panel: int8 codes [rows][padded inputs], int32 corrections and float scales [rows][count].
-inline int64_t codes_bytes(const Geometry& g, int64_t rows) { return padded(rows * padded_inputs(g), 64); }
-
-int64_t panel_bytes(const Geometry* g, int64_t rows) { return codes_bytes(*g, rows) + 8 * rows * g->count; }
-
-void prepare(const Geometry* g, int bits, const int8_t* codes, int64_t stride, const int8_t* exponents,
-             int64_t exponent_stride, int64_t rows, void* panel) {
-  int8_t* data = static_cast<int8_t*>(panel);
-  int32_t* corrections = reinterpret_cast<int32_t*>(data + codes_bytes(*g, rows));
-  float* scales = reinterpret_cast<float*>(corrections + rows * g->count);
-  const int64_t inputs = padded_inputs(*g);
-  for (int64_t r = 0; r < rows; ++r) {
-    const int8_t* row = codes + r * stride;
-    each_padded_block(*g, [&](int64_t i, int64_t start, int64_t size, int64_t at, int64_t wide) {
-      int8_t* out = data + r * inputs + at;
-      for (int64_t j = 0; j < size; ++j) out[j] = row[start + j];
-      for (int64_t j = size; j < wide; ++j) out[j] = 0;
-      corrections[r * g->count + i] = -(1 << (bits - 1)) * sum_of(row + start, size);
-      scales[r * g->count + i] = power_of_two(exponents[r * exponent_stride + i]);
-    });
-  }
-}
 
 // 16 inputs of 16 outputs as bytes [4][16][4]; `at` is their first input.
 inline void unpack_tiles(const uint8_t* strip, int bits, int64_t inputs, int64_t at,

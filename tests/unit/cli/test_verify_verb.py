@@ -149,6 +149,8 @@ def test_levels_that_must_not_change_a_bit(
     assert capsys.readouterr().out.count("portable kernels") == 1
     assert main([*args, "--ort-levels", "most"]) == 2
     assert "'most' is none of none, basic, extended, all" in capsys.readouterr().err
+    assert main([*args, "--isa", "sse"]) == 2
+    assert "sse is no instruction set level" in capsys.readouterr().err
 
 
 def test_a_level_that_changes_bits_is_reported(

@@ -136,6 +136,22 @@ def test_wiring() -> None:
     assert not report.same
 
 
+def test_outputs_that_are_constants_or_inputs() -> None:
+    relu = node("Relu", "x", "y")
+    held = graph([relu], outputs="y w", w=W)
+    assert compared(held, held).same
+    node_held = onnx.ModelProto()
+    node_held.CopyFrom(held)
+    constant_nodes(node_held)
+    assert compared(held, node_held).same
+    assert compared(node_held, node_held).same
+    assert [c.kind for c in compared(held, graph([relu], outputs="y w", w=W + 1)).weights] == ["changed"]
+    through = graph([relu], outputs="y x")
+    assert compared(through, through).same
+    copied = graph([relu, node("Identity", "x", "z")], outputs="y z")
+    assert not compared(through, copied).same
+
+
 def test_weights_by_number_and_type() -> None:
     plain = graph(CHAIN, w=W)
     off = W.copy()

@@ -57,3 +57,31 @@ def test_operand_order_matters() -> None:
     node.replace_input_with(0, second)
     node.replace_input_with(1, first)
     assert not same_structure(a, b)
+
+
+def chosen(then: str, other: str) -> ir.Model:
+    """``If(flag, then(x, y), other(x, y))``, each branch a node that reads two inputs of the outer graph."""
+    text = f"""<ir_version: 9, opset_import: ["" : 18]>
+    g (bool flag, float[n] x, float[n] y) => (float[n] z) {{
+        z = If (flag) <
+            then_branch = t () => (float[n] p) {{ p = {then} }},
+            else_branch = e () => (float[n] q) {{ q = {other} }}
+        >
+    }}"""
+    return ir.from_onnx_text(text)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("Add(x, y)", "Sub(y, x)"),
+        ("Add(x, y)", "Add(x, y)"),
+        ("Sub(x, y)", "Add(x, y)"),
+        ("Relu(x)", "Relu(y)"),
+    ],
+)
+def test_branches_count_with_what_they_capture(other: tuple[str, str]) -> None:
+    plain = chosen("Add(x, y)", "Sub(x, y)")
+    assert structural_hash(plain) == structural_hash(chosen("Add(x, y)", "Sub(x, y)"))
+    assert structural_hash(plain) != structural_hash(chosen(*other))
+    assert structural_hash(chosen("Relu(x)", "Relu(y)")) != structural_hash(chosen("Relu(x)", "Relu(x)"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from bqc.contract import contract_of
+from bqc.ir.anatomy import LAYER_KEY, role
 from bqc.ir.counting import RewriteLog, counting
 from bqc.ir.load import load
 from bqc.ir.structure import structural_hash
@@ -50,8 +52,8 @@ class Again(Instrument):
 
 
 def state(model: ir.Model) -> tuple[object, ...]:
-    """What a model is, but for the names and the order of nodes."""
-    labels = sorted(str(sorted(node.metadata_props.items())) for node in model.graph if node.metadata_props)
+    """What a model is, but for names, the order of nodes and lineage."""
+    labels = Counter((node.op_type, node.metadata_props.get(LAYER_KEY), role(node)) for node in model.graph)
     metadata = dict(model.metadata_props)
     return structural_hash(model, values=True), labels, metadata, sorted(map(str, model.functions))
 

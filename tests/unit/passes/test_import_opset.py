@@ -82,3 +82,10 @@ def test_damaged_graphs_are_one_line_errors() -> None:
         assert "\n" not in message
         refused += bool(message)
     assert refused >= 35
+
+
+def test_opset_that_does_not_exist() -> None:
+    model = ir.from_onnx_text(OLD)
+    model.graph.opset_imports[""] = -2
+    with pytest.raises(BqcError, match="opset -2, which does not exist"):
+        ImportOpset()(model)

@@ -11,8 +11,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+import bqc
 from bqc.cli import main
 from bqc.ir.synthetic import canonical_bert
+from bqc.pipeline import Changes
 
 
 @pytest.fixture
@@ -71,6 +73,9 @@ def test_printing_and_dumping(model: Path, tmp_path: Path, capsys: pytest.Captur
         ([], "either --passes or --scheme"),
         (["-p", "quantize-weights"], "no plan: run a plan pass"),
         (["--scheme", "bbct", "--until", "fold-glue"], "did you mean fold-gelu?"),
+        (["-p", "fold-gelu", "-o", "-", "--json"], "--json and -o - both print"),
+        (["-p", "fold-gelu", "-o", "x.onnx", "--split-input"], "leave out -o and --weights"),
+        (["-p", "fold-gelu", "--split-input"], "not UTF-8 text"),
     ],
 )
 def test_bad_calls(
@@ -78,6 +83,52 @@ def test_bad_calls(
 ) -> None:
     assert main(["opt", str(model), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_passes_are_described(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["opt", "--list-passes"]) == 0
+    assert "quantize-activations" in capsys.readouterr().out
+    assert main(["opt", "--list-passes", "quantize-activations"]) == 0
+    text = capsys.readouterr().out
+    assert "contract: lossy (cosine 0.8), not idempotent" in text
+    assert "y' = BlockDequantize(BlockQuantize(y))" in text
+    assert main(["opt", "--list-passes", "plan-bbct", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["passes"]
+    assert found["contract"]["numerics"] == "exact"
+    points = found["options"][-1]
+    assert (points["name"], points["default"]) == ("float_points", "")
+    assert points["doc"].startswith("Points (patterns) that stay float")
+    assert main(["opt", "--list-passes", "fold-glue"]) == 2
+    assert "did you mean fold-gelu?" in capsys.readouterr().err
+
+
+def test_parts_of_a_pass_are_shown(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["opt", str(model), "-p", "import-canonicalize", "--stats", "--timing"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert text.count("import-attention") == 2
+    assert "import-gelu" not in text  # it found nothing
+    assert main([*arguments, "-v", "--print-after", "import-gelu"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("import-gelu") == 3
+
+
+def test_a_limit_of_rewrites(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "some.onnx"
+    arguments = ["opt", str(model), "-p", "annotate-sensitivity,plan-bbct,quantize-weights", "-o", str(out)]
+    assert main([*arguments, "--rewrite-limit", "5", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [row["rewrites"] for row in report["passes"]] == [1, 1, 3]
+    assert sum(node.op_type == "BlockDequantize" for node in onnx.load(out).graph.node) == 3
+
+
+def test_compile_takes_instruments(tmp_path: Path) -> None:
+    changes = Changes()
+    bqc.compile(canonical_bert(layers=1), output=tmp_path / "m.onnx", instruments=[changes])
+    names = [row.step.name for row in changes.rows if row.step is not None]
+    assert names[0] == "import-canonicalize"
+    assert {"import-gelu", "annotate-anatomy", "plan-bbct", "fold-gelu"} <= set(names)
+    assert names[-1] == "finalize"
 
 
 UNIT = """<ir_version: 10, opset_import: ["" : 21]>
@@ -118,7 +169,7 @@ def test_elided_weights_come_back(model: Path, tmp_path: Path, capsys: pytest.Ca
     text, binary, again = tmp_path / "m.onnxtxt", tmp_path / "again.onnx", tmp_path / "again.onnxtxt"
     assert main(["opt", str(model), "-p", "import-types", "-o", str(text)]) == 0
     assert main(["opt", str(text), "-p", "import-types", "-o", str(binary)]) == 2
-    assert "was left out of the text; give the model with it as --weights" in capsys.readouterr().err
+    assert "give the model that has it: bqc opt --weights MODEL" in capsys.readouterr().err
     assert not binary.exists()
     assert main(["opt", str(text), "-p", "quantize-weights{}", "-o", "-"]) == 2
     assert main(["opt", str(text), "--weights", str(model), "-p", "import-types", "-o", str(binary)]) == 0

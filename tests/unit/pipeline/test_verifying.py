@@ -239,6 +239,10 @@ def test_options_of_verification(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "go with --verify-each" in capsys.readouterr().err
     assert main(["opt", str(path), "-p", "import-gelu", "--verify-each", "--verify-inputs", str(path)]) == 2
     assert "not a readable .npz" in capsys.readouterr().err
+    np.savez(tmp_path / "some.npz", input_ids=np.ones((1, 4), np.int64))
+    some = ["--verify-each", "--verify-inputs", str(tmp_path / "some.npz")]
+    assert main(["opt", str(path), "-p", "annotate-sensitivity", *some]) == 2
+    assert "lacks attention_mask, token_type_ids" in capsys.readouterr().err
     assert main(["compile", str(path), "--verify-each", "--stats", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {"import-gelu", "fold-gelu"} <= {row["pass"] for row in report["watched"]}

@@ -145,6 +145,15 @@ def test_tables(tmp_path: Path) -> None:
             "avx2",
             "BQC_MAX_ISA=avx2 holds avx512 back",
         ),
+        ("neon_dot", ["asimd", "asimddp"], ["portable", "neon", "neon_dot"], None, None),
+        (
+            "neon",
+            ["asimd"],
+            ["portable", "neon", "neon_dot"],
+            None,
+            "neon_dot needs asimddp, which this CPU lacks",
+        ),
+        ("portable", [], ["portable", "neon", "neon_dot"], None, "neon needs asimd, which this CPU lacks"),
     ],
 )
 def test_why_not_a_higher_level(

@@ -196,3 +196,11 @@ def test_errors_say_where_and_what_was_expected(text: str, message: str) -> None
         from_text(text, "m.onnxtxt")
     assert str(caught.value).startswith("m.onnxtxt:" + message if message[0].isdigit() else "m.onnxtxt:")
     assert message in str(caught.value)
+
+
+def test_strings_keep_their_last_bytes() -> None:
+    tensor = constant(r'string[3] c = {"a\x00", "\xff", "é\n"}')
+    assert isinstance(tensor, ir.StringTensor)
+    assert list(tensor.string_data()) == [b"a\x00", b"\xff", "é\n".encode()]
+    text = to_text(from_text(graph("y = Add (x, c)", r'string[1] c = {"a\x00"}')))
+    assert r'{"a\x00"}' in text

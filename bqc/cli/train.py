@@ -1,0 +1,147 @@
+"""``bqc train``: train a model for a task, with the scheme's quantisation in the loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bqc.cli.common import FILE, Settings, common_options, emit_json, examples, progress_bar, say, table
+from bqc.errors import BqcError
+
+if TYPE_CHECKING:
+    from bqc.train.recipe import Recipe
+
+__all__ = ["command"]
+
+SCHEMA_VERSION = 1
+
+_BITS = click.Choice(["8", "6", "4", "2"])
+
+
+@click.command(
+    "train",
+    epilog=examples(
+        "bqc train model.onnx --weight-bits 2 --task mrpc --data DATA -o small.onnx",
+        "bqc train model.onnx --scheme none --task sst2 --epochs 3 -o tuned.onnx",
+        "bqc train model.onnx --recipe train.yaml --task mrpc --checkpoints RUN --resume -o small.onnx",
+    ),
+)
+@click.argument("model", type=FILE, metavar="MODEL")
+@click.option("--task", required=True, metavar="TASK", help="The task to train for, as in bqc eval.")
+@click.option(
+    "--data", type=FILE, metavar="DIR", help="Folder with the task's files. [default: BQC_DATA, else the hub]"
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE|DIR/",
+    help="File, or folder that also gets config and tokenizer. [default: MODEL.bqc.onnx beside it]",
+)
+@click.option(
+    "--scheme", default="bbct", show_default=True, metavar="NAME", help="Scheme to train for; none is float."
+)
+@click.option("--weight-bits", type=_BITS, help="Bits a weight. [default: the scheme's]")
+@click.option("--embedding-bits", type=_BITS, help="Bits an embedding weight. [default: the scheme's]")
+@click.option(
+    "--teacher", type=FILE, metavar="FILE", help="Float model to distill from. [default: MODEL itself]"
+)
+@click.option(
+    "--recipe", type=FILE, metavar="FILE", help="Stages and settings from a YAML file. [default: two stages]"
+)
+@click.option("--save-recipe", type=FILE, metavar="FILE", help="Write the stages and settings as YAML.")
+@click.option("--epochs", type=float, metavar="X", help="Epochs of a stage. [default: 3]")
+@click.option("--learning-rate", type=float, metavar="X", help="Highest learning rate. [default: 5e-5]")
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows a step. [default: 32]")
+@click.option(
+    "--max-length", type=click.IntRange(min=3), metavar="N", help="Tokens to keep of a row. [default: 128]"
+)
+@click.option("--limit", type=click.IntRange(min=2), metavar="N", help="Train on the first N rows only.")
+@click.option(
+    "--checkpoints", type=FILE, metavar="DIR", help="Folder for checkpoints and logs. [default: none kept]"
+)
+@click.option("--save-steps", type=click.IntRange(min=1), metavar="N", help="Steps between checkpoints.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="Seed of everything random. [default: the recipe's, else 0]"
+)
+@common_options
+def command(
+    settings: Settings,
+    model: Path,
+    task: str,
+    data: Path | None,
+    output: str | None,
+    scheme: str,
+    weight_bits: str | None,
+    embedding_bits: str | None,
+    teacher: Path | None,
+    recipe: Path | None,
+    save_recipe: Path | None,
+    limit: int | None,
+    checkpoints: Path | None,
+    save_steps: int | None,
+    resume: bool,
+    seed: int | None,
+    **given: Any,
+) -> None:
+    """Train a float encoder for a task and write it compiled, or float with --scheme none.
+
+    The result computes what the trained torch module does. Needs the extra bqc[train].
+    """
+    from bqc.evaluate.extras import require
+
+    for needed in ("torch", "transformers", "accelerate", "pydantic"):
+        require(needed, "train")
+    from bqc.staging import write_text
+    from bqc.train.training import train
+
+    chosen = _recipe(
+        recipe, scheme, {name: value for name, value in given.items() if value is not None}, seed
+    )
+    if save_recipe is not None:
+        try:
+            write_text(save_recipe, chosen.to_yaml())
+        except OSError as error:
+            raise BqcError(f"{save_recipe}: cannot write the recipe: {error.strerror}") from None
+    bits = {"weight_bits": weight_bits, "embedding_bits": embedding_bits}
+    with progress_bar(settings, f"{scheme}: {model.name}") as progress:
+        result = train(
+            model,
+            task,
+            data,
+            output,
+            scheme=scheme,
+            options={name: int(value) for name, value in bits.items() if value is not None},
+            recipe=chosen,
+            teacher=teacher,
+            checkpoints=checkpoints,
+            resume=resume,
+            save_steps=save_steps or 0,
+            limit=limit,
+            progress=progress,
+        )
+    if settings.json:
+        emit_json(SCHEMA_VERSION, result.to_dict())
+        return
+    if settings.quiet or not result.paths:
+        return
+    rows = [(name, f"{100 * value:.2f}") for name, value in result.metrics.items()]
+    table(f"{model.name}, {scheme}, dev", ("", ">"), [*rows, ("seconds", f"{result.seconds:.0f}")])
+    for path in result.paths:
+        say(settings, str(path))
+
+
+def _recipe(path: Path | None, scheme: str, given: dict[str, Any], seed: int | None) -> Recipe:
+    """The recipe of a file, or the one that the options ask for."""
+    from bqc.train.recipe import Recipe
+
+    if seed is not None:
+        given["seed"] = seed
+    if path is None:
+        return Recipe.fine_tuning(**given) if scheme == "none" else Recipe.two_stage(**given)
+    others = sorted(set(given) - {"seed"})
+    if others:
+        raise BqcError(f"a recipe is a whole plan: leave out --{others[0].replace('_', '-')} or the recipe")
+    return Recipe.read(path).model_copy(update=given)

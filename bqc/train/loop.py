@@ -1,0 +1,209 @@
+"""The training loop: stages of `transformers.Trainer` over one student."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers.trainer_utils import get_last_checkpoint
+
+from bqc.errors import BqcError
+from bqc.evaluate.metrics import score
+from bqc.evaluate.task import Task
+from bqc.train.distillation import Distillation
+from bqc.train.examples import Collator, Rows
+from bqc.train.learner import Learner
+from bqc.train.module import OnnxModule
+from bqc.train.recipe import Recipe, Stage
+
+__all__ = ["Run", "run_stages"]
+
+_FINISHED = "finished.pt"
+
+
+class Run:
+    """What all stages share.
+
+    Args:
+        student, teacher: the modules; a recipe without distillation has no teacher.
+        layers: the teacher's layer of each of the student's.
+        widths: hidden sizes of student and teacher.
+        task: labels and metrics.
+        train, dev: rows.
+        collator: rows to batches.
+        recipe: the settings.
+        folder: for checkpoints, one folder a stage.
+        resume: go on from the last checkpoint in ``folder``.
+        save_steps: steps between checkpoints; 0 saves after each epoch.
+        progress: called with (steps done, steps in all of the stage).
+    """
+
+    def __init__(
+        self,
+        student: OnnxModule,
+        teacher: OnnxModule | None,
+        *,
+        layers: tuple[int, ...],
+        widths: tuple[int, int],
+        task: Task,
+        train: Rows,
+        dev: Rows,
+        collator: Collator,
+        recipe: Recipe,
+        folder: Path,
+        resume: bool = False,
+        save_steps: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.student, self.teacher = student, teacher
+        self.layers, self.widths = layers, widths
+        self.task, self.train, self.dev, self.collator = task, train, dev, collator
+        self.recipe, self.folder = recipe, folder
+        self.resume, self.save_steps, self.progress = resume, save_steps, progress
+
+
+def run_stages(run: Run) -> dict[str, float]:
+    """Train the student in place through every stage; return its scores on the dev rows.
+
+    The result of a stage is the last checkpoint, or the best one with ``keep_best``.
+
+    Raises:
+        BqcError: the loss became NaN or infinite; the message names the last good checkpoint.
+    """
+    transformers.set_seed(run.recipe.seed)
+    _prepare(run)
+    for number, stage in enumerate(run.recipe.stages):
+        folder = run.folder / f"{number}-{stage.name}"
+        finished = folder / _FINISHED
+        if run.resume and finished.is_file():
+            run.student.load_state_dict(torch.load(finished, weights_only=True))
+            continue
+        _stage(run, stage, folder)
+        if _first_process():
+            torch.save(run.student.state_dict(), finished)
+    known = _trainer(run, run.recipe.stages[-1], run.folder).evaluate()
+    return {name: float(known[f"eval_{name}"]) for name in run.task.metrics}
+
+
+def _prepare(run: Run) -> None:
+    if not run.resume and _first_process():
+        shutil.rmtree(run.folder, ignore_errors=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
+
+
+def _stage(run: Run, stage: Stage, folder: Path) -> None:
+    trainer = _trainer(run, stage, folder)
+    last = get_last_checkpoint(str(folder)) if run.resume and folder.is_dir() else None
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    except BqcError as error:
+        good = get_last_checkpoint(str(folder))
+        kept = f"the last good checkpoint is {good}" if good else "there was no checkpoint yet"
+        raise BqcError(
+            f"stage {stage.name}, step {trainer.state.global_step + 1}: {error}; {kept}; lower the learning rate"
+        ) from None
+
+
+def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
+    recipe = run.recipe
+    distillation = Distillation(stage.losses, run.layers, recipe.temperature, run.widths)
+    learner = Learner(
+        run.student,
+        run.teacher if stage.losses.teacher else None,
+        distillation,
+        regression=run.task.regression,
+    )
+    every = "steps" if run.save_steps else "epoch"
+    has_cuda = torch.cuda.is_available()
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=64,
+        gradient_accumulation_steps=recipe.accumulate,
+        learning_rate=stage.learning_rate,
+        num_train_epochs=stage.epochs,
+        weight_decay=recipe.weight_decay,
+        warmup_steps=recipe.warmup,
+        lr_scheduler_type="linear",
+        eval_strategy=every if recipe.keep_best else "no",
+        save_strategy=every,
+        eval_steps=run.save_steps or None,
+        save_steps=run.save_steps or 500,
+        save_total_limit=2,
+        load_best_model_at_end=recipe.keep_best,
+        metric_for_best_model=f"eval_{run.task.metrics[0]}",
+        greater_is_better=True,
+        logging_steps=10,
+        report_to=["tensorboard"] if _has_tensorboard() else [],
+        seed=recipe.seed,
+        bf16=recipe.precision == "bf16",
+        use_cpu=not has_cuda,
+        ddp_backend="gloo" if "WORLD_SIZE" in os.environ and not has_cuda else None,
+        ddp_find_unused_parameters=stage.losses.labels + stage.losses.logits == 0,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        disable_tqdm=True,
+        log_level="error",
+    )
+    callbacks: list[Any] = [_Guard(), _Progress(run.progress)]
+    if recipe.patience:
+        callbacks.append(transformers.EarlyStoppingCallback(recipe.patience))
+    # The trainer prints its log; ours goes through `progress`, and to TensorBoard.
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    trainer = transformers.Trainer(
+        model=learner,
+        args=arguments,
+        data_collator=run.collator,
+        train_dataset=run.train,
+        eval_dataset=run.dev,
+        compute_metrics=_metrics(run.task),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+    return trainer
+
+
+class _Guard(transformers.TrainerCallback):
+    """Stops before an optimizer step that would spoil the weights."""
+
+    def on_pre_optimizer_step(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
+        for name, parameter in model.named_parameters():
+            gradient = parameter.grad
+            if gradient is not None and not torch.isfinite(gradient).all():
+                raise BqcError(f"the gradient of {name.rpartition('student.graph.')[2]} is not finite")
+
+
+class _Progress(transformers.TrainerCallback):
+    def __init__(self, progress: Callable[[int, int], None] | None) -> None:
+        self._progress = progress
+
+    def on_step_end(self, _: Any, state: Any, __: Any, **___: Any) -> None:
+        if self._progress is not None:
+            self._progress(state.global_step, state.max_steps)
+
+
+def _metrics(task: Task) -> Callable[[Any], dict[str, float]]:
+    def compute(prediction: Any) -> dict[str, float]:
+        logits = np.asarray(prediction.predictions)
+        predicted = logits[:, 0] if task.regression else logits.argmax(axis=1)
+        return score(task.metrics, np.asarray(prediction.label_ids), predicted)
+
+    return compute
+
+
+def _has_tensorboard() -> bool:
+    from transformers.integrations import is_tensorboard_available
+
+    return bool(is_tensorboard_available())
+
+
+def _first_process() -> bool:
+    distributed = torch.distributed
+    return not distributed.is_initialized() or distributed.get_rank() == 0

@@ -1,0 +1,136 @@
+"""A training recipe: what `bqc train` does, as a YAML file that the trained model keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bqc.errors import BqcError
+
+__all__ = ["RECIPE_KEY", "Losses", "Recipe", "Stage"]
+
+RECIPE_KEY = "bqc.training"
+VERSION = 1
+
+Weight = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Losses(_Strict):
+    """Weights of the terms of a stage's loss; all but ``labels`` compare with the teacher."""
+
+    labels: Weight = 0.0
+    logits: Weight = 0.0
+    hidden: Weight = 0.0
+    scores: Weight = 0.0
+    values: Weight = 0.0
+
+    @model_validator(mode="after")
+    def _some(self) -> Losses:
+        if not any(self.model_dump().values()):
+            raise ValueError("a stage needs a loss with a weight above 0")
+        return self
+
+    @property
+    def teacher(self) -> bool:
+        """Whether a teacher is needed."""
+        return any(weight for name, weight in self.model_dump().items() if name != "labels")
+
+
+class Stage(_Strict):
+    """One stage: a loss, how long, how fast."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+    losses: Losses
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+
+
+class Recipe(_Strict):
+    """All of a training run but its data and model.
+
+    ``layer_map`` names the teacher's layer for each layer of the student; empty is uniform. ``dropout`` None takes the
+    probabilities of config.json. With ``keep_best`` the checkpoint of the best dev score is the result, and training
+    stops after ``patience`` evaluations without a better one (0: never).
+    """
+
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    layer_map: tuple[int, ...] = ()
+    batch_size: Count = 32
+    accumulate: Count = 1
+    max_length: Annotated[int, Field(ge=3)] = 128
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    weight_decay: Weight = 0.01
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    frozen: tuple[str, ...] = ()
+    keep_best: bool = False
+    patience: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError("stages need different names")
+        if self.patience and not self.keep_best:
+            raise ValueError("patience needs keep_best: true")
+        return self
+
+    @property
+    def teacher(self) -> bool:
+        """Whether any stage needs a teacher."""
+        return any(stage.losses.teacher for stage in self.stages)
+
+    @classmethod
+    def fine_tuning(cls, epochs: float = 3.0, learning_rate: float = 5e-5, **settings: Any) -> Recipe:
+        """Labels only: what ``--scheme none`` does."""
+        stage = {"name": "labels", "losses": {"labels": 1}, "epochs": epochs, "learning_rate": learning_rate}
+        return cls.checked({"stages": [stage], **settings}, "options")
+
+    @classmethod
+    def two_stage(cls, epochs: float = 3.0, learning_rate: float = 5e-5, **settings: Any) -> Recipe:
+        """Attention scores and hidden states, then logits, without dropout: BinaryBERT (arXiv 2012.15701), 2.4.
+
+        As in its code the first stage has 2.5 times the learning rate of the second, here ``learning_rate / 2.5``, and
+        both have ``epochs``.
+        """
+        first = {"name": "layers", "losses": {"hidden": 1, "scores": 1}, "learning_rate": learning_rate}
+        second = {"name": "logits", "losses": {"logits": 1}, "learning_rate": learning_rate / 2.5}
+        stages = [{**stage, "epochs": epochs} for stage in (first, second)]
+        return cls.checked({"stages": stages, "dropout": 0.0, **settings}, "options")
+
+    @classmethod
+    def checked(cls, data: Any, where: str) -> Recipe:
+        """A recipe from plain data. Raises BqcError that names the first wrong key."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "recipe"
+            raise BqcError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a recipe file. Raises BqcError."""
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise BqcError(f"{path}: cannot read the recipe: {' '.join(str(error).split())}") from None
+        if not isinstance(data, dict) or data.pop("bqc_training", None) != VERSION:
+            raise BqcError(f"{path}: not a training recipe: it must begin with 'bqc_training: {VERSION}'")
+        return cls.checked(data, str(path))
+
+    def to_yaml(self) -> str:
+        """The recipe file."""
+        data = {"bqc_training": VERSION, **self.model_dump(mode="json")}
+        text: str = yaml.safe_dump(data, sort_keys=False, width=120)
+        return text

@@ -1,0 +1,231 @@
+"""`bqc train`: from a float encoder to a trained one, float or compiled."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from bqc.artifact import output_path, write
+from bqc.compiler import compile as compile_model
+from bqc.errors import BqcError
+from bqc.evaluate.data import load_examples
+from bqc.evaluate.files import read_json
+from bqc.evaluate.labels import check_labels
+from bqc.evaluate.task import Task
+from bqc.evaluate.tasks import find_task
+from bqc.evaluate.tokens import TextEncoder
+from bqc.ir import encoder, import_model
+from bqc.plan import Plan
+from bqc.runtime.inputs import EncoderInputs
+from bqc.schemes import scheme_class
+from bqc.train.distillation import layer_map, taps_for
+from bqc.train.dropout import dropout_of
+from bqc.train.examples import Collator, Rows
+from bqc.train.loop import Run, run_stages
+from bqc.train.module import OnnxModule, module
+from bqc.train.recipe import RECIPE_KEY, Recipe
+
+__all__ = ["Prepared", "TrainResult", "prepare", "train"]
+
+FLOAT = "none"
+"""The scheme that trains without quantisation."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to be trained under a scheme.
+
+    Attributes:
+        model: the annotated float model, with its plan; parameters are written back into it.
+        graph: what training runs: ``model`` with quantised activations.
+        plan: formats; None without quantisation.
+    """
+
+    model: ir.Model
+    graph: ir.Model
+    plan: Plan | None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run gave.
+
+    Attributes:
+        paths: files written, the model first.
+        metrics: scores of the trained module on the dev rows, as fractions.
+        recipe: what was done.
+        seconds: time spent.
+        module: the trained module, in evaluation mode: what the written model computes, in torch.
+    """
+
+    paths: tuple[Path, ...]
+    metrics: dict[str, float]
+    recipe: Recipe
+    seconds: float
+    module: OnnxModule
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "paths": [str(path) for path in self.paths],
+            "metrics": self.metrics,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def prepare(model: ir.Model, scheme: str, options: Mapping[str, Any] | None = None) -> Prepared:
+    """Plan a float model under a scheme and make the graph that training runs.
+
+    Raises:
+        BqcError: unknown scheme or option, or a scheme that cannot be trained.
+    """
+    if scheme == FLOAT:
+        return Prepared(model, model, None)
+    kind = scheme_class(scheme)
+    unknown = sorted(set(options or {}) - {field.name for field in fields(kind)})
+    if unknown:
+        raise BqcError(f"scheme {scheme} has no option {unknown[0]!r}")
+    chosen = kind(**(options or {}))
+    if not hasattr(chosen, "simulate"):
+        raise BqcError(f"scheme {scheme} cannot be trained: it does not say how to simulate it")
+    for one in chosen.plan():
+        one(model)
+    graph = model.clone()
+    for one in chosen.simulate():
+        one(graph)
+    return Prepared(model, graph, Plan.of(model))
+
+
+def train(
+    model: str | Path,
+    task: str | Task,
+    data: str | Path | None = None,
+    output: str | Path | None = None,
+    *,
+    scheme: str = "bbct",
+    options: Mapping[str, Any] | None = None,
+    recipe: Recipe | None = None,
+    teacher: str | Path | None = None,
+    checkpoints: str | Path | None = None,
+    resume: bool = False,
+    save_steps: int = 0,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> TrainResult:
+    """Train an encoder on a task and write the result: compiled by the scheme, or float for ``none``.
+
+    Args:
+        model: the float ``.onnx`` file; its tokenizer and configuration lie beside it.
+        task, data: as in `bqc.evaluate.evaluate`.
+        output: as in `bqc.compile`.
+        scheme: the scheme to train for, or ``none``.
+        options: the scheme's options (weight_bits, ...).
+        recipe: stages and settings; `Recipe.two_stage()`, or `Recipe.fine_tuning()` for ``none``, if not given.
+        teacher: the float model to distill from; ``model`` itself if not given.
+        checkpoints: folder for checkpoints and logs; a temporary one if not given.
+        resume: go on from the last checkpoint there.
+        save_steps: steps between checkpoints; 0 saves after each epoch.
+        limit: train on the first rows only.
+        progress: called with (steps done, steps in all) of every stage.
+
+    Raises:
+        BqcError: files, rows, options or recipe do not fit, or training diverged; nothing is written then.
+    """
+    started = time.perf_counter()
+    task = find_task(task) if isinstance(task, str) else task
+    if recipe is None:
+        recipe = Recipe.fine_tuning() if scheme == FLOAT else Recipe.two_stage()
+    source = Path(model)
+    target, side_files = output_path(source, None if output is None else str(output))
+    if target.resolve() == source.resolve():
+        raise BqcError(f"{target}: the output would overwrite the input; give another -o")
+    if resume and checkpoints is None:
+        raise BqcError("to resume, give the folder of the interrupted run with --checkpoints")
+    loaded, _ = import_model(source)
+    config = read_json(source.with_name("config.json"))
+    check_labels(task, config, _width(loaded))
+    text = TextEncoder(source.parent, recipe.max_length)
+    rows = [load_examples(task, data, split) for split in ("train", "dev")]
+    prepared = prepare(loaded, scheme, options)
+    student = _student(prepared, recipe, config)
+    guide, layers, widths = _teacher(prepared, recipe, teacher or source)
+    inputs = EncoderInputs.of_graph(loaded.graph)
+    with tempfile.TemporaryDirectory(prefix="bqc-train-") as temporary:
+        metrics = run_stages(
+            Run(
+                student,
+                guide,
+                layers=layers,
+                widths=widths,
+                task=task,
+                train=Rows(rows[0].head(limit), text),
+                dev=Rows(rows[1], text),
+                collator=Collator(text, inputs),
+                recipe=recipe,
+                folder=Path(checkpoints or temporary),
+                resume=resume,
+                save_steps=save_steps,
+                progress=progress,
+            )
+        )
+    student.write_back(loaded)
+    loaded.metadata_props[RECIPE_KEY] = recipe.to_yaml()
+    if int(os.environ.get("RANK", "0")):
+        return TrainResult((), metrics, recipe, time.perf_counter() - started, student.eval())
+    side_files_from = source.parent if side_files else None
+    if prepared.plan is None:
+        paths = write(loaded, target, single_file=True, side_files_from=side_files_from)
+    else:
+        result = compile_model(
+            loaded, scheme, output=output or target, recipe=prepared.plan, side_files_from=side_files_from
+        )
+        paths = list(result.paths)
+    return TrainResult(tuple(paths), metrics, recipe, time.perf_counter() - started, student.eval())
+
+
+def _student(prepared: Prepared, recipe: Recipe, config: dict[str, Any]) -> OnnxModule:
+    dropout = dropout_of(config)
+    if recipe.dropout is not None:
+        dropout = {name: recipe.dropout for name in dropout if recipe.dropout}
+    return module(
+        prepared.graph,
+        weights={} if prepared.plan is None else prepared.plan.weights,
+        taps=taps_for([stage.losses for stage in recipe.stages]),
+        dropout=dropout,
+        frozen=recipe.frozen,
+    )
+
+
+def _teacher(
+    prepared: Prepared, recipe: Recipe, path: str | Path
+) -> tuple[OnnxModule | None, tuple[int, ...], tuple[int, int]]:
+    """The teacher, its layer of each of the student's, and both hidden sizes."""
+    own = encoder(prepared.model)
+    if not recipe.teacher:
+        return None, (), (own.hidden, own.hidden)
+    loaded, found = import_model(path)
+    if _width(loaded) != _width(prepared.model):
+        raise BqcError(
+            f"{path}: the teacher has {_width(loaded)} outputs, the student {_width(prepared.model)}"
+        )
+    theirs = found.encoder
+    layers = layer_map(own.layers, theirs.layers, recipe.layer_map)
+    taps = taps_for([stage.losses for stage in recipe.stages])
+    return module(loaded, taps=taps), layers, (own.hidden, theirs.hidden)
+
+
+def _width(model: ir.Model) -> int:
+    """Classes that the first output scores."""
+    output = model.graph.outputs[0]
+    shape = output.shape
+    if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
+        raise BqcError(f"output {output.name} scores no classes of a text; train a classification model")
+    return shape[1]

@@ -1,0 +1,115 @@
+"""Fake quantisation equals the numpy reference, and its gradients are the straight-through ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from bqc.formats import BlockShift  # noqa: E402
+from bqc.ops import reference  # noqa: E402
+from bqc.train import quantizers  # noqa: E402
+
+RNG = np.random.default_rng(0)
+GEOMETRIES = [(96, 32, 0), (52, 16, 26), (40, 64, 0), (96, 16, 48), (27, 16, 0)]
+
+
+def floats(*shape: int) -> Any:
+    x = RNG.standard_normal(shape) * np.exp2(RNG.integers(-12, 12, (*shape[:-1], 1)))
+    x[..., 0] = 0.0
+    x.reshape(-1)[1] = 2.0**5  # a power of two as a maximum
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize(("length", "block", "group"), GEOMETRIES)
+def test_activations(bits: int, length: int, block: int, group: int) -> None:
+    x = floats(3, 5, length)
+    x[1, 2] = 0
+    codes, exponents = reference.block_quantize(x, bits=bits, block=block, group=group)
+    t = torch.from_numpy(x).requires_grad_()
+    ours, ours_exponents = quantizers.block_quantize(t, bits=bits, block=block, group=group)
+    np.testing.assert_array_equal(ours.detach().numpy(), codes)
+    np.testing.assert_array_equal(ours_exponents.numpy(), exponents)
+    y = quantizers.block_dequantize(ours, ours_exponents, block=block, group=group)
+    expected = reference.block_dequantize(codes, exponents, block=block, group=group)
+    np.testing.assert_array_equal(y.detach().numpy(), expected)
+    stored = quantizers.block_dequantize(
+        torch.from_numpy(codes), torch.from_numpy(exponents), block=block, group=group
+    )
+    np.testing.assert_array_equal(stored.numpy(), expected)
+    gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    y.backward(gradient)
+    torch.testing.assert_close(t.grad, gradient, rtol=0, atol=1e-6)  # a block of zeros has a tiny scale
+
+
+@pytest.mark.parametrize("block", [16, 64])
+def test_values(block: int) -> None:
+    x = floats(3, 7, 52)
+    mask = np.ones((3, 7), np.int64)
+    mask[0, 4:] = 0
+    mask[2] = 0
+    codes, exponents = reference.block_quantize_values(x, mask, heads=2, bits=8, block=block)
+    ours, ours_exponents = quantizers.block_quantize_values(
+        torch.from_numpy(x), torch.from_numpy(mask), heads=2, bits=8, block=block
+    )
+    np.testing.assert_array_equal(ours.numpy(), codes)
+    np.testing.assert_array_equal(ours_exponents.numpy(), exponents)
+
+
+def test_softmax() -> None:
+    scores = (RNG.standard_normal((3, 2, 9, 9)) * 4).astype(np.float32)
+    mask = np.ones((3, 9), np.int64)
+    mask[0, 6:] = 0
+    mask[1, :4] = 0
+    mask[2] = 0
+    t = torch.from_numpy(scores).requires_grad_()
+    codes = quantizers.masked_softmax(t, torch.from_numpy(mask))
+    expected = reference.masked_softmax(scores, mask)
+    difference = np.abs(codes.detach().numpy() - expected)
+    assert difference.max() <= 1  # exp and the kernel's polynomial differ in the last bits
+    assert (difference > 0).mean() < 0.001
+    p = quantizers.softmax_dequantize(codes)
+    gradient = torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+    p.backward(gradient)
+    soft = torch.from_numpy(scores).requires_grad_()
+    keep = torch.from_numpy(mask)[:, None, None, :] != 0
+    shown = torch.where(keep, soft, -torch.inf)
+    torch.softmax(shown[:2], -1).backward(gradient[:2])
+    torch.testing.assert_close(t.grad[:2], soft.grad[:2], atol=0.05, rtol=0.1)
+    assert (t.grad[2] == 0).all()
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4, 2])
+@pytest.mark.parametrize(("length", "block", "group"), [*GEOMETRIES, (96, "row", 0)])
+def test_weights(bits: int, length: int, block: int | str, group: int) -> None:
+    w = (RNG.standard_t(3, (33, length)) * 0.05).astype(np.float32)
+    w[3] = 0
+    fmt = BlockShift(bits, block, group)
+    expected = fmt.dequantize(*fmt.quantize_weights(w))
+    size = block if isinstance(block, int) else 0
+    matrix = quantizers.fake_quantize_weight(torch.from_numpy(w.T.copy()), bits, size, group, 0)
+    np.testing.assert_array_equal(matrix.numpy().T, expected)
+    rows = quantizers.fake_quantize_weight(torch.from_numpy(w)[None], bits, size, group, -1)
+    np.testing.assert_array_equal(rows.numpy()[0], expected)
+
+
+def test_gradient_of_a_weight_stops_outside_its_range() -> None:
+    # Fifteen weights of 1 and one of 3.5: at 2 bits the best scale is 1, whose range ends at 2.
+    w = torch.ones(16, 1)
+    w[5] = 3.5
+    w.requires_grad_()
+    quantised = quantizers.fake_quantize_weight(w, 2, 16, 0, 0)
+    assert quantised.detach().unique().tolist() == [1.0]
+    quantised.sum().backward()
+    assert w.grad.squeeze().tolist() == [float(i != 5) for i in range(16)]
+
+
+def test_nan_is_seen() -> None:
+    x = torch.zeros(1, 32)
+    x[0, 3] = torch.nan
+    codes, exponents = quantizers.block_quantize(x, bits=8, block=16, group=0)
+    assert quantizers.block_dequantize(codes, exponents, block=16, group=0).isnan().any()

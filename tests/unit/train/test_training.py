@@ -1,0 +1,283 @@
+"""The loop on a tiny encoder: what it writes is what it trained, and it survives what happens to runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+pytest.importorskip("pydantic")
+
+from bqc.cli import main  # noqa: E402
+from bqc.errors import BqcError  # noqa: E402
+from bqc.evaluate.data import load_examples  # noqa: E402
+from bqc.evaluate.predict import Predictor  # noqa: E402
+from bqc.evaluate.tasks import find_task  # noqa: E402
+from bqc.evaluate.tokens import TextEncoder  # noqa: E402
+from bqc.ir import import_model  # noqa: E402
+from bqc.runtime.inputs import EncoderInputs  # noqa: E402
+from bqc.runtime.session import session  # noqa: E402
+from bqc.train.distillation import layer_map, logits_loss  # noqa: E402
+from bqc.train.examples import Collator, Rows  # noqa: E402
+from bqc.train.module import OnnxModule  # noqa: E402
+from bqc.train.recipe import RECIPE_KEY, Recipe  # noqa: E402
+from bqc.train.training import prepare, train  # noqa: E402
+from tests.support.families import Cell, exported  # noqa: E402
+from tests.support.tiny_encoder import VOCABULARY, write_tokenizer  # noqa: E402
+
+TASK = find_task("mrpc")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with a tokenizer, and MRPC rows whose label is whether both sentences say "good"."""
+    root = tmp_path_factory.mktemp("train")
+    write_tokenizer(root)
+    (root / "model.onnx").write_bytes(exported("torchscript", Cell("bert", "classification")).read_bytes())
+    rng = np.random.default_rng(0)
+    words = [w for w in VOCABULARY if not w.startswith("[")]
+    (root / "glue" / "MRPC").mkdir(parents=True)
+    for split, count in (("train", 96), ("dev", 64)):
+        lines = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"]
+        for row in range(count):
+            texts = [" ".join(rng.choice(words, rng.integers(2, 9))) for _ in range(2)]
+            label = int(all("good" in text.split() for text in texts)) if row % 2 else 1
+            if not row % 2:
+                texts = [f"{text} good" for text in texts]
+            lines.append(f"{label}\t0\t0\t{texts[0]}\t{texts[1]}")
+        (root / "glue" / "MRPC" / f"{split}.tsv").write_text("\n".join(lines), encoding="utf-8")
+    return root
+
+
+RECIPE = Recipe.two_stage(epochs=1, learning_rate=2e-3, batch_size=16)
+
+
+def both_logits(folder: Path, path: Path, trained: OnnxModule) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of the torch module and of the written model on the dev rows."""
+    text = TextEncoder(folder, 128)
+    examples = load_examples(TASK, folder)
+    collate = Collator(text, EncoderInputs.of_graph(import_model(folder / "model.onnx")[0].graph))
+    rows = Rows(examples, text)
+    batch = collate([rows[i] for i in range(len(rows))])
+    feeds = {name: batch[name] for name in trained.input_names}
+    with torch.no_grad():
+        ours = trained(**feeds)["logits"].numpy()
+    return ours, Predictor(session(path), text, 64)(examples.texts)
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_the_written_model_computes_what_was_trained(folder: Path, tmp_path: Path, bits: int) -> None:
+    options = {"weight_bits": bits, "embedding_bits": 8}
+    out = tmp_path / "out.onnx"
+    result = train(folder / "model.onnx", TASK, folder, out, options=options, recipe=RECIPE)
+    ours, theirs = both_logits(folder, out, result.module)
+    assert np.abs(ours - theirs).max() < 0.02
+    assert (ours.argmax(1) == theirs.argmax(1)).all()
+    start = import_model(folder / "model.onnx")[0]
+    before = OnnxModule.initializers(_untrained(start))
+    changed = result.module.initializers()
+    assert any(not torch.equal(changed[name], value) for name, value in before.items())
+    stored = {p.key: p.value for p in onnx.load(out, load_external_data=False).metadata_props}
+    assert "name: layers" in stored[RECIPE_KEY]
+    assert stored["bqc.scheme"] == "bbct"
+
+
+def _untrained(model: Any) -> OnnxModule:
+    from bqc.train import module
+
+    return module(model)
+
+
+def test_float_fine_tuning_learns_and_writes_a_float_model(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tuned.onnx"
+    recipe = Recipe.fine_tuning(epochs=8, learning_rate=3e-3, batch_size=16, dropout=0.0)
+    result = train(folder / "model.onnx", TASK, folder, out, scheme="none", recipe=recipe)
+    assert result.metrics["accuracy"] > 0.8
+    ours, theirs = both_logits(folder, out, result.module)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert not any(node.domain for node in onnx.load(out).graph.node)
+
+
+def run_verb(folder: Path, out: Path, checkpoints: Path, *more: str) -> list[str]:
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        Recipe.two_stage(epochs=2, learning_rate=2e-3, batch_size=8).to_yaml(), encoding="utf-8"
+    )
+    return [
+        sys.executable,
+        *("-m", "bqc.cli", "train", str(folder / "model.onnx"), "--task", "mrpc", "--data", str(folder)),
+        *("--recipe", str(recipe), "--weight-bits", "4", "--checkpoints", str(checkpoints)),
+        *("--save-steps", "3", "-o", str(out), *more),
+    ]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
+    whole = run_verb(folder, tmp_path / "whole.onnx", tmp_path / "a")
+    subprocess.run(whole, check=True, capture_output=True, env=ENVIRONMENT)
+    killed = subprocess.Popen(
+        run_verb(folder, tmp_path / "killed.onnx", tmp_path / "b"), env=ENVIRONMENT, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "b").glob("0-layers/checkpoint-1*")):  # mid-epoch, an epoch has 12 steps
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed.onnx").exists()
+    again = run_verb(folder, tmp_path / "killed.onnx", tmp_path / "b", "--resume")
+    subprocess.run(again, check=True, capture_output=True, env=ENVIRONMENT)
+    for name in ("onnx", "onnx.data"):
+        a, b = ((tmp_path / f"{run}.{name}").read_bytes() for run in ("whole", "killed"))
+        assert a.replace(b"whole", b"killed") == b
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_with_the_doubled_batch(folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe.fine_tuning(epochs=2, learning_rate=1e-3, dropout=0.0, batch_size=8)
+    for name, size in (("two", 8), ("one", 16)):
+        text = recipe.model_copy(update={"batch_size": size}).to_yaml()
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+    def arguments(name: str) -> list[str]:
+        return [
+            *("bqc.cli", "train", str(folder / "model.onnx"), "--scheme", "none", "--task", "mrpc"),
+            *(
+                "--data",
+                str(folder),
+                "--recipe",
+                str(tmp_path / f"{name}.yaml"),
+                "-o",
+                str(tmp_path / f"{name}.onnx"),
+            ),
+            *("--checkpoints", str(tmp_path / name)),
+        ]
+
+    subprocess.run(
+        [sys.executable, "-m", *arguments("one")], check=True, env=ENVIRONMENT, capture_output=True
+    )
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29571",
+    ]
+    subprocess.run([*launcher, "-m", *arguments("two")], check=True, env=ENVIRONMENT, capture_output=True)
+    one, two = (losses(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 1
+    np.testing.assert_allclose(one, two, rtol=1e-3)
+    weights = [onnx.load(tmp_path / f"{name}.onnx").graph.initializer for name in ("one", "two")]
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(onnx.numpy_helper.to_array(a), onnx.numpy_helper.to_array(b), atol=1e-3)
+
+
+def losses(folder: Path) -> list[float]:
+    """The losses that a run logged."""
+    import json
+
+    last = max(folder.glob("0-*/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def test_a_diverging_run_stops_and_names_its_checkpoint(folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe.fine_tuning(epochs=4, learning_rate=1e30, batch_size=16, dropout=0.0, warmup=0.0)
+    out = tmp_path / "out.onnx"
+    with pytest.raises(
+        BqcError, match=r"stage labels, step \d+: .* is (nan|inf|not finite).*; lower the learning rate"
+    ):
+        train(
+            folder / "model.onnx", TASK, folder, out, recipe=recipe, checkpoints=tmp_path / "c", save_steps=1
+        )
+    assert not out.exists()
+    for checkpoint in (tmp_path / "c").glob("*/checkpoint-*"):
+        from safetensors.torch import load_file
+
+        assert all(
+            torch.isfinite(value).all() for value in load_file(checkpoint / "model.safetensors").values()
+        )
+
+
+def test_bad_inputs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = str(folder / "model.onnx"), str(folder)
+
+    def fails(*arguments: str) -> str:
+        assert main(["train", *arguments]) == 2
+        return capsys.readouterr().err
+
+    assert "the model has 2 outputs and STS-B needs 1" in fails(model, "--task", "stsb", "--data", data)
+    assert "which is not there" in fails(model, "--task", "sst2", "--data", data)
+    assert "--checkpoints" in fails(model, "--task", "mrpc", "--data", data, "--resume")
+    empty = tmp_path / "glue" / "MRPC"
+    empty.mkdir(parents=True)
+    (empty / "train.tsv").write_text("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n", encoding="utf-8")
+    assert "no rows" in fails(model, "--task", "mrpc", "--data", str(tmp_path))
+    (empty / "train.tsv").write_text("a\tb\n1\n", encoding="utf-8")
+    assert "not a MRPC row" in fails(model, "--task", "mrpc", "--data", str(tmp_path))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("bqc_training: 1\nstages: []\n", encoding="utf-8")
+    assert "stages" in fails(model, "--task", "mrpc", "--data", data, "--recipe", str(recipe))
+    assert "leave out --epochs" in fails(
+        model, "--task", "mrpc", "--data", data, "--recipe", str(recipe), "--epochs", "1"
+    )
+    recipe.write_text("bqc_training: 1\nstages: [{name: a, losses: {label: 1}}]\n", encoding="utf-8")
+    assert "stages.0.losses.label: Extra inputs" in fails(
+        model, "--task", "mrpc", "--data", data, "--recipe", str(recipe)
+    )
+
+
+def test_recipes_round_trip(tmp_path: Path) -> None:
+    recipe = Recipe.two_stage(epochs=2, temperature=2.0, frozen=("embedding.word",), seed=3)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert Recipe.read(path) == recipe
+    assert recipe.teacher
+    assert not Recipe.fine_tuning().teacher
+    with pytest.raises(BqcError, match="options: recipe: patience needs keep_best: true"):
+        Recipe.fine_tuning(patience=2)
+
+
+def test_layer_maps() -> None:
+    assert layer_map(3, 12) == (3, 7, 11)
+    assert layer_map(2, 2) == (0, 1)
+    assert layer_map(2, 12, (0, 11)) == (0, 11)
+    with pytest.raises(BqcError, match="12 layers of the teacher do not divide into 5"):
+        layer_map(5, 12)
+    with pytest.raises(BqcError, match=r"must name a layer in 0\.\.11 for 2 layers"):
+        layer_map(2, 12, (0, 12))
+
+
+def test_logits_loss_is_the_cross_entropy_of_soft_targets() -> None:
+    student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, -0.5]])
+    targets = np.exp([0.25, -0.25]) / np.exp([0.25, -0.25]).sum()
+    logged = np.log(np.exp([0.5, 1.0]) / np.exp([0.5, 1.0]).sum())
+    assert float(logits_loss(student, teacher, 2.0)) == pytest.approx(-4 * (targets * logged).sum(), rel=1e-6)
+
+
+def test_prepare_keeps_weights_float(folder: Path) -> None:
+    prepared = prepare(import_model(folder / "model.onnx")[0], "bbct", {"weight_bits": 4})
+    operators = {node.op_type for node in prepared.graph.graph if node.domain}
+    assert operators == {
+        "BlockQuantize", "BlockDequantize", "BlockQuantizeValues", "MaskedSoftmax", "SoftmaxDequantize",
+    }  # fmt: skip
+    assert not any(node.domain for node in prepared.model.graph)
+    assert str(prepared.plan.weights["0:ffn.output"]) == "BlockShift(4,64)"
+    with pytest.raises(BqcError, match="scheme bbct has no option 'bits'"):
+        prepare(import_model(folder / "model.onnx")[0], "bbct", {"bits": 4})
