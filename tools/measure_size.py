@@ -40,7 +40,9 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], float | None]] = {
 
 def bert_base(layers: int, head: Any) -> Any:
     """BERT-base's shape, random weights."""
-    return canonical_bert(layers=layers, hidden=768, heads=12, ffn=3072, vocab=30522, positions=512, head=head)
+    return canonical_bert(
+        layers=layers, hidden=768, heads=12, ffn=3072, vocab=30522, positions=512, head=head
+    )
 
 
 def stored(path: Path) -> dict[str, int]:
