@@ -42,6 +42,16 @@ ELEMENTS_KEY = "bqc.elements"
 
 
 @dataclass(frozen=True)
+class _Product:
+    """One use of a weight in a linear."""
+
+    layer: str
+    role: str
+    pair: str
+    """Types of the product: what the weight is multiplied by, and itself."""
+
+
+@dataclass(frozen=True)
 class _Weight:
     """One stored initializer: what it is for, how many weights it stands for, and its bytes."""
 
@@ -51,8 +61,8 @@ class _Weight:
     elements: int
     matrix: int
     """How many of the elements are multiplied with every token (none for biases, norms and scales)."""
-    pair: str
-    """Types of a product with it: what it is multiplied by, and itself."""
+    products: tuple[_Product, ...]
+    """Every linear that it is the weight of: layers may share one, and a lookup table be a decoder too."""
     bytes: int
 
 
@@ -141,7 +151,11 @@ def _weight(value: ir.Value) -> _Weight:
         format=value.metadata_props.get(FORMAT_KEY, stored.name.lower()),
         elements=elements,
         matrix=elements if packed or len(tensor.shape) >= 2 else 0,
-        pair=_multiplied(value),
+        products=tuple(
+            _Product(layer(node) or "", role(node) or "", _multiplied(node, value))
+            for node in value.consumers()
+            if role(node) in LINEAR_ROLES
+        ),
         bytes=tensor.nbytes if packed else -(-tensor.size * stored.bitwidth // 8),
     )
 
@@ -150,15 +164,11 @@ def _costs(
     model: ir.Model, weights: Iterable[_Weight], found: Encoder, batch: int, sequence: int
 ) -> list[_Cost]:
     tokens = {place: _rows(model, place, batch, sequence) for place in (HEAD, EMBEDDING)}
-    costs = [
-        _Cost(
-            w.layer,
-            w.role,
-            w.elements,
-            w.matrix * tokens.get(w.layer, batch * sequence) if w.role in LINEAR_ROLES else 0,
-            w.pair,
-        )
+    costs = [_Cost(w.layer, w.role, w.elements, 0) for w in weights]
+    costs += [
+        _Cost(use.layer, use.role, 0, w.matrix * tokens.get(use.layer, batch * sequence), use.pair)
         for w in weights
+        for use in w.products
     ]
     product = batch * sequence * sequence * found.hidden
     for i in map(str, range(found.layers)):
@@ -167,14 +177,11 @@ def _costs(
     return costs
 
 
-def _multiplied(value: ir.Value) -> str:
-    """``int8 x BlockShift(8,64)``: the other operand of the first product with a weight, and the weight."""
-    node = next(iter(value.consumers()), None)
-    if node is None or not node.inputs or node.inputs[0] is None:
-        return ""
-    if node.inputs[0] is value:  # a table, or a weight that is dequantised before it is multiplied
+def _multiplied(node: ir.Node, weight: ir.Value) -> str:
+    """``int8 x BlockShift(8,64)``: the other operand of a product with a weight, and the weight."""
+    if node.inputs[0] is weight:  # it is dequantised before it is multiplied
         return "float x float"
-    return f"{_type(node.inputs[0])} x {value.metadata_props.get(FORMAT_KEY, _type(value))}"
+    return f"{_type(node.inputs[0])} x {weight.metadata_props.get(FORMAT_KEY, _type(weight))}"
 
 
 def _attended(model: ir.Model, place: str, name: str) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from bqc.ir.anatomy import LINEAR_ROLES, TABLE_ROLES, role
+from bqc.ir.match import is_transposed
 
-__all__ = ["weight_inputs"]
+__all__ = ["tied_tables", "weight_inputs"]
 
 
 def weight_inputs(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, int]]:
@@ -26,3 +27,16 @@ def weight_inputs(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, int]]:
             continue
         if weight is not None and weight.is_initializer() and weight.const_value is not None:
             yield node, weight, axis
+
+
+def tied_tables(model: ir.Model) -> dict[ir.Value, ir.Value]:
+    """Weight [H, V] of a linear -> the lookup table [V, H] whose transpose it is, number by number.
+
+    So it is with the decoder of a masked language model. Exporters store both, as a product and a lookup
+    of standard ONNX read them.
+    """
+    inputs = list(weight_inputs(model))
+    tables = dict.fromkeys(weight for _, weight, axis in inputs if axis == 1)
+    linears = dict.fromkeys(weight for _, weight, axis in inputs if axis == 0)
+    found = ((linear, next((t for t in tables if is_transposed(t, linear)), None)) for linear in linears)
+    return {linear: table for linear, table in found if table is not None}

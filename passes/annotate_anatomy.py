@@ -25,7 +25,6 @@ from bqc.ir.match import (
     Linear,
     as_linear,
     constant,
-    is_transposed,
     is_weight,
     rank,
     scalar,
@@ -35,6 +34,7 @@ from bqc.ir.match import (
 from bqc.ir.notes import note
 from bqc.ir.rewrite import between
 from bqc.ir.unsupported import unsupported
+from bqc.passes._weights import tied_tables
 
 __all__ = ["AnnotateAnatomy"]
 
@@ -89,7 +89,8 @@ class AnnotateAnatomy(ir.passes.InPlacePass):
             parts += _layer(model, nodes[first:last], str(layer), shapes)
         _check_enough(model, len(attentions), parts)
         parts += _head(nodes[max(starts[-1], _last_sum(nodes)) :])
-        _note_tied(model)
+        if tied_tables(model):
+            note(model, "the decoder is the word table: both get one format, and one copy is stored")
         _name(graph)
         record(model, len(attentions), parts)
         return ir.passes.PassResult(model, True)
@@ -417,21 +418,6 @@ def _head_input(x: ir.Value, reader: str) -> None:
         node = None if node.inputs[0] is None else node.inputs[0].producer()
     if node is not None and role(node) is None:
         label(node, HEAD, "head.input")
-
-
-def _note_tied(model: ir.Model) -> None:
-    """A decoder that is the word table transposed: a lookup and a product read different layouts of it."""
-    tables = [n.inputs[0] for n in model.graph if n.metadata_props.get(ROLE_KEY) == TABLE_ROLES[0]]
-    word = next((v for v in tables if v is not None and is_weight(v, 2)), None)
-    for node in model.graph:
-        weight = (
-            node.inputs[1] if node.op_type == "MatMul" and node.metadata_props.get(ROLE_KEY) == HEAD else None
-        )
-        if word is not None and weight is not None and is_transposed(word, weight):
-            note(
-                model,
-                "the decoder is the word table: it is stored for the lookup and, transposed, for the product",
-            )
 
 
 def _put(layer: str, role: str, *nodes: ir.Node) -> None:

@@ -29,16 +29,20 @@ class FoldEmbedding(ir.passes.InPlacePass):
 
         EmbeddingLayerNorm(ids, type_ids, position_ids, word, ew, type, et, position, ep, gamma, beta)
 
-    Contract: ulp.
+    A word table in tiles, BlockGatherTiles, becomes EmbeddingLayerNormTiles. Contract: ulp.
     """
 
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return apply(model, _Embedding)
+        return apply(model, _Embedding, _EmbeddingTiles)
 
 
 class _Embedding(FoldRule):
+    words = "BlockGather"
+    """What looks the words up."""
+    folded = "EmbeddingLayerNorm"
+
     def pattern(
         self,
         op: Any,
@@ -55,7 +59,7 @@ class _Embedding(FoldRule):
         beta: Any,
     ) -> Any:
         options = {"_domain": DOMAIN, "_allow_other_attributes": True}
-        a = op.BlockGather(ids, word, ew, _outputs=["a"], **options)
+        a = getattr(op, self.words)(ids, word, ew, _outputs=["a"], **options)
         b = op.BlockGather(type_ids, kind, et, _outputs=["b"], **options)
         c = op.BlockGather(position_ids, position, ep, _outputs=["c"], **options)
         total = op.Add(op.Add(a, b), c)
@@ -84,6 +88,8 @@ class _Embedding(FoldRule):
             "epsilon": made_with(norm).get("epsilon", 1e-5),
             **out_attributes(codes),
         }
+        if "rows" in word:
+            attributes["rows"] = word["rows"]
         names = [
             "ids",
             "type_ids",
@@ -98,6 +104,9 @@ class _Embedding(FoldRule):
             "beta",
         ]
         inputs = [v[name] for name in names]
-        return self.fused(
-            op, "EmbeddingLayerNorm", inputs, attributes, last=codes, like=norm, through=[a, b, c]
-        )
+        return self.fused(op, self.folded, inputs, attributes, last=codes, like=norm, through=[a, b, c])
+
+
+class _EmbeddingTiles(_Embedding):
+    words = "BlockGatherTiles"
+    folded = "EmbeddingLayerNormTiles"

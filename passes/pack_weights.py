@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -31,6 +32,7 @@ class PackWeights(ir.passes.InPlacePass):
 
         MatMul(x, BlockDequantizeTiles(tiles, exponents))           BlockGather(ids, rows, exponents)
 
+    A table that is the weight of a linear too becomes tiles for both, BlockGatherTiles(ids, tiles, exponents).
     Contract: exact.
     """
 
@@ -38,6 +40,7 @@ class PackWeights(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         count = 0
+        multiplied = _multiplied(model)
         for node in list(model.graph):
             if (node.op_type, node.domain) != ("BlockDequantize", DOMAIN):
                 continue
@@ -50,13 +53,31 @@ class PackWeights(ir.passes.InPlacePass):
                 if user.op_type == "Transpose":
                     _tiles(model, node, user)
                 else:
-                    _rows(model, node, user)
+                    _lookup(model, node, user, tiled=codes in multiplied)
                 count += 1
         drop_dead(model)
         return ir.passes.PassResult(model, count > 0)
 
 
+def _multiplied(model: ir.Model) -> set[ir.Value]:
+    """Codes of weights [N, K] that some linear reads."""
+    return {
+        node.inputs[0]
+        for node in model.graph
+        if (node.op_type, node.domain) == ("BlockDequantize", DOMAIN) and node.inputs[0] is not None
+        if any(user.op_type == "Transpose" for user in node.outputs[0].consumers())
+    }
+
+
 def _tiles(model: ir.Model, dequantize: ir.Node, transpose: ir.Node) -> None:
+    parts, attributes = _tile_parts(model, dequantize)
+    new = block_node("BlockDequantizeTiles", parts, attributes, like=transpose)
+    model.graph.insert_before(transpose, new)
+    transpose.outputs[0].replace_all_uses_with(new.outputs[0])
+
+
+def _tile_parts(model: ir.Model, dequantize: ir.Node) -> tuple[list[ir.Value], dict[str, Any]]:
+    """Tiles and scales of a weight, and the attributes that go with them."""
     codes, exponents, fmt, geometry = _weight(dequantize)
     rows, columns = codes.shape
     extra = -rows % 16
@@ -69,21 +90,28 @@ def _tiles(model: ir.Model, dequantize: ir.Node, transpose: ir.Node) -> None:
         known or weight_part(model.graph, source, "tiles", fmt.pack_matrix(codes), str(fmt), elements),
         weight_part(model.graph, source, "scales", spread, str(fmt), 0),
     ]
-    attributes = {**geometry, "bits": fmt.bits, "rows": rows, "columns": columns, "layout": "n16k4"}
-    new = block_node("BlockDequantizeTiles", parts, attributes, like=transpose)
-    model.graph.insert_before(transpose, new)
-    transpose.outputs[0].replace_all_uses_with(new.outputs[0])
+    return parts, {**geometry, "bits": fmt.bits, "rows": rows, "columns": columns, "layout": "n16k4"}
 
 
-def _rows(model: ir.Model, dequantize: ir.Node, gather: ir.Node) -> None:
+def _row_parts(model: ir.Model, dequantize: ir.Node) -> tuple[list[ir.Value], dict[str, Any]]:
+    """Rows and exponents of a table, and the attributes that go with them."""
     codes, _, fmt, geometry = _weight(dequantize)
-    source, exponents, ids = dequantize.inputs[0], dequantize.inputs[1], gather.inputs[1]
-    assert source is not None, "a weight and its ids"
-    assert exponents is not None, "a weight and its ids"
-    assert ids is not None, "a weight and its ids"
+    source, exponents = dequantize.inputs
+    assert source is not None, "a weight"
+    assert exponents is not None, "a weight"
     packed = weight_part(model.graph, source, "rows", fmt.pack_rows(codes), str(fmt), codes.size)
     attributes = {"columns": codes.shape[1], "bits": fmt.bits, "block": geometry["block"], "layout": "row"}
-    new = block_node("BlockGather", [ids, packed, exponents], attributes, like=gather)
+    return [packed, exponents], attributes
+
+
+def _lookup(model: ir.Model, dequantize: ir.Node, gather: ir.Node, *, tiled: bool) -> None:
+    parts, attributes = (_tile_parts if tiled else _row_parts)(model, dequantize)
+    # No block of a table is cut at groups: its rows are no heads.
+    attributes.pop("group", None)
+    ids = gather.inputs[1]
+    assert ids is not None, "a lookup has ids"
+    op_type = "BlockGatherTiles" if tiled else "BlockGather"
+    new = block_node(op_type, [ids, *parts], attributes, like=gather)
     new.metadata_props[VALUE_KEY] = value_key(gather)
     model.graph.insert_after(gather, new)
     take_place(gather.outputs[0], new.outputs[0])

@@ -12,7 +12,7 @@ from bqc.errors import BqcError
 from bqc.formats import BlockShift
 from bqc.ir.anatomy import TABLE_ROLES, encoder, role
 from bqc.passes._graph import key_of
-from bqc.passes._weights import weight_inputs
+from bqc.passes._weights import tied_tables, weight_inputs
 from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
 from bqc.plan import Plan, matching
 
@@ -51,7 +51,9 @@ class PlanBbct(ir.passes.InPlacePass):
     float; ``error``),
     ``max_error``: weights whose data-free error exceeds it get 8 bits, ``include`` and ``exclude`` patterns
     of weights. The last layer, which is small, always has 8 bits. A weight that several layers share is listed for
-    each of them, in one format. Source: BBCT, abstract (every member of the
+    each of them, in one format. So is a decoder that is the word table transposed, with ``embedding_bits``; where
+    none are asked for both have 8, as last layers have: it is half of what a 4-bit table and an 8-bit decoder of
+    its own would take. Source: BBCT, abstract (every member of the
     transformer).
     """
 
@@ -73,15 +75,24 @@ class PlanBbct(ir.passes.InPlacePass):
             raise BqcError(f"block fallback {self.fallback!r} is unknown; use one of {', '.join(FALLBACKS)}")
         anatomy = encoder(model)
         plan = Plan("bbct")
-        nodes = {key_of(node): (node, weight, axis) for node, weight, axis in weight_inputs(model)}
+        inputs = list(weight_inputs(model))
+        nodes = {key_of(node): (node, weight, axis) for node, weight, axis in inputs}
         chosen = self._chosen(set(nodes))
+        tables = tied_tables(model)
+        readers = {weight: node for node, weight, _ in inputs if weight in tables.values()}
+        lookups = {
+            key_of(node): readers[table]
+            for node, weight, _ in inputs
+            if (table := tables.get(weight, weight)) in readers
+        }
         for key, (node, weight, axis) in nodes.items():
             if key not in chosen:
                 plan.kept[key] = "float: excluded"
                 continue
             assert weight.const_value is not None, "weight_inputs yields initializers"
             length = int(weight.const_value.shape.numpy()[axis])
-            self._weight(plan, key, node, length, anatomy.head_dim)
+            lookup = lookups.get(key)
+            self._weight(plan, key, lookup or node, length, anatomy.head_dim, tied=lookup is not None)
         self._activations(plan, model, anatomy.layers, anatomy.head_dim)
         plan.attach(model)
         return ir.passes.PassResult(model, True)
@@ -90,11 +101,11 @@ class PlanBbct(ir.passes.InPlacePass):
         chosen = matching(keys, self.include, "--include") if self.include else set(keys)
         return chosen - matching(keys, self.exclude, "--exclude")
 
-    def _weight(self, plan: Plan, key: str, node: ir.Node, length: int, head_dim: int) -> None:
+    def _weight(self, plan: Plan, key: str, node: ir.Node, length: int, head_dim: int, *, tied: bool) -> None:
         kind = role(node)
         bits = self.weight_bits
         if kind in TABLE_ROLES:
-            bits = self.embedding_bits or self.weight_bits
+            bits = self.embedding_bits or (8 if tied else self.weight_bits)
         if kind in _EIGHT_BITS:
             bits = 8
         block = self._fit(key, length, plan)

@@ -11,7 +11,7 @@ from bqc.errors import BqcError
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead
 from bqc.passes._graph import block_node, constant, key_of, standard_node, weight_part
-from bqc.passes._weights import weight_inputs
+from bqc.passes._weights import tied_tables, weight_inputs
 from bqc.plan import Plan
 
 __all__ = ["QuantizeWeights"]
@@ -30,8 +30,8 @@ class QuantizeWeights(ir.passes.InPlacePass):
         MatMul(x, Transpose(BlockDequantize(codes[N, K], exponents[N, n])))
         Gather(BlockDequantize(codes[V, H], exponents[V, n]), ids)
 
-    A weight that several nodes share is quantised and stored once. Contract: lossy, by the formats of the
-    plan.
+    A weight that several nodes share is quantised and stored once, and so is a decoder that is a table
+    transposed: its rows are the table's, in the same blocks. Contract: lossy, by the formats of the plan.
 
     Raises:
         BqcError: nodes that share a weight have different formats in the plan.
@@ -43,7 +43,8 @@ class QuantizeWeights(ir.passes.InPlacePass):
         plan = Plan.of(model)
         count = 0
         planned = [(node, weight, axis, key_of(node)) for node, weight, axis in weight_inputs(model)]
-        _check_shared(plan, [(weight, key) for _, weight, _, key in planned])
+        tables = tied_tables(model)
+        _check_shared(plan, [(tables.get(weight, weight), key) for _, weight, _, key in planned])
         parts: dict[tuple[ir.Value, int], list[ir.Value]] = {}
         for node, weight, axis, key in planned:
             fmt = plan.weights.get(key)
@@ -51,14 +52,15 @@ class QuantizeWeights(ir.passes.InPlacePass):
             if fmt is None or data is None or not may_rewrite(node):
                 continue
             matrix = data.T if axis == 0 else data
-            if (weight, axis) not in parts:
+            stored = (tables[weight], 1) if weight in tables else (weight, axis)
+            if stored not in parts:
                 codes, exponents = fmt.quantize_weights(matrix)
-                parts[weight, axis] = [
-                    weight_part(model.graph, weight, "codes", codes, str(fmt), matrix.size),
-                    weight_part(model.graph, weight, "exponents", exponents, str(fmt), 0),
+                parts[stored] = [
+                    weight_part(model.graph, stored[0], "codes", codes, str(fmt), matrix.size),
+                    weight_part(model.graph, stored[0], "exponents", exponents, str(fmt), 0),
                 ]
             geometry = {"block": fmt.block_size(matrix.shape[1]), "group": fmt.group}
-            new = [block_node("BlockDequantize", parts[weight, axis], geometry, like=node)]
+            new = [block_node("BlockDequantize", parts[stored], geometry, like=node)]
             if axis == 0:
                 shape = list(data.shape)
                 turned = standard_node(
@@ -85,5 +87,5 @@ def _check_shared(plan: Plan, uses: list[tuple[ir.Value, str]]) -> None:
         if one != two:
             raise BqcError(
                 f"{other} and {key} are one shared weight, but the plan gives them {one or 'float'} and "
-                f"{two or 'float'}; give every layer the same"
+                f"{two or 'float'}; give both the same"
             )

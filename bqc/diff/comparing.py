@@ -145,11 +145,11 @@ def _weight_changes(
 ) -> list[WeightChange]:
     found = [_changed(views, *gap) for gap in gaps if not gap[2].same]
     for weight in only[0]:
-        label = views[0].label_of(weight.value)
+        label = weight.label(views[0])
         shape = list(weight.shape)
         found.append(WeightChange("removed", *label, weight.name, "", weight.words, "", shape, weight.stored))
     for weight in only[1]:
-        label = views[1].label_of(weight.value)
+        label = weight.label(views[1])
         shape = list(weight.shape)
         found.append(
             WeightChange("added", *label, "", weight.name, "", weight.words, shape, 0, weight.stored)
@@ -158,9 +158,9 @@ def _weight_changes(
 
 
 def _changed(views: tuple[View, View], one: Weight, other: Weight, gap: WeightGap) -> WeightChange:
-    label = views[0].label_of(one.value)
+    label = one.label(views[0])
     if label == ("", ""):
-        label = views[1].label_of(other.value)
+        label = other.label(views[1])
     if one.shape != other.shape:
         kind = "shape"
     elif one.format == other.format:

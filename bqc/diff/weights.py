@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bqc.diff.alignment import Alignment
 from bqc.diff.hashing import operator_name
-from bqc.diff.view import NOWHERE, View
+from bqc.diff.view import NOWHERE, Label, View
 from bqc.formats.stored import StoredFormat, stored_format
 from bqc.inspect import ELEMENTS_KEY, FORMAT_KEY
 from bqc.ir.structure import is_small
@@ -24,11 +24,15 @@ Array = NDArray[Any]
 
 _ROWS = ("codes", "rows")
 """Parts stored with the matrix's own rows first; the others are stored for their kernel."""
+_TILED_LOOKUPS = ("BlockGatherTiles", "EmbeddingLayerNormTiles")
+"""What reads a table that is stored for the kernel of a linear."""
 
 
 @dataclass(eq=False)
 class Weight:
     """One constant, or the several that a quantised weight is stored in.
+
+    A table that is also read as the weight of a linear is two: the matrix and its transpose.
 
     Attributes:
         value: the initializer, or the first of them.
@@ -36,7 +40,7 @@ class Weight:
         shape: of the weight itself, as the float graph has it.
         uses: (node, slot) that read it.
         parts: part -> tensor of a quantised weight.
-        stored: bytes, scales included.
+        stored: bytes, scales included; 0 of a matrix that is stored as another's transpose.
     """
 
     value: ir.Value
@@ -48,6 +52,8 @@ class Weight:
     parts: dict[str, ir.TensorProtocol] = field(default_factory=dict)
     turned: bool = False
     """Whether the parts hold the transpose [N, K] of the weight [K, N]."""
+    twin: bool = False
+    """Whether the parts belong to another weight, whose transpose this one is."""
 
     @property
     def name(self) -> str:
@@ -70,6 +76,10 @@ class Weight:
         known = self.known_format
         return self.format if known is None else known.words
 
+    def label(self, view: View) -> Label:
+        """Layer and role: of the constant, or of what reads it where the constant is another weight's too."""
+        return view.label(self.uses[0][0]) if self.twin else view.label_of(self.value)
+
     def arrays(self) -> dict[str, Array]:
         """The stored parts."""
         return {part: np.asarray(tensor.numpy()) for part, tensor in self.parts.items()}
@@ -88,7 +98,8 @@ class Weight:
 
 def weights_of(view: View) -> list[Weight]:
     """Every constant that a node reads or that is an output, once, quantised ones with their scales."""
-    found: dict[ir.Value, Weight] = {}
+    found: dict[tuple[ir.Value, bool], Weight] = {}
+    counted: set[ir.Value] = set()
     for node in view.nodes:
         current: Weight | None = None
         for slot, value in enumerate(view.reads[node]):
@@ -96,18 +107,21 @@ def weights_of(view: View) -> list[Weight]:
             if value is None or tensor is None:
                 continue
             if FORMAT_KEY not in value.metadata_props:
-                one = found.setdefault(value, _plain(value, tensor))
+                one = found.setdefault((value, False), _plain(value, tensor))
                 one.uses.append((node, slot))
                 continue
             if value.metadata_props.get(ELEMENTS_KEY, "0") != "0":
-                current = found.setdefault(value, _quantised(view, node, value, tensor))
+                made = _quantised(view, node, value, tensor)
+                made.twin = (value, not made.turned) in found
+                current = found.setdefault((value, made.turned), made)
                 current.uses.append((node, slot))
             if current is not None and value.metadata_props[PART_KEY] not in current.parts:
                 current.parts[value.metadata_props[PART_KEY]] = tensor
-                current.stored += tensor.nbytes
+                current.stored += 0 if value in counted else tensor.nbytes
+                counted.add(value)
     for value in view.model.graph.outputs:
         if value in view.constants:
-            found.setdefault(value, _plain(value, view.constants[value]))
+            found.setdefault((value, False), _plain(value, view.constants[value]))
     return list(found.values())
 
 
@@ -155,12 +169,13 @@ def _quantised(view: View, node: ir.Node, value: ir.Value, tensor: ir.TensorProt
     inside = value.metadata_props[PART_KEY] in _ROWS
     made = node.outputs[0].shape
     first, last = tensor.shape[0], None if made is None else made[-1]
-    rows = first if inside else last
-    count = rows if isinstance(rows, int) and rows else 1
-    turned = not inside or any(
+    known = first if inside else last
+    count = known if isinstance(known, int) and known else 1
+    looked_up = node.op_type in _TILED_LOOKUPS
+    turned = not (inside or looked_up) or any(
         reader.op_type == "Transpose" for reader, _ in view.readers.get(node.outputs[0], [])
     )
-    shape = (elements // count, count) if turned else (count, elements // count)
+    shape = (elements // count, count) if turned or looked_up else (count, elements // count)
     return Weight(value, value.metadata_props[FORMAT_KEY], shape, [], tensor, 0, turned=turned)
 
 
@@ -168,7 +183,7 @@ def _places(view: View, weights: Iterable[Weight]) -> dict[tuple[Any, ...], list
     """Labelled weights by layer, role and rank, in the order of their nodes."""
     groups: dict[tuple[Any, ...], list[Weight]] = {}
     for weight in weights:
-        label = view.label_of(weight.value)
+        label = weight.label(view)
         if label != NOWHERE:
             groups.setdefault((*label, len(weight.shape)), []).append(weight)
     return groups

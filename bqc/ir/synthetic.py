@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,8 @@ __all__ = ["canonical_bert"]
 
 EPSILON = 1e-12
 
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
 
 def canonical_bert(
     layers: int = 2,
@@ -32,7 +34,7 @@ def canonical_bert(
     vocab: int = 100,
     positions: int = 64,
     types: int = 2,
-    head: Literal["classification", "none"] = "classification",
+    head: Literal["classification", "masked-lm", "none"] = "classification",
     gelu: Literal["none", "tanh"] = "none",
     seed: int = 0,
     *,
@@ -44,7 +46,8 @@ def canonical_bert(
     """An annotated canonical encoder, opset 21, IR version 10.
 
     Inputs `input_ids`, `attention_mask`, `token_type_ids`: int64 `[batch, sequence]`. Output float32
-    `logits[batch, labels]` (with pooler) or `last_hidden_state[batch, sequence, hidden]`. Weights are normal
+    `logits[batch, labels]` (with pooler), `logits[batch, sequence, vocab]` (of the word table transposed) or
+    `last_hidden_state[batch, sequence, hidden]`. Weights are normal
     with deviation 0.05 and one larger channel each, like trained ones; the same arguments give the same bits.
     ``lazy`` makes each matrix only when it is read, so that a model larger than memory can be saved.
     """
@@ -55,16 +58,24 @@ def canonical_bert(
     w = Writer(graph)
     mask_bias = write_mask(w, inputs["attention_mask"]) if mask else None
 
+    def weight(name: str, shape: Sequence[int], make: Callable[[], Array]) -> ir.Value:
+        if not lazy:
+            return w.const(name, make())
+        tensor = ir.LazyTensor(lambda: ir.tensor(make()), ir.DataType.FLOAT, ir.Shape(shape), name=name)
+        return w.const(name, tensor)
+
     def matrix(name: str, *shape: int) -> ir.Value:
         if not lazy:
-            return w.const(name, _matrix(rng, *shape))
-        own = np.random.default_rng(int(rng.integers(1 << 32)))
-        return w.const(
-            name,
-            ir.LazyTensor(
-                lambda: ir.tensor(_matrix(own, *shape)), ir.DataType.FLOAT, ir.Shape(shape), name=name
-            ),
-        )
+            return weight(name, shape, lambda: _matrix(rng, *shape))
+        own = int(rng.integers(1 << 32))
+        return weight(name, shape, lambda: _matrix(np.random.default_rng(own), *shape))
+
+    def transposed(name: str, of: ir.Value, *shape: int) -> ir.Value:
+        def make() -> Array:
+            assert of.const_value is not None, "made by matrix"
+            return np.ascontiguousarray(of.const_value.numpy().T)
+
+        return weight(name, shape, make)
 
     def vector(name: str, n: int, centre: float = 0.0) -> ir.Value:
         return w.const(name, rng.standard_normal(n, dtype=np.float32) * np.float32(0.05) + np.float32(centre))
@@ -80,7 +91,8 @@ def canonical_bert(
     wide: Sequence[int | str] = ["batch", "sequence", hidden]
     ids = inputs["input_ids"]
     w.at(EMBEDDING, "embedding.word")
-    word = w.op("Gather", matrix("embeddings.word", vocab, hidden), ids, shape=wide, axis=0)
+    words = matrix("embeddings.word", vocab, hidden)
+    word = w.op("Gather", words, ids, shape=wide, axis=0)
     type_ids = inputs["token_type_ids"] if token_types else write_type_ids(w, ids)
     w.at(EMBEDDING, "embedding.type")
     kind = w.op("Gather", matrix("embeddings.type", types, hidden), type_ids, shape=wide, axis=0)
@@ -123,6 +135,16 @@ def canonical_bert(
         w.at(HEAD, "head")
         out = linear("classifier", pooled, hidden, labels)
         out.name = "logits"
+    elif head == "masked-lm":
+        w.at(HEAD, "head.transform")
+        y = linear("transform", h, hidden, hidden)
+        g = w.op("Gelu", y, shape=wide, approximate=gelu)
+        w.at(HEAD, "head.norm")
+        x = norm("transform.norm", g)
+        w.at(HEAD, "head")
+        decoder = transposed("decoder.weight", words, hidden, vocab)
+        out = write_linear(w, x, decoder, vector("decoder.bias", vocab))
+        out.name = "logits"
     else:
         out = h
         out.name = "last_hidden_state"
@@ -133,7 +155,7 @@ def canonical_bert(
     return model
 
 
-def _matrix(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _matrix(rng: np.random.Generator, rows: int, columns: int) -> Array:
     data = rng.standard_normal((rows, columns), dtype=np.float32)
     data *= np.float32(0.05)
     data[:, rng.integers(0, columns)] *= np.float32(4)

@@ -25,6 +25,7 @@ __all__ = [
     "block_dequantize",
     "block_dequantize_tiles",
     "block_gather",
+    "block_gather_tiles",
     "block_linear",
     "block_linear_add_norm",
     "block_linear_gelu",
@@ -34,6 +35,7 @@ __all__ = [
     "block_quantize_values",
     "block_scores",
     "embedding_layer_norm",
+    "embedding_layer_norm_tiles",
     "gelu",
     "layer_norm",
     "masked_softmax",
@@ -294,6 +296,14 @@ def block_gather(ids: I64, table: U8, exponents: I8, *, columns: int, bits: int,
     return block_dequantize(codes, exponents[ids], block=block, group=0)
 
 
+def block_gather_tiles(
+    ids: I64, tiles: U8, scales: I8, *, columns: int, rows: int, bits: int, block: int
+) -> F32:
+    """Rows [..., columns] of a table [rows, columns] packed as `n16k4_u<bits>`, dequantised. Ids in [-rows, rows)."""
+    codes = unpack_tiles(tiles, bits, rows, columns)
+    return block_dequantize(codes[ids], scales.T[:rows][ids], block=block, group=0)
+
+
 def embedding_layer_norm(
     ids: I64,
     type_ids: I64,
@@ -317,6 +327,37 @@ def embedding_layer_norm(
 ) -> Quantized:
     """`layer_norm` of (word + type) + position, then `block_quantize`; ids [B, S], position_ids [1 or B, S]."""
     x = block_gather(ids, word, word_exponents, columns=columns, bits=word_bits, block=block)
+    x = x + block_gather(type_ids, kind, kind_exponents, columns=columns, bits=type_bits, block=block)
+    x = x + block_gather(
+        position_ids, position, position_exponents, columns=columns, bits=position_bits, block=block
+    )
+    return _quantize_out(layer_norm(x, gamma, beta, epsilon=epsilon), **out)
+
+
+def embedding_layer_norm_tiles(
+    ids: I64,
+    type_ids: I64,
+    position_ids: I64,
+    tiles: U8,
+    scales: I8,
+    kind: U8,
+    kind_exponents: I8,
+    position: U8,
+    position_exponents: I8,
+    gamma: F32,
+    beta: F32,
+    *,
+    columns: int,
+    rows: int,
+    word_bits: int,
+    type_bits: int,
+    position_bits: int,
+    block: int,
+    epsilon: float,
+    **out: int,
+) -> Quantized:
+    """As `embedding_layer_norm`, the word table packed as `block_gather_tiles` reads it."""
+    x = block_gather_tiles(ids, tiles, scales, columns=columns, rows=rows, bits=word_bits, block=block)
     x = x + block_gather(type_ids, kind, kind_exponents, columns=columns, bits=type_bits, block=block)
     x = x + block_gather(
         position_ids, position, position_exponents, columns=columns, bits=position_bits, block=block

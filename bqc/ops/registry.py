@@ -41,7 +41,7 @@ class Operator:
     body: Any
     """The onnxscript function."""
     reference: Callable[..., Any]
-    """numpy, same inputs and attributes (but `layout`)."""
+    """numpy, same inputs and attributes (but layouts)."""
     infer: Callable[[Sequence[Shape], Attributes], Inferred]
     """Output types and shapes from input shapes and attributes."""
     has_kernel: bool = True
@@ -198,9 +198,21 @@ _ALL = (
         lambda i, a: [(F32, [*i[0], a["columns"]])],
     ),
     Operator(
+        "BlockGatherTiles",
+        embedding.BlockGatherTiles,
+        reference.block_gather_tiles,
+        lambda i, a: [(F32, [*i[0], a["columns"]])],
+    ),
+    Operator(
         "EmbeddingLayerNorm",
         embedding.EmbeddingLayerNorm,
         reference.embedding_layer_norm,
+        lambda i, a: _out(_embedding_shape(i), a),
+    ),
+    Operator(
+        "EmbeddingLayerNormTiles",
+        embedding.EmbeddingLayerNormTiles,
+        reference.embedding_layer_norm_tiles,
         lambda i, a: _out(_embedding_shape(i), a),
     ),
 )

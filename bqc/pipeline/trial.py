@@ -32,7 +32,14 @@ BORDERLINE = 0.2
 it was measured at up to 0.05 (12 layers of 768, logits of two classes)."""
 
 _TRANSPARENT = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Expand"))
-_LOOKUPS = {"Gather": ((1, 0),), "BlockGather": ((0, 1),), "EmbeddingLayerNorm": ((0, 3), (1, 5), (2, 7))}
+_EMBEDDING = ((0, 3), (1, 5), (2, 7))
+_LOOKUPS = {
+    "Gather": ((1, 0),),
+    "BlockGather": ((0, 1),),
+    "BlockGatherTiles": ((0, 1),),
+    "EmbeddingLayerNorm": _EMBEDDING,
+    "EmbeddingLayerNormTiles": _EMBEDDING,
+}
 """Operator -> (input with indices, input with the table)."""
 
 
@@ -206,6 +213,8 @@ def _rows(lookup: ir.Node, table: int) -> Iterator[int]:
     shape = None if looked_up is None else dims(looked_up)
     axis = lookup.attributes.get_int("axis", 0) or 0
     size = shape[axis] if shape else None
+    if shape is not None and len(shape) == 4:  # tiles are padded, so that the node says it
+        size = lookup.attributes.get_int("rows")
     if isinstance(size, int):
         yield size
 

@@ -14,7 +14,14 @@ __all__ = ["Tables"]
 _TRANSPARENT = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "DequantizeLinear"}
 
 # Inputs that hold ids and inputs that hold the tables they index, by operator.
-_LOOKUPS = {"Gather": ((1, 0),), "BlockGather": ((0, 1),), "EmbeddingLayerNorm": ((0, 3), (1, 5), (2, 7))}
+_EMBEDDING = ((0, 3), (1, 5), (2, 7))
+_LOOKUPS = {
+    "Gather": ((1, 0),),
+    "BlockGather": ((0, 1),),
+    "BlockGatherTiles": ((0, 1),),
+    "EmbeddingLayerNorm": _EMBEDDING,
+    "EmbeddingLayerNormTiles": _EMBEDDING,
+}
 
 
 class Tables:
@@ -41,17 +48,21 @@ class Tables:
         limits = []
         for node in graph.node:
             for ids, table in _LOOKUPS.get(node.op_type, ()):
-                shape = self._shapes.get(self._origin(node.input[table]), [])
-                if len(shape) != 2:
+                rows = self._rows(node, table)
+                if rows is None:
                     continue
                 source = self._origin(node.input[ids])
                 if source in inputs:
-                    self.rows[source] = min(shape[0], self.rows.get(source, shape[0]))
-                elif (
-                    shape[0] > 2
-                ):  # a model without type ids looks a constant up in a table of one or two types
-                    limits.append(shape[0])
+                    self.rows[source] = min(rows, self.rows.get(source, rows))
+                elif rows > 2:  # a model without type ids looks a constant up in a table of one or two types
+                    limits.append(rows)
         self.positions = min(limits, default=None)
+
+    def _rows(self, lookup: onnx.NodeProto, table: int) -> int | None:
+        shape = self._shapes.get(self._origin(lookup.input[table]), [])
+        if len(shape) == 4:  # tiles are padded, so that the node says it
+            return next((attribute.i for attribute in lookup.attribute if attribute.name == "rows"), None)
+        return shape[0] if len(shape) == 2 else None
 
     def _origin(self, name: str) -> str:
         node = self._producers.get(name)

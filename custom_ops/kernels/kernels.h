@@ -30,6 +30,9 @@ struct RowKernels {
   void (*add_dequantized)(const int8_t* codes, const int8_t* exponents, const Geometry* g, float* y);
   // One row of a table packed as row_u<bits>, to int8 codes [ceil4(columns)].
   void (*unpack_row)(const uint8_t* packed, int bits, int64_t columns, int8_t* codes);
+  // One output's lane of n16k4_u<bits> tiles, its first four bytes at `lane`, to int8 codes
+  // [ceil16(columns)].
+  void (*unpack_lane)(const uint8_t* lane, int bits, int64_t columns, int8_t* codes);
   void (*gelu)(const float* x, int64_t n, int approximate, float* y);
   void (*tanh)(const float* x, int64_t n, float* y);
   // scratch: n integers.

@@ -48,7 +48,7 @@ int64_t rows_of(const Tensor& x);
 
 // 64-byte-aligned memory of this thread that grows and is kept. A slot belongs to one use at a time: the
 // caller's slots may be read by the threads of its parallel loop, which write to theirs only.
-enum class Slot { shared, shared2, panel, tile, row, row2, row3, keys, values, codes, count };
+enum class Slot { shared, shared2, panel, tile, row, row2, row3, keys, values, codes, exponents, count };
 void* scratch_bytes(Slot slot, size_t bytes);
 template <class T>
 T* scratch(Slot slot, int64_t count) {

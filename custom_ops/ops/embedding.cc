@@ -1,4 +1,4 @@
-// BlockGather and EmbeddingLayerNorm: rows of packed lookup tables.
+// BlockGather, EmbeddingLayerNorm and their forms over tiles: rows of packed lookup tables.
 #include "ops/common.h"
 
 namespace bqc {
@@ -6,9 +6,25 @@ namespace {
 
 using ort::Type;
 
+void check_ids(const Tensor& ids, int64_t rows, const char* name) {
+  for (int64_t i = 0; i < ids.count; ++i) {
+    const int64_t id = ids.as<int64_t>()[i];
+    BQC_REQUIRE(id >= -rows && id < rows, "id ", id, " of ", name, " is outside [-", rows, ", ", rows, ")");
+  }
+}
+
+// Codes and exponents of a row of a table as floats: y = row, or y += row.
+void dequantize_row(const KernelSet* set, const int8_t* codes, const int8_t* exponents, const Geometry& g,
+                    bool add, float* y) {
+  const auto run = add ? set->rows->add_dequantized : set->rows->dequantize;
+  run(codes, exponents, &g, y);
+}
+
 // A table row_u<bits>, read in place.
 class Table {
  public:
+  static constexpr const char* kLayout = "row";
+
   Table(const Node& node, const char* name, size_t index, int64_t bits, const std::string& bits_name,
         int64_t columns, int64_t block)
       : name_(name), bits_(checked_weight_bits(bits, bits_name)), columns_(columns) {
@@ -28,21 +44,13 @@ class Table {
     exponents_ = exponents.as<int8_t>();
   }
 
-  void check(const Tensor& ids) const {
-    for (int64_t i = 0; i < ids.count; ++i) {
-      const int64_t id = ids.as<int64_t>()[i];
-      BQC_REQUIRE(id >= -rows_ && id < rows_, "id ", id, " of ", name_, " is outside [-", rows_, ", ", rows_,
-                  ")");
-    }
-  }
+  void check(const Tensor& ids) const { check_ids(ids, rows_, name_); }
 
-  // y = row, or y += row.
   void read(const KernelSet* set, int64_t id, bool add, float* y) const {
     const int64_t row = id < 0 ? id + rows_ : id;
     int8_t* codes = scratch<int8_t>(Slot::codes, round_up(columns_, 4));
     set->rows->unpack_row(codes_ + row * row_bytes_, bits_, columns_, codes);
-    const auto run = add ? set->rows->add_dequantized : set->rows->dequantize;
-    run(codes, exponents_ + row * g_.count, &g_, y);
+    dequantize_row(set, codes, exponents_ + row * g_.count, g_, add, y);
   }
 
  private:
@@ -54,13 +62,65 @@ class Table {
   const int8_t* exponents_;
 };
 
-class BlockGather : public Kernel {
+// A table n16k4_u<bits>, which a linear reads as its weight: a row is one lane of consecutive tiles.
+class TileTable {
  public:
-  BlockGather(const Node& node, const KernelSet* kernels)
+  static constexpr const char* kLayout = "n16k4";
+
+  TileTable(const Node& node, const char* name, size_t index, int64_t bits, const std::string& bits_name,
+            int64_t columns, int64_t block)
+      : name_(name),
+        bits_(checked_weight_bits(bits, bits_name)),
+        columns_(columns),
+        rows_(node.integer("rows", 768)) {
+    BQC_REQUIRE(columns >= 1, "a table of ", columns, " columns");
+    g_ = make_geometry(columns, block, 0);
+    const Tensor tiles = node.constant(index, name, Type::u8, 4);
+    const std::string scales_name = std::string(name) + " scales";
+    const Tensor scales = node.constant(index + 1, scales_name.c_str(), Type::i8, 2);
+    const int64_t strips = tiles.dims[0], steps = round_up(columns, 16) * bits_ / 32;
+    padded_rows_ = strips * 16;
+    strip_bytes_ = steps * 64;
+    BQC_REQUIRE(tiles.dims[1] == steps && tiles.dims[2] == 16 && tiles.dims[3] == 4, name, " ", tiles.shape(),
+                " should be [ceil16(rows) / 16, ", steps, ", 16, 4] for ", columns, " columns of ", bits_,
+                " bits");
+    BQC_REQUIRE(rows_ > padded_rows_ - 16 && rows_ <= padded_rows_, name, " ", tiles.shape(),
+                " does not fit attribute rows ", rows_);
+    BQC_REQUIRE(scales.dims[0] == g_.count && scales.dims[1] == padded_rows_, scales_name, " ",
+                scales.shape(), " should be [", g_.count, ", ", padded_rows_, "]");
+    check_exponents(scales, scales_name.c_str());
+    tiles_ = tiles.as<uint8_t>();
+    scales_ = scales.as<int8_t>();
+  }
+
+  void check(const Tensor& ids) const { check_ids(ids, rows_, name_); }
+
+  void read(const KernelSet* set, int64_t id, bool add, float* y) const {
+    const int64_t row = id < 0 ? id + rows_ : id;
+    int8_t* codes = scratch<int8_t>(Slot::codes, round_up(columns_, 16));
+    int8_t* exponents = scratch<int8_t>(Slot::exponents, g_.count);
+    set->rows->unpack_lane(tiles_ + row / 16 * strip_bytes_ + row % 16 * 4, bits_, columns_, codes);
+    for (int64_t i = 0; i < g_.count; ++i) exponents[i] = scales_[i * padded_rows_ + row];
+    dequantize_row(set, codes, exponents, g_, add, y);
+  }
+
+ private:
+  const char* name_;
+  int bits_;
+  int64_t columns_, rows_, padded_rows_, strip_bytes_;
+  Geometry g_;
+  const uint8_t* tiles_;
+  const int8_t* scales_;
+};
+
+template <class Rows>
+class Gather : public Kernel {
+ public:
+  Gather(const Node& node, const KernelSet* kernels)
       : columns_(node.integer("columns", 768)),
         table_(node, "table", 1, node.integer("bits", 8), "bits", columns_, node.integer("block", 64)) {
     set = kernels;
-    node.expect("layout", "row");
+    node.expect("layout", Rows::kLayout);
   }
 
   void compute(const Call& call) const override {
@@ -83,12 +143,13 @@ class BlockGather : public Kernel {
 
  private:
   int64_t columns_;
-  Table table_;
+  Rows table_;
 };
 
-class EmbeddingLayerNorm : public Kernel {
+template <class Words>
+class Embedding : public Kernel {
  public:
-  EmbeddingLayerNorm(const Node& node, const KernelSet* kernels)
+  Embedding(const Node& node, const KernelSet* kernels)
       : gamma_(node.constant(9, "gamma", Type::f32, 1)),
         beta_(node.constant(10, "beta", Type::f32, 1)),
         columns_(gamma_.count),
@@ -147,23 +208,35 @@ class EmbeddingLayerNorm : public Kernel {
  private:
   Tensor gamma_, beta_;
   int64_t columns_;
-  Table word_, type_, position_;
+  Words word_;
+  Table type_, position_;
   float epsilon_;
   Format format_;
   Geometry out_;
+};
+
+class EmbeddingLayerNormTiles : public Embedding<TileTable> {
+ public:
+  EmbeddingLayerNormTiles(const Node& node, const KernelSet* kernels) : Embedding(node, kernels) {
+    node.expect("word_layout", TileTable::kLayout);
+  }
 };
 
 }  // namespace
 
 std::vector<OpSpec> embedding_ops() {
   const Type id = Type::i64, u8 = Type::u8, i8 = Type::i8;
+  const std::vector<Type> gather = {id, u8, i8};
+  const std::vector<Type> embedding = {id, id, id, u8, i8, u8, i8, u8, i8, Type::f32, Type::f32};
   return {
-      {"BlockGather", {id, u8, i8}, {Type::f32}, make_kernel<BlockGather>, BlockGather::infer},
-      {"EmbeddingLayerNorm",
-       {id, id, id, u8, i8, u8, i8, u8, i8, Type::f32, Type::f32},
+      {"BlockGather", gather, {Type::f32}, make_kernel<Gather<Table>>, Gather<Table>::infer},
+      {"BlockGatherTiles", gather, {Type::f32}, make_kernel<Gather<TileTable>>, Gather<TileTable>::infer},
+      {"EmbeddingLayerNorm", embedding, {i8, i8}, make_kernel<Embedding<Table>>, Embedding<Table>::infer},
+      {"EmbeddingLayerNormTiles",
+       embedding,
        {i8, i8},
-       make_kernel<EmbeddingLayerNorm>,
-       EmbeddingLayerNorm::infer},
+       make_kernel<EmbeddingLayerNormTiles>,
+       EmbeddingLayerNormTiles::infer},
   };
 }
 

@@ -171,6 +171,12 @@ class Comparison {
     x_.rows->unpack_row(packed.data(), bits, columns, codes.a.data());
     y_.rows->unpack_row(packed.data(), bits, columns, codes.b.data());
     note(codes.same(), "table row ", bits, " bits of ", columns);
+    const int64_t inputs = round_up(columns, 16), last_lane = 60;
+    const auto strip = random_.bytes<uint8_t>(inputs * bits * 2, 0, 255);
+    Both<int8_t> lane(inputs);
+    x_.rows->unpack_lane(strip.data() + last_lane, bits, columns, lane.a.data());
+    y_.rows->unpack_lane(strip.data() + last_lane, bits, columns, lane.b.data());
+    note(lane.same(), "lane of tiles ", bits, " bits of ", columns);
   }
 
   std::vector<float> multiply(const KernelSet& set, const Geometry& g, int bits, int64_t rows,

@@ -1,5 +1,6 @@
 #include "op_cases.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -40,11 +41,15 @@ struct Maker {
   std::vector<Array> pair(int64_t b, int64_t s, int64_t n, int64_t group = 0) {
     return {codes({b, s, n}), exponents({b, s, blocks(n, group)})};
   }
+  // Codes and exponents of a matrix [out, in] as a linear reads it.
+  std::vector<Array> tiles(int64_t out, int64_t in) {
+    const int64_t strips = bqc::ceil_div(out, 16), padded = bqc::round_up(in, 16);
+    return {whole<uint8_t>(u8, {strips, padded * bits / 32, 16, 4}, 0, 255),
+            exponents({blocks(in), strips * 16})};
+  }
   std::vector<Array> linear(int64_t b, int64_t s, int64_t in, int64_t out) {
     std::vector<Array> all = pair(b, s, in);
-    const int64_t strips = bqc::ceil_div(out, 16), padded = bqc::round_up(in, 16);
-    all.push_back(whole<uint8_t>(u8, {strips, padded * bits / 32, 16, 4}, 0, 255));
-    all.push_back(exponents({blocks(in), strips * 16}));
+    for (const Array& part : tiles(out, in)) all.push_back(part);
     all.push_back(floats({out}));
     return all;
   }
@@ -83,6 +88,8 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
     return a;
   };
   const Attributes format = {{"bits", int64_t{bits}}, {"block", block}, {"group", int64_t{0}}};
+  const Attributes activations = {
+      {"bits", int64_t{std::max(bits, 4)}}, {"block", block}, {"group", int64_t{0}}};
   const Attributes out = {{"out_bits", int64_t{8}}, {"out_block", block}, {"out_group", int64_t{0}}};
   const Attributes tiles = with(format, {{"layout", std::string("n16k4")}});
   const Attributes head = {{"heads", heads}, {"block", block}};
@@ -100,10 +107,11 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
                                 {"block", block},
                                 {"epsilon", 1e-12f},
                                 {"layout", std::string("row")}};
-  std::vector<Array> tables = joined(m.table(11, hidden), m.table(2, hidden));
-  tables = joined(joined(tables, m.table(s + 3, hidden)), affine);
+  const std::vector<Array> others = joined(joined(m.table(2, hidden), m.table(s + 3, hidden)), affine);
+  const std::vector<Array> ids = {m.ids({b, s}, 11), m.ids({b, s}, 2), m.ids({1, s}, s + 3)};
+  const Attributes tiled = {{"rows", int64_t{11}}, {"word_layout", std::string("n16k4")}};
   return {
-      {"BlockQuantize", format, {m.floats(x)}, {}},
+      {"BlockQuantize", activations, {m.floats(x)}, {}},
       {"BlockDequantize", format, m.pair(b, s, hidden), {}},
       {"BlockQuantizeValues", with(head, {{"bits", int64_t{8}}}), {m.floats(x), m.mask({b, s})}, {}},
       {"Gelu", {{"approximate", int64_t{1}}}, {m.floats(x)}, {}},
@@ -137,7 +145,19 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
        {1, 2}},
       {"EmbeddingLayerNorm",
        with(embedding, out),
-       joined({m.ids({b, s}, 11), m.ids({b, s}, 2), m.ids({1, s}, s + 3)}, tables),
+       joined(joined(ids, m.table(11, hidden)), others),
+       {3, 4, 5, 6, 7, 8, 9, 10}},
+      {"BlockGatherTiles",
+       {{"columns", hidden},
+        {"rows", int64_t{21}},
+        {"bits", int64_t{bits}},
+        {"block", block},
+        {"layout", std::string("n16k4")}},
+       joined({m.ids({b, s}, 21)}, m.tiles(21, hidden)),
+       {1, 2}},
+      {"EmbeddingLayerNormTiles",
+       with(with(embedding, out), tiled),
+       joined(joined(ids, m.tiles(11, hidden)), others),
        {3, 4, 5, 6, 7, 8, 9, 10}},
   };
 }

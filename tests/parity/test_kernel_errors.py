@@ -175,6 +175,47 @@ def test_ids_outside_the_table() -> None:
         session(blob, 1).run(None, {"in0": ids})
 
 
+def tiled_gather(rows: int = 21, **changed: Any) -> bytes:
+    """A lookup in tiles of `rows` x 40 codes, with other inputs (`tiles`, `scales`) or attributes."""
+    make = Maker(2)
+    tiles = make.r.integers(0, 255, (2, 12, 16, 4)).astype(np.uint8)
+    inputs = [np.zeros((1, 1), np.int64), tiles, make.exponents(3, 32)]
+    inputs[1], inputs[2] = changed.pop("tiles", inputs[1]), changed.pop("scales", inputs[2])
+    attributes = {"columns": 40, "rows": rows, "bits": 8, "block": 16, "layout": "n16k4"} | changed
+    return model("BlockGatherTiles", inputs, {1, 2}, [FLOAT[None]], attributes)
+
+
+@pytest.mark.parametrize(
+    ("message", "changed"),
+    [
+        (r"table \[2, 12, 16, 4\] does not fit attribute rows 33", {"rows": 33}),
+        (r"table \[2, 12, 16, 4\] does not fit attribute rows 16", {"rows": 16}),
+        (r"does not fit attribute rows -?\d+", {"rows": -(2**63)}),
+        (r"table \[2, 12, 16, 4\] should be \[ceil16\(rows\) / 16, 6, 16, 4\]", {"bits": 4}),
+        (r"should be .* 16, 16, 4\] for 64 columns of 8 bits", {"columns": 64}),
+        (r"table scales \[3, 32\] should be \[1, 32\]", {"block": 64}),
+        (r"table scales \[3, 21\] should be \[3, 32\]", {"scales": np.zeros((3, 21), np.int8)}),
+        (r"table scales \[3, 32\] hold -127", {"scales": np.full((3, 32), -127, np.int8)}),
+        (r"table \[1, 12, 16, 4\] does not fit", {"tiles": np.zeros((1, 12, 16, 4), np.uint8)}),
+        (r"layout", {"layout": "row"}),
+    ],
+)
+def test_tiles_that_do_not_fit(message: str, changed: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match=rf"node 'the BlockGatherTiles': .*{message}"):
+        session(tiled_gather(**changed), 1)
+
+
+@pytest.mark.parametrize("rows", [17, 21, 32])
+def test_ids_outside_the_tiles(rows: int) -> None:
+    """Rows that only pad the last strip are none."""
+    running = session(tiled_gather(rows), 1)
+    for inside in (rows - 1, -rows):
+        running.run(None, {"in0": np.array([[inside]])})
+    for outside in (rows, -rows - 1, 2**62):
+        with pytest.raises(Exception, match=rf"id {outside} of table is outside \[-{rows}, {rows}\)"):
+            running.run(None, {"in0": np.array([[outside]])})
+
+
 def test_attention_shapes() -> None:
     make = Maker(3)
     q = make.pair(1, 4, 64, block=32, group=32)

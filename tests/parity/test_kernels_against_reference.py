@@ -97,7 +97,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         attributes: dict[str, Any],
         constant: set[int] = frozenset(),
     ):
-        plain = {k: v for k, v in attributes.items() if k != "layout"}
+        plain = {k: v for k, v in attributes.items() if not k.endswith("layout")}
         with np.errstate(all="ignore"):
             expected = function(*inputs, **plain)
         expected = list(expected) if isinstance(expected, tuple) else [expected]
@@ -414,6 +414,35 @@ def test_gather(check: Any, columns: int, bits: int) -> None:
         check("BlockGather", reference.block_gather, inputs, attributes, {1, 2})
 
 
+def tiled(make: Maker, rows: int, columns: int, bits: int, block: int) -> list[Array]:
+    packed = pack_tiles(make.codes(rows, columns, bits=bits), bits)
+    return [packed, make.exponents(Blocks(columns, block).count, -(-rows // 16) * 16)]
+
+
+@pytest.mark.parametrize("columns", [26, 27, 312, 768])
+@pytest.mark.parametrize("bits", [8, 6, 4, 2])
+def test_gather_of_tiles(check: Any, columns: int, bits: int) -> None:
+    make = Maker(columns)
+    for shape, block in itertools.product([(), (5,), (0, 3), (2, 3, 4)], (16, 64, columns)):
+        ids = np.asarray(make.r.integers(-50, 50, shape), np.int64)
+        attributes = {"columns": columns, "rows": 50, "bits": bits, "block": block, "layout": "n16k4"}
+        inputs = [ids, *tiled(make, 50, columns, bits, block)]
+        check("BlockGatherTiles", reference.block_gather_tiles, inputs, attributes, {1, 2})
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 48])
+def test_a_row_of_tiles_is_a_row_of_the_table(rows: int) -> None:
+    make = Maker(rows)
+    ids = np.arange(-rows, rows)
+    for bits in (8, 6, 4, 2):
+        codes, exponents = make.codes(rows, 40, bits=bits), make.exponents(rows, 3)
+        scales = np.pad(exponents.T, ((0, 0), (0, -rows % 16)))
+        size = {"columns": 40, "bits": bits, "block": 16}
+        want = reference.block_gather(ids, pack_rows(codes, bits), exponents, **size)
+        got = reference.block_gather_tiles(ids, pack_tiles(codes, bits), scales, rows=rows, **size)
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize(
     ("columns", "bits"), [(26, (8, 8, 8)), (312, (4, 6, 8)), (768, (6, 8, 4)), (27, (2, 8, 2))]
 )
@@ -437,3 +466,7 @@ def test_embedding_layer_norm(check: Any, columns: int, bits: tuple[int, int, in
         attributes |= {"epsilon": 1e-12, "out_bits": 8, "out_block": 64, "out_group": 0, "layout": "row"}
         inputs = [*ids, *tables, make.floats(columns), make.floats(columns)]
         check("EmbeddingLayerNorm", reference.embedding_layer_norm, inputs, attributes, set(range(3, 11)))
+        inputs[3:5] = tiled(make, 99, columns, bits[0], 64)
+        attributes |= {"rows": 99, "word_layout": "n16k4"}
+        function = reference.embedding_layer_norm_tiles
+        check("EmbeddingLayerNormTiles", function, inputs, attributes, set(range(3, 11)))

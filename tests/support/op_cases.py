@@ -151,6 +151,11 @@ def bert_cases(s: Sizes) -> list[Case]:
         blocks = Blocks(hidden, s.block)
         return [table.pack_rows(raw), rng.integers(-9, -3, (count, blocks.count)).astype(np.int8)]
 
+    def tiled(count: int) -> list[Array]:
+        raw = rng.integers(table.low, table.high + 1, (count, hidden)).astype(np.int8)
+        scales = rng.integers(-9, -3, (Blocks(hidden, s.block).count, -(-count // 16) * 16))
+        return [table.pack_matrix(raw), scales.astype(np.int8)]
+
     position = np.arange(s.length, dtype=np.int64)[None]
     attention = {"heads": s.heads, "block": inner}
     cases = [
@@ -246,6 +251,29 @@ def bert_cases(s: Sizes) -> list[Case]:
             },
             tuple(range(3, 11)),
             layout={"layout": "row"},
+        ),
+        Case(
+            "BlockGatherTiles",
+            [ids * 3, *tiled(21)],
+            {"columns": hidden, "rows": 21, "bits": s.bits, "block": s.block},
+            (1, 2),
+            layout=tiles,
+        ),
+        Case(
+            "EmbeddingLayerNormTiles",
+            [ids * 3, ids % 2, position, *tiled(21), *rows(2), *rows(max(s.length, 1)), gamma, beta],
+            {
+                "columns": hidden,
+                "rows": 21,
+                "word_bits": s.bits,
+                "type_bits": s.bits,
+                "position_bits": s.bits,
+                "block": s.block,
+                "epsilon": 1e-12,
+                **out,
+            },
+            tuple(range(3, 11)),
+            layout={"word_layout": "n16k4", "layout": "row"},
         ),
     ]
     for case in cases:

@@ -54,6 +54,8 @@ def test_packed_weights_say_what_they_stand_for() -> None:
             {"bqc.format": "BlockShift(8,64)", "bqc.part": part, "bqc.elements": str(elements)}
         )
         model.graph.register_initializer(value)
+        if elements:
+            weight.replace_all_uses_with(value)
     weight.metadata_props.clear()
     report = inspect(model)
     assert report["model"]["kind"] == "compiled"

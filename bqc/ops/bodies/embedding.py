@@ -6,7 +6,7 @@ from onnxscript import opset21 as op
 from onnxscript import script
 
 from bqc.ops.bodies.elementary import BlockDequantize, BlockQuantize, LayerNorm, ai_bqc
-from bqc.ops.bodies.linear import FOUR, NIBBLE, PAIR
+from bqc.ops.bodies.linear import FOUR, NIBBLE, PAIR, UnpackTileCodes
 
 CODE_OFFSETS = numpy_helper.from_array(np.array([0, 0, 2, 4, 8, 16, 32, 64, 128], np.int32))
 TWO = numpy_helper.from_array(np.array(2, np.uint8))
@@ -66,6 +66,44 @@ def BlockGather(
 
 
 @script(ai_bqc)
+def BlockGatherTiles(
+    ids,
+    tiles,
+    scales,
+    columns: int = 768,
+    rows: int = 768,
+    bits: int = 8,
+    block: int = 64,
+    layout: str = "n16k4",
+):
+    """Dequantised rows, float [..., columns], of a table packed as the weight of a linear."""
+    zero = op.Constant(value_int=0)
+    one = op.Constant(value_int=1)
+    first = op.Constant(value_ints=[0])
+    last = op.Constant(value_ints=[-1])
+    four = op.Constant(value_ints=[4])
+    sixteen = op.Constant(value_int=16)
+    count = op.Reshape(op.Size(ids), op.Constant(value_ints=[1]))
+    flat = op.Reshape(ids, count, allowzero=1)
+    row = op.Gather(op.Range(zero, op.Constant(value_int=rows), one), flat)
+    steps = op.Shape(tiles, start=1, end=2)
+    start = op.Add(op.Mul(op.Div(row, sixteen), op.Mul(steps, sixteen)), op.Mod(row, sixteen))
+    step = op.Mul(op.Range(zero, op.Squeeze(steps), one), sixteen)
+    words = op.Reshape(tiles, op.Concat(last, four, axis=0))
+    lanes = op.Gather(words, op.Add(op.Unsqueeze(start, last), step))
+    lane = op.Unsqueeze(lanes, op.Constant(value_ints=[2]))
+    unsigned = UnpackTileCodes(lane, bits=bits)
+    length = op.Mul(op.Shape(unsigned, start=1, end=2), four)
+    padded = op.Reshape(unsigned, op.Concat(count, length, axis=0), allowzero=1)
+    width = op.Reshape(op.Constant(value_int=columns), op.Constant(value_ints=[1]))
+    offset = op.Gather(op.Constant(value=CODE_OFFSETS), op.Constant(value_int=bits))
+    codes = op.Cast(op.Sub(op.Cast(op.Slice(padded, first, width, last), to=6), offset), to=3)
+    exponents = op.Transpose(op.Gather(scales, row, axis=1), perm=[1, 0])
+    y = BlockDequantize(codes, exponents, block=block, group=0)
+    return op.Reshape(y, op.Concat(op.Shape(ids), width, axis=0), allowzero=1)
+
+
+@script(ai_bqc)
 def EmbeddingLayerNorm(
     ids,
     type_ids,
@@ -91,6 +129,53 @@ def EmbeddingLayerNorm(
 ):
     """`LayerNorm` of (word + type) + position, then `BlockQuantize`."""
     w = BlockGather(ids, word, word_exponents, columns=columns, bits=word_bits, block=block, layout=layout)
+    t = BlockGather(
+        type_ids, kind, kind_exponents, columns=columns, bits=type_bits, block=block, layout=layout
+    )
+    p = BlockGather(
+        position_ids,
+        position,
+        position_exponents,
+        columns=columns,
+        bits=position_bits,
+        block=block,
+        layout=layout,
+    )
+    x = LayerNorm(op.Add(op.Add(w, t), p), gamma, beta, epsilon=epsilon)
+    codes, out_exponents = BlockQuantize(x, bits=out_bits, block=out_block, group=out_group)
+    return codes, out_exponents
+
+
+@script(ai_bqc)
+def EmbeddingLayerNormTiles(
+    ids,
+    type_ids,
+    position_ids,
+    tiles,
+    scales,
+    kind,
+    kind_exponents,
+    position,
+    position_exponents,
+    gamma,
+    beta,
+    columns: int = 768,
+    rows: int = 768,
+    word_bits: int = 8,
+    type_bits: int = 8,
+    position_bits: int = 8,
+    block: int = 64,
+    word_layout: str = "n16k4",
+    layout: str = "row",
+    epsilon: float = 1e-12,
+    out_bits: int = 8,
+    out_block: int = 64,
+    out_group: int = 0,
+):
+    """`EmbeddingLayerNorm` of a word table packed as the weight of a linear."""
+    w = BlockGatherTiles(
+        ids, tiles, scales, columns=columns, rows=rows, bits=word_bits, block=block, layout=word_layout
+    )
     t = BlockGather(
         type_ids, kind, kind_exponents, columns=columns, bits=type_bits, block=block, layout=layout
     )

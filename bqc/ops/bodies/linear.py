@@ -52,8 +52,8 @@ def UnpackPairs(packed):
 
 
 @script(ai_bqc)
-def UnpackTiles(weight, bits: int = 8):
-    """Tiles of layout n16k4 to unsigned codes uint8 [K', ceil16(N)]."""
+def UnpackTileCodes(weight, bits: int = 8):
+    """Tiles of layout n16k4, uint8 [n, K' * bits/32, lanes, 4], to unsigned codes uint8 [n, K' / 4, lanes, 4]."""
     width = op.Constant(value_int=bits)
     if op.Equal(width, op.Constant(value_int=8)):
         tiles = op.Identity(weight)
@@ -71,6 +71,13 @@ def UnpackTiles(weight, bits: int = 8):
                 pairs = UnpackPairs(op.Slice(weight, low_steps, steps, axis))
                 raised = op.BitShift(pairs, op.Constant(value=FOUR), direction="LEFT")
                 tiles = op.BitwiseOr(low, raised)
+    return tiles
+
+
+@script(ai_bqc)
+def UnpackTiles(weight, bits: int = 8):
+    """Tiles of layout n16k4 to unsigned codes uint8 [K', ceil16(N)]."""
+    tiles = UnpackTileCodes(weight, bits=bits)
     matrix = op.Transpose(tiles, perm=[1, 3, 0, 2])
     shape = op.Shape(tiles)
     zero = op.Constant(value_ints=[0])
