@@ -71,7 +71,7 @@ class Digest {
 
   uint64_t run() {
     for (const int64_t n : {26, 312, 768}) functions(n);
-    for (const int bits : {8, 6, 4, 2}) product(bits);
+    for (const int bits : {8, 6, 4}) product(bits);
     attention();
     return hash_;
   }
