@@ -283,3 +283,15 @@ def test_prepare_keeps_weights_float(folder: Path) -> None:
     assert str(prepared.plan.weights["0:ffn.output"]) == "BlockShift(4,64)"
     with pytest.raises(BqcError, match="scheme bbct has no option 'bits'"):
         prepare(import_model(folder / "model.onnx")[0], "bbct", {"bits": 4})
+
+
+@pytest.mark.slow
+def test_a_deeper_and_wider_teacher(folder: Path, tmp_path: Path) -> None:
+    changes = (("num_hidden_layers", 4), ("hidden_size", 96))
+    teacher = exported("torchscript", Cell("bert", "classification", changes=changes))
+    out = tmp_path / "out.onnx"
+    train(folder / "model.onnx", TASK, folder, out, recipe=RECIPE, teacher=teacher, limit=32)
+    assert out.is_file()
+    other = exported("torchscript", Cell("bert", "classification", changes=(("num_labels", 3),)))
+    with pytest.raises(BqcError, match="the teacher has 3 outputs, the student 2"):
+        train(folder / "model.onnx", TASK, folder, out, recipe=RECIPE, teacher=other)
