@@ -179,6 +179,8 @@ def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
         compute_metrics=_metrics(run.task),
         callbacks=callbacks,
     )
+    # Our losses are means of a batch: several batches a step and several processes are averaged.
+    trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     return trainer
 

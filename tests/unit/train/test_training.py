@@ -108,6 +108,17 @@ def test_float_fine_tuning_learns_and_writes_a_float_model(folder: Path, tmp_pat
     assert not any(node.domain for node in onnx.load(out).graph.node)
 
 
+def test_accumulated_batches_train_like_one_larger_batch(folder: Path, tmp_path: Path) -> None:
+    trained = []
+    for size, accumulate in ((16, 1), (8, 2)):
+        recipe = Recipe.fine_tuning(1, 1e-3, dropout=0.0, batch_size=size, accumulate=accumulate)
+        out = tmp_path / f"{size}.onnx"
+        result = train(folder / "model.onnx", TASK, folder, out, scheme="none", recipe=recipe, limit=64)
+        trained.append(result.module.initializers())
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, atol=2e-4, rtol=1e-3)
+
+
 def run_verb(folder: Path, out: Path, checkpoints: Path, *more: str) -> list[str]:
     recipe = folder / "recipe.yaml"
     recipe.write_text(
