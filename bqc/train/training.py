@@ -124,7 +124,7 @@ def train(
     Args:
         model: the float ``.onnx`` file; its tokenizer and configuration lie beside it.
         task, data: as in `bqc.evaluate.evaluate`.
-        output: as in `bqc.compile`.
+        output: as in `bqc.compile`; the float model is called ``NAME.tuned.onnx`` if not given.
         scheme: the scheme to train for, or ``none``.
         options: the scheme's options (weight_bits, ...).
         recipe: stages and settings; `Recipe.two_stage()`, or `Recipe.fine_tuning()` for ``none``, if not given.
@@ -143,7 +143,8 @@ def train(
     if recipe is None:
         recipe = Recipe.fine_tuning() if scheme == FLOAT else Recipe.two_stage()
     source = Path(model)
-    target, side_files = output_path(source, None if output is None else str(output))
+    kind = "tuned" if scheme == FLOAT else "bqc"
+    target, side_files = output_path(source, None if output is None else str(output), kind)
     if target.resolve() == source.resolve():
         raise BqcError(f"{target}: the output would overwrite the input; give another -o")
     if resume and checkpoints is None:

@@ -99,9 +99,12 @@ def _untrained(model: Any) -> OnnxModule:
 
 
 def test_float_fine_tuning_learns_and_writes_a_float_model(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "tuned.onnx"
+    (folder / "config.json").write_text('{"hidden_dropout_prob": 0.1}', encoding="utf-8")
     recipe = Recipe.fine_tuning(epochs=8, learning_rate=3e-3, batch_size=16, dropout=0.0)
-    result = train(folder / "model.onnx", TASK, folder, out, scheme="none", recipe=recipe)
+    result = train(folder / "model.onnx", TASK, folder, f"{tmp_path}/", scheme="none", recipe=recipe)
+    out = tmp_path / "model.tuned.onnx"
+    assert result.paths[0] == out
+    assert (tmp_path / "tokenizer.json").is_file()
     assert result.metrics["accuracy"] > 0.8
     ours, theirs = both_logits(folder, out, result.module)
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
