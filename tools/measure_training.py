@@ -95,7 +95,8 @@ def main() -> None:
             limit=options.limit,
         )
         ours = logits_of(result.module, Rows(examples, text), collator)
-        theirs = Predictor(session(path, strict=True, threads=options.threads), text, 32)(examples.texts)
+        predict = Predictor(session(path, strict=True, threads=options.threads), text, 32)
+        theirs = np.stack(predict(text.encode(examples.texts)))
         report(
             what=f"seed {seed}",
             metrics=scores(path),

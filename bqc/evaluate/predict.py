@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnxruntime
 
 from bqc.errors import BqcError
 from bqc.evaluate.tokens import Encoding, Padder, batches
-from bqc.runtime.inputs import EncoderInputs
+from bqc.runtime.inputs import Batch, EncoderInputs
 
 __all__ = ["Head", "Predictor", "find_head"]
 
@@ -124,6 +124,16 @@ class Predictor:
         batch = self._padder.pad([Encoding([1], [0])] * self._batch_size, self._inputs.sequence)
         return int(self._session.run([name], self._inputs.feeds(batch))[0].shape[-1])
 
+    def batches(
+        self, encodings: Sequence[Encoding]
+    ) -> Iterator[tuple[npt.NDArray[np.int64], Batch, dict[str, npt.NDArray[np.generic]]]]:
+        """(indices, batch, the session's feeds) of every run that a call makes, longest texts first."""
+        for index in batches(encodings, self._batch_size):
+            # A graph with a fixed batch size gets its last batch filled up with repeats.
+            fill = np.resize(index, self._batch_size) if self._inputs.batch else index
+            batch = self._padder.pad([encodings[row] for row in fill], self._inputs.sequence)
+            yield index, batch, self._inputs.feeds(batch)
+
     def __call__(self, encodings: Sequence[Encoding]) -> list[Floats]:
         """A float32 array each, in the order given and without padding.
 
@@ -131,11 +141,7 @@ class Predictor:
         """
         rows: list[Floats | None] = [None] * len(encodings)
         done = 0
-        for index in batches(encodings, self._batch_size):
-            # A graph with a fixed batch size gets its last batch filled up with repeats.
-            fill = np.resize(index, self._batch_size) if self._inputs.batch else index
-            batch = self._padder.pad([encodings[row] for row in fill], self._inputs.sequence)
-            feeds = self._inputs.feeds(batch)
+        for index, batch, feeds in self.batches(encodings):
             start = time.perf_counter()
             found = self._session.run(list(self.head.outputs), feeds)
             self.seconds += time.perf_counter() - start

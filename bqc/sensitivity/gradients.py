@@ -46,7 +46,7 @@ class Losses:
         assert sample is not None, "metrics that need labels are given a sample"
         assert sample.task is not None, "metrics that need labels are given a task"
         self._model, self._sample, self._task = subject.model, sample, sample.task
-        session = subject.float_session()
+        session = subject.float_session
         self._inputs = EncoderInputs.of(session)
         self._outputs = find_head(session, sample.task.kind).outputs
         # The fused attention has no second derivative.

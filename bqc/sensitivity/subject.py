@@ -5,8 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,7 @@ from bqc.evaluate.tasks import Examples, Features, Task, load_examples
 from bqc.evaluate.tokens import Encoding, Padder, TextEncoder
 from bqc.formats import BlockShift
 from bqc.ir import import_model
+from bqc.ir.anatomy import HEAD, encoder
 from bqc.passes.attach_functions import AttachFunctions
 from bqc.passes.finalize import Finalize
 from bqc.passes.quantize_activations import QuantizeActivations
@@ -28,6 +32,7 @@ from bqc.runtime.feeds import read_feeds
 from bqc.runtime.inputs import EncoderInputs
 from bqc.runtime.session import MissingKernelWarning, session
 from bqc.sensitivity.parts import WEIGHT, Part, activation_format, fake_quantize
+from bqc.sensitivity.suffix import Cut, Resumed, entrance, hidden_states, part_of_graph
 
 __all__ = ["Floats", "Sample", "Subject", "from_file", "from_task"]
 
@@ -125,9 +130,10 @@ class Subject:
         self.model, _ = import_model(path)
         self.threads = threads
         self._folder = Path(tempfile.mkdtemp(prefix="bqc-sensitivity-"))
-        self._file = self._folder / "float.onnx"
         self._base: list[Floats] | None = None
-        self._replaced: dict[str, onnxruntime.OrtValue] = {}
+        self._cuts: dict[str, Cut | None] = {}
+        # ONNX Runtime reads a replaced weight where it lies, for as long as the session lives.
+        self._replaced: onnxruntime.OrtValue | None = None
         self.model.ir_version = min(self.model.ir_version, 10)
 
     def __enter__(self) -> Subject:
@@ -156,51 +162,80 @@ class Subject:
         """
         if part is None or fmt is None:
             if self._base is None:
-                self._base = self._run(self._session({}))
+                self._base = self._run(self.float_session)
             return self._base
         if part.kind == WEIGHT:
-            return self._run(
-                self._session({part.initializer: fake_quantize(self.weight(part), part.axis, fmt)})
-            )
+            return self._run(self._with_weight(part, fake_quantize(self.weight(part), part.axis, fmt)))
         with warnings.catch_warnings():
             # A lone pair may run partly as a function body: the same bits.
             warnings.simplefilter("ignore", MissingKernelWarning)
             return self._run(session(self._with_point(part, fmt), threads=self.threads))
 
+    @cached_property
     def float_session(self) -> onnxruntime.InferenceSession:
         """A session on the canonical float model."""
-        return self._session({})
+        return self._session(self._float_file)
 
-    def _run(self, running: onnxruntime.InferenceSession) -> list[Floats]:
+    def _run(self, running: Any) -> list[Floats]:
         if self.sample is None:
             raise BqcError("this metric runs the model: give --task, or --inputs FILE.npz")
-        kind = self.sample.task.kind if self.sample.task else None
-        return Predictor(running, self.sample.padder, BATCH, kind=kind)(self.sample.features.encodings)
+        return self._predictor(running)(self.sample.features.encodings)
 
-    def _session(self, replaced: dict[str, Floats]) -> onnxruntime.InferenceSession:
-        if not self._file.is_file():
-            ir.save(self.model, self._file, external_data="float.data")
+    def _predictor(self, running: Any) -> Predictor:
+        assert self.sample is not None, "checked by _run"
+        kind = self.sample.task.kind if self.sample.task else None
+        return Predictor(running, self.sample.padder, BATCH, kind=kind)
+
+    def _with_weight(self, part: Part, weight: Floats) -> Any:
+        """A session with another weight: from its layer on, where the model can be cut there."""
+        self._replaced = onnxruntime.OrtValue.ortvalue_from_numpy(weight)
+        cut = None if part.also else self._cut_before(part.layer)
+        file = self._float_file if cut is None else cut.file
+        running = self._session(file, {part.initializer: self._replaced})
+        return running if cut is None else Resumed(self.float_session, running, cut)
+
+    def _cut_before(self, layer: str) -> Cut | None:
+        """The model from a layer on; the head's comes with the last layer, and tables are before any."""
+        layer = str(encoder(self.model).layers - 1) if layer == HEAD else layer
+        if layer not in self._cuts:
+            start = entrance(self.model, layer)
+            before = None if start is None else part_of_graph(self.model, None, start)
+            rest = None if start is None else part_of_graph(self.model, start, None)
+            cut = None
+            if start is not None and before is not None and rest is not None:
+                assert self.sample is not None, "checked by _run"
+                runs = self._predictor(self.float_session).batches(self.sample.features.encodings)
+                prefix = self._session(self._saved("before", before))
+                hidden = hidden_states(prefix, start, (feeds for _, _, feeds in runs))
+                cut = Cut(start, self._saved("after", rest), hidden)
+            self._cuts = {layer: cut}  # parts come layer by layer: one at a time is kept
+        return self._cuts[layer]
+
+    def _session(
+        self, file: Path, replaced: Mapping[str, onnxruntime.OrtValue] | None = None
+    ) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
-        # ONNX Runtime reads these where they lie, for as long as the session lives.
-        self._replaced = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(data) for name, data in replaced.items()
-        }
-        for name, value in self._replaced.items():
+        for name, value in (replaced or {}).items():
             options.add_initializer(name, value)
-        return onnxruntime.InferenceSession(str(self._file), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    def _saved(self, name: str, model: ir.Model) -> Path:
+        path = self._folder / f"{name}.onnx"
+        ir.save(model, path, external_data=f"{name}.data")
+        return path
+
+    @cached_property
+    def _float_file(self) -> Path:
+        return self._saved("float", self.model)
 
     def _with_point(self, part: Part, fmt: BlockShift) -> Path:
         """A file of the model with a pair at one point."""
-        if not self._file.is_file():
-            ir.save(self.model, self._file, external_data="float.data")
-        model = ir.load(self._file)
+        model = ir.load(self._float_file)
         Plan("sensitivity", activations={part.key: activation_format(self.model, part, fmt)}).attach(model)
         for one in (QuantizeActivations(), AttachFunctions(), Finalize()):
             one(model)
         model.ir_version = min(model.ir_version, 10)
-        path = self._folder / "point.onnx"
-        ir.save(model, path, external_data="point.data")
-        return path
+        return self._saved("point", model)

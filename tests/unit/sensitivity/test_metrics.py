@@ -170,3 +170,27 @@ def test_examples_are_drawn_by_seed(model: Path) -> None:
     assert [len(rows) for rows in Options(examples=4, subsets=3).draw(12)] == [4, 4, 4]
     assert len({int(row) for rows in Options(examples=4, subsets=3).draw(12) for row in rows}) == 12
     assert [len(rows) for rows in Options(examples=8, subsets=2).draw(5)] == [5, 5]
+
+
+def test_a_model_is_run_from_the_changed_layer_on(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bqc.sensitivity import subject as module
+
+    started: list[tuple[str, str]] = []
+
+    class Watched(module.Resumed):
+        def __init__(self, whole: object, rest: object, cut: module.Cut) -> None:
+            super().__init__(whole, rest, cut)
+            started.append((cut.start, ",".join(self._names)))
+
+    def values() -> dict[str, float]:
+        return scored(model, "mse").values("weight", str(W4))
+
+    monkeypatch.setattr(module, "Resumed", Watched)
+    cut = values()
+    assert len(started) == 2 * (12 + 2)  # every linear in both formats; tables come before the first layer
+    assert len({start for start, _ in started}) == 2
+    assert {names for _, names in started} == {"attention_mask"}
+    monkeypatch.setattr(module, "part_of_graph", lambda *_: None)
+    whole = values()
+    assert len(started) == 2 * (12 + 2)
+    assert cut == pytest.approx(whole, rel=1e-3)

@@ -72,7 +72,7 @@ def both_logits(folder: Path, path: Path, trained: OnnxModule) -> tuple[np.ndarr
     feeds = {name: batch[name] for name in trained.input_names}
     with torch.no_grad():
         ours = trained(**feeds)["logits"].numpy()
-    return ours, Predictor(session(path), text, 64)(examples.texts)
+    return ours, np.stack(Predictor(session(path), text, 64)(text.encode(examples.texts)))
 
 
 @pytest.mark.parametrize("bits", [2, 8])
@@ -240,6 +240,7 @@ def test_bad_inputs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
     assert "the model has 2 outputs and STS-B needs 1" in fails(model, "--task", "stsb", "--data", data)
     assert "which is not there" in fails(model, "--task", "sst2", "--data", data)
+    assert "CoNLL-03 is a tagging task" in fails(model, "--task", "conll03", "--data", data)
     assert "--checkpoints" in fails(model, "--task", "mrpc", "--data", data, "--resume")
     empty = tmp_path / "glue" / "MRPC"
     empty.mkdir(parents=True)
