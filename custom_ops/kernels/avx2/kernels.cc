@@ -395,67 +395,11 @@ void mix(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_
   }
 }
 
-// rows.inc's gelu leaves the CPU waiting for one chain of multiply and add; this is four of them side by
-// side, in the same order of operations.
-template <int N>
-void gelu_with_chains(const float (&coefficients)[N], const float* x, int64_t n, float* y) {
-  constexpr int kChains = 8;
-  const __m256i magnitude_bits = _mm256_set1_epi32(kMagnitude);
-  const __m256 limit = _mm256_set1_ps(kGeluLimit), zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1.0f);
-  int64_t i = 0;
-  for (; i + 8 * kChains <= n; i += 8 * kChains) {
-    __m256 v[kChains], t[kChains], w[kChains], sum[kChains];
-#pragma GCC unroll 8
-    for (int c = 0; c < kChains; ++c) {
-      const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i) + c);
-      const __m256i a = _mm256_and_si256(b, magnitude_bits);
-      const __m256i kept = _mm256_or_si256(_mm256_andnot_si256(magnitude_bits, b),
-                                           _mm256_min_epi32(a, _mm256_set1_epi32(kLargest)));
-      const __m256i none = _mm256_or_si256(_mm256_cmpgt_epi32(a, _mm256_set1_epi32(kInfinity)),
-                                           _mm256_cmpgt_epi32(_mm256_set1_epi32(kSmallest), a));
-      v[c] = _mm256_castsi256_ps(_mm256_andnot_si256(none, kept));
-      t[c] = _mm256_min_ps(_mm256_and_ps(v[c], _mm256_castsi256_ps(magnitude_bits)), limit);
-      w[c] = _mm256_sub_ps(_mm256_mul_ps(_mm256_mul_ps(t[c], t[c]), _mm256_set1_ps(0.08f)), one);
-      sum[c] = _mm256_set1_ps(coefficients[N - 1]);
-    }
-#pragma GCC unroll 16
-    for (int k = N - 2; k >= 0; --k) {
-#pragma GCC unroll 8
-      for (int c = 0; c < kChains; ++c) {
-        sum[c] = _mm256_add_ps(_mm256_mul_ps(sum[c], w[c]), _mm256_set1_ps(coefficients[k]));
-      }
-    }
-#pragma GCC unroll 8
-    for (int c = 0; c < kChains; ++c) {
-      // 0.5 - half and 0.5 + half, by the sign of v, which is never -0.
-      const __m256 sign = _mm256_andnot_ps(_mm256_castsi256_ps(magnitude_bits), v[c]);
-      const __m256 half = _mm256_xor_ps(_mm256_mul_ps(t[c], sum[c]), sign);
-      const __m256 inner = _mm256_add_ps(_mm256_set1_ps(0.5f), half);
-      const __m256 outer = _mm256_blendv_ps(one, zero, v[c]);
-      const __m256 far = _mm256_cmp_ps(t[c], limit, _CMP_GE_OQ);
-      _mm256_storeu_ps(y + i + 8 * c, _mm256_mul_ps(v[c], _mm256_blendv_ps(inner, outer, far)));
-    }
-  }
-  gelu_with(coefficients, x + i, n - i, y + i);
-}
-
-void gelu_chains(const float* x, int64_t n, int approximate, float* y) {
-  if (approximate) {
-    gelu_with_chains(kGeluTanh, x, n, y);
-  } else {
-    gelu_with_chains(kGeluErf, x, n, y);
-  }
-}
-
-constexpr RowKernels kFastRows = [] {
-  RowKernels rows = kRows;
-  rows.gelu = gelu_chains;
-  return rows;
-}();
-
 constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_keys, pack_values, mix};
 
 }  // namespace
+
+#include "kernels/avx2/rows.inc"
 
 extern const KernelSet kKernels = {"avx2", "vpmaddwd on 16-bit codes", &kFastRows, &kGemm};
 
