@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from bqc.contract import Contract
 from bqc.ir.build import Writer, write_position_ids
 from bqc.ir.match import is_weight, size_of
 from bqc.ir.probe import Sizes
@@ -24,6 +25,8 @@ class ImportPositions(ir.passes.InPlacePass):
 
     The table has as many rows as the sequence has tokens.
     """
+
+    contract = Contract("exact")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, count = model.graph, 0
