@@ -43,6 +43,7 @@ _MODULES = (
     "import_embedding",
     "import_ids",
     "import_shapes",
+    "import_range",
     "import_residual",
     "import_head",
     "import_types",

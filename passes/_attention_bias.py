@@ -75,11 +75,12 @@ def _adds_something(graph: ir.Graph, value: ir.Value) -> bool:
         return False
     try:
         probe = Probe([value])
-        ones = np.ones((_SIZES.batch, _SIZES.sequence), np.int64)
+        sizes = _SIZES.within(graph)
+        ones = np.ones((sizes.batch, sizes.sequence), np.int64)
         read = [v for v in graph.inputs if probe.depends_on(v)]
         feeds = {v: ones.astype(v.dtype.numpy() if v.dtype else np.int64) for v in read}
-        (found,) = probe.run(feeds, _SIZES)
+        (found,) = probe.run(feeds, sizes)
     except ProbeError:
         return False
-    square = found.shape[-2:] == (_SIZES.sequence, _SIZES.sequence)
+    square = found.shape[-2:] == (sizes.sequence, sizes.sequence)
     return found.ndim == 4 and square and bool(np.any(found))

@@ -36,6 +36,7 @@ from bqc.passes.import_opset import ImportOpset
 from bqc.passes.import_packed import ImportPacked
 from bqc.passes.import_pool import ImportPool
 from bqc.passes.import_positions import ImportPositions
+from bqc.passes.import_range import ImportRange
 from bqc.passes.import_residual import ImportResidual
 from bqc.passes.import_shapes import ImportShapes
 from bqc.passes.import_shared import ImportShared
@@ -51,6 +52,7 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportOpset,
     ImportHalf,
     ImportFold,
+    ImportRange,
     ImportContribEmbedding,
     ImportContribMatMul,
     ImportContribGelu,

@@ -23,6 +23,7 @@ __all__ = ["ImportContribAttention"]
 _PARTS = ("query", "key", "value")
 _FILTER = -10000.0
 _WHOLE = "bqc.whole_mask"
+_SIZES = Sizes(3, 5)
 _LENGTHS = "the optimizer that wrote this file made the mask right-padding lengths; kept so"
 
 
@@ -144,7 +145,7 @@ def _core(
 
 def _bias(w: Writer, mask: ir.Value, x: ir.Value, low: float | None) -> ir.Value:
     """The additive bias `[B, 1, 1, S]` of a 0/1 mask or of lengths."""
-    shape = _probed_shape(mask)
+    shape = _probed_shape(w.graph, mask)
     if len(shape) == 1:
         mask = _whole(w, mask, shape[0], x)
     else:
@@ -160,9 +161,10 @@ def _whole(w: Writer, mask: ir.Value, size: int, x: ir.Value) -> ir.Value:
     known = mask.meta.get(_WHOLE)
     if isinstance(known, ir.Value):
         return known
-    refuse_unless(size in (3, 6), "its mask holds cumulated lengths (3 B + 2 numbers)")
+    batch = _SIZES.within(w.graph).batch
+    refuse_unless(size in (batch, 2 * batch), "its mask holds cumulated lengths (3 B + 2 numbers)")
     ends, starts = mask, None
-    if size == 6:
+    if size == 2 * batch:
         i32 = ir.DataType.INT32
         pair = w.op("Reshape", mask, w.shared("mask_halves", np.array([2, -1], np.int64)), dtype=i32)
         picked = [w.shared(f"mask_half_{i}", np.int64(i)) for i in range(2)]
@@ -172,18 +174,21 @@ def _whole(w: Writer, mask: ir.Value, size: int, x: ir.Value) -> ir.Value:
     return made
 
 
-def _probed_shape(mask: ir.Value) -> tuple[int, ...]:
-    """The shape for batch 3, sequence 5."""
+def _probed_shape(graph: ir.Graph, mask: ir.Value) -> tuple[int, ...]:
+    """The shape for `_SIZES`, or for the sizes that the graph is fixed to."""
+    sizes = _SIZES.within(graph)
     if mask.is_graph_input():
         shape = dims(mask)
         if shape is None:
             raise NoMatch("the rank of its mask is not declared", 4)
         if len(shape) == 1:
+            if isinstance(shape[0], int):
+                return (shape[0],)
             named = str(shape[0]).replace(" ", "")
-            return (6,) if named.startswith("2*") or named.endswith("*2") else (3,)
+            return (sizes.batch * (1 + (named.startswith("2*") or named.endswith("*2"))),)
         return (1,) * len(shape)
     try:
-        return Probe([mask]).run({}, Sizes(3, 5))[0].shape
+        return Probe([mask]).run({}, sizes)[0].shape
     except ProbeError as error:
         raise NoMatch(f"its mask is not a small computation: {error}", 4) from error
 

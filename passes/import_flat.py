@@ -11,6 +11,7 @@ from bqc.contract import Contract
 from bqc.ir.build import Writer
 from bqc.ir.counting import may_rewrite
 from bqc.ir.match import constant, is_weight, size_of
+from bqc.ir.probe import Sizes
 from bqc.ir.rewrite import drop_dead, sources
 
 __all__ = ["ImportFlat"]
@@ -71,7 +72,7 @@ def _reshape(graph: ir.Graph, w: Writer, node: ir.Node, whole: dict[ir.Value, ir
         if (
             len(target) == 2
             and target[1] is not None
-            and target[0] in (None, -1)
+            and target[0] in (None, -1, _tokens(graph))
             and _is_dense(out, target[1])
         ):
             whole[out] = x if _width(x) == target[1] else _three(w, x, target[1])
@@ -90,6 +91,12 @@ def _reshape(graph: ir.Graph, w: Writer, node: ir.Node, whole: dict[ir.Value, ir
     elif 0 not in target:
         node.replace_input_with(0, whole[x])
     return 1
+
+
+def _tokens(graph: ir.Graph) -> int | None:
+    """`B * S` of a graph that takes one batch size and sequence length only."""
+    fixed = Sizes(0, 0).within(graph)
+    return fixed.batch * fixed.sequence or None
 
 
 def _three(w: Writer, x: ir.Value, width: int) -> ir.Value:

@@ -37,7 +37,7 @@ class ImportShapes(ir.passes.InPlacePass):
         ids = None if words is None else words.inputs[1]
         count = 0
         for node in [n for n in graph if n.op_type == "Shape"] if ids is not None else []:
-            width = _width(node.inputs[0])
+            width = _width(graph, node.inputs[0])
             if width is None or ids is None or node.outputs[0].is_graph_output():
                 continue
             if not may_rewrite(node):
@@ -48,17 +48,18 @@ class ImportShapes(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, count > 0)
 
 
-def _width(value: ir.Value | None) -> int | None:
+def _width(graph: ir.Graph, value: ir.Value | None) -> int | None:
     """`H` of a hidden state `[B, S, H]` that is not an input, else None."""
     if value is None or value.producer() is None:
         return None
-    shapes = [shape_of(value, sizes) for sizes in _SIZES]
+    runs = [sizes.within(graph) for sizes in _SIZES]
+    shapes = [shape_of(value, sizes) for sizes in runs]
     if any(shape is None or len(shape) != 3 for shape in shapes):
         return None
     first, second = shapes
     assert first is not None
     assert second is not None, "just checked"
-    leads = [(s.batch, s.sequence) for s in _SIZES]
+    leads = [(s.batch, s.sequence) for s in runs]
     return first[2] if [first[:2], second[:2]] == leads and first[2] == second[2] else None
 
 

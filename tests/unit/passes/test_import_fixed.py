@@ -10,6 +10,7 @@ import pytest
 
 import bqc
 from bqc.ir import import_model, load
+from bqc.passes.import_flat import ImportFlat
 from bqc.passes.import_positions import ImportPositions
 from tests.support.exports import largest_difference, session
 from tests.support.families import Cell, exported
@@ -55,6 +56,35 @@ def test_folded_positions_are_a_lookup_again() -> None:
 @pytest.mark.parametrize("sequence", ["S", "1"])
 def test_rows_of_another_length_are_left(sequence: str) -> None:
     assert not ImportPositions()(positions("B", sequence)).modified
+
+
+FLAT = """g (int64[B, 3] ids, float[B, 3, 4] x) => (float[B, 3, 4] y) <
+int64[2] rows = {6, 4}, int64[3] tokens = {2, 3, 4}, float[4, 4] weight = {WEIGHT}> {
+r = Reshape(x, rows)
+m = MatMul(r, weight)
+y0 = Reshape(m, tokens)
+y = Tanh(y0)
+}"""
+
+
+def flat(batch: str) -> ir.Model:
+    weight = ", ".join(f"{x:.3f}" for x in np.random.default_rng(0).random(16))
+    text = FLAT.replace("WEIGHT", weight).replace("[B", f"[{batch}")
+    return ir.from_onnx_text(f'<ir_version: 8, opset_import: ["" : 21]> {text}')
+
+
+def test_rows_of_all_tokens_get_their_axes_back() -> None:
+    model = flat("2")
+    before = ir.from_proto(ir.to_proto(model))
+    assert ImportFlat()(model).modified
+    assert [n.op_type for n in model.graph][-2:] == ["MatMul", "Tanh"]
+    x = np.random.default_rng(1).random((2, 3, 4), np.float32)
+    feeds = {"ids": np.zeros((2, 3), np.int64), "x": x}
+    np.testing.assert_array_equal(*(session(m).run(None, feeds)[0] for m in (before, model)))
+
+
+def test_rows_of_an_open_batch_are_left() -> None:
+    assert not ImportFlat()(flat("B")).modified
 
 
 @pytest.mark.slow
