@@ -81,6 +81,9 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
 )
 """The order matters: embeddings are found under a LayerNormalization, attention between linears."""
 
+_ANATOMY = (LAYER_KEY, ROLE_KEY, SOURCE_KEY)
+_EXPORTERS = "pkg."
+
 
 @dataclass(frozen=True)
 class ImportCanonicalize(ir.passes.InPlacePass):
@@ -90,7 +93,8 @@ class ImportCanonicalize(ir.passes.InPlacePass):
     After: the form of docs/canonical-form.md, without labels (`annotate-anatomy` writes them)
     """
 
-    contract = Contract("ulp")
+    # A cast that turns out to change nothing once types are inferred goes when the file is imported again.
+    contract = Contract("ulp", idempotent=False)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         forgotten = _forget(model)
@@ -101,9 +105,22 @@ class ImportCanonicalize(ir.passes.InPlacePass):
 
 
 def _forget(model: ir.Model) -> bool:
-    """Drop anatomy that is already written: what a model computes is looked at, not what it says of itself."""
+    """Drop what is written of a graph that will be another: its anatomy, and the notes of its exporter.
+
+    What a model computes is looked at, not what it says of itself. Exporters keep names and paths of their source
+    under ``pkg.``, as long as the graph.
+    """
+    graph = model.graph
     dropped = model.metadata_props.pop(ANATOMY_KEY, None) is not None
-    for item in (*model.graph, *model.graph.initializers.values()):
-        for key in (LAYER_KEY, ROLE_KEY, SOURCE_KEY):
-            dropped |= item.metadata_props.pop(key, None) is not None
+    for item in (
+        graph,
+        *graph,
+        *graph.inputs,
+        *graph.initializers.values(),
+        *(v for n in graph for v in n.outputs),
+    ):
+        props = item.metadata_props
+        for key in [k for k in props if k in _ANATOMY or k.startswith(_EXPORTERS)]:
+            del props[key]
+            dropped = True
     return dropped

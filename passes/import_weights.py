@@ -27,7 +27,7 @@ class ImportWeights(ir.passes.InPlacePass):
     Nothing is computed here: the new initializer reads the stored one when somebody asks for its values.
     """
 
-    contract = Contract("exact")
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False

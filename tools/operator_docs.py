@@ -84,7 +84,7 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
 """(operator, input) -> the same, where an operator differs from the rest."""
 
 ATTRIBUTES = {
-    "bits": "bits of the codes: 8, 6 or 4",
+    "bits": "bits of the codes: 8, 6, 4 or 2",
     "block": "elements that share an exponent",
     "group": "no block crosses a multiple of this; 0 for none",
     "heads": "attention heads",

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from bqc.sensitivity.fisher import Fisher
 from bqc.sensitivity.hessian import Hessian
 from bqc.sensitivity.hessian_trace import HessianTrace
 from bqc.sensitivity.kl import Kl
+from bqc.sensitivity.metric import Metric
 from bqc.sensitivity.mse import Mse
 from bqc.sensitivity.options import BLOCKS, Options
 from bqc.sensitivity.parts import ACTIVATION, WEIGHT, Part, activation_parts, weight_parts
@@ -28,18 +28,12 @@ from bqc.sensitivity.scores import Score, Sensitivity
 from bqc.sensitivity.subject import Sample, Subject, from_file, from_task
 from bqc.sensitivity.weight_error import WeightError
 
-__all__ = ["DEFAULT_METRIC", "METRICS", "Metric", "analyze"]
+__all__ = ["DEFAULT_METRIC", "METRICS", "analyze"]
 
 
-class Metric(Protocol):
-    """Scores of one part in some formats, and details for the report."""
-
-    def __call__(
-        self, part: Part, formats: Sequence[BlockShift]
-    ) -> tuple[dict[str, float], dict[str, Any]]: ...
-
-
-_CLASSES: dict[str, Any] = {kind.name: kind for kind in (WeightError, Mse, Kl, Fisher, Hessian, HessianTrace)}
+_CLASSES: dict[str, type[Metric]] = {
+    kind.name: kind for kind in (WeightError, Mse, Kl, Fisher, Hessian, HessianTrace)
+}
 METRICS = tuple(_CLASSES)
 """From data-free to data-rich."""
 DEFAULT_METRIC = "kl"
@@ -89,7 +83,7 @@ def analyze(
     kind = _checked(metric, parts, options, task, inputs)
     sample = None
     if kind.needs != "nothing":
-        sample = _sample(path, metric, task, data, split, inputs, options, tokenizer)
+        sample = _sample(path, kind, task, data, split, inputs, options, tokenizer)
     with Subject(path, sample, threads) as subject:
         todo = _parts(subject, parts, formats)
         asked = Sensitivity(
@@ -104,7 +98,7 @@ def analyze(
             journal,
             {**asked.to_dict(), "parts": [one.key for one, _ in todo], "bytes": _fingerprint(subject)},
         )
-        measure: Metric = kind(subject, options) if kind in (Hessian, HessianTrace) else kind(subject)
+        measure = kind(subject, options)
         scores = []
         for done, (part, chosen) in enumerate(todo):
             if progress:
@@ -128,7 +122,9 @@ def _score(measure: Metric, part: Part, formats: Sequence[BlockShift]) -> Score:
     return Score(part.kind, part.key, found, list(part.also), details, round(time.perf_counter() - start, 3))
 
 
-def _checked(metric: str, parts: Sequence[str], options: Options, task: Task | None, inputs: object) -> Any:
+def _checked(
+    metric: str, parts: Sequence[str], options: Options, task: Task | None, inputs: object
+) -> type[Metric]:
     if metric not in _CLASSES:
         raise BqcError(f"no metric '{metric}'{nearest(metric, METRICS)}")
     kind = _CLASSES[metric]
@@ -148,7 +144,7 @@ def _checked(metric: str, parts: Sequence[str], options: Options, task: Task | N
 
 def _sample(
     path: Path,
-    metric: str,
+    kind: type[Metric],
     task: Task | None,
     data: str | Path | None,
     split: str,
@@ -159,7 +155,7 @@ def _sample(
     if task is None:
         assert inputs is not None, "checked before"
         return from_file(path, Path(inputs))
-    count = options.examples * (options.subsets if metric.startswith("hessian") else 1)
+    count = options.examples * (options.subsets if kind.in_subsets else 1)
     folder = None if data is None else Path(data)
     return from_task(
         path, task, folder, split, count, options.seed, None if tokenizer is None else Path(tokenizer)

@@ -11,11 +11,13 @@ import numpy.typing as npt
 from bqc.evaluate.extras import require
 from bqc.evaluate.predict import find_head
 from bqc.evaluate.tokens import batches
+from bqc.ir.anatomy import weights_of
 from bqc.runtime.inputs import EncoderInputs
 from bqc.sensitivity.spectrum import Product, Vector
 from bqc.sensitivity.subject import Subject
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 __all__ = ["Losses"]
@@ -35,13 +37,15 @@ class Losses:
     """
 
     def __init__(self, subject: Subject) -> None:
-        require("torch", "train")
+        torch = require("torch", "train")
         from bqc.train import module
 
+        if subject.threads is not None:
+            torch.set_num_threads(subject.threads)
         sample = subject.sample
         assert sample is not None, "metrics that need labels are given a sample"
         assert sample.task is not None, "metrics that need labels are given a task"
-        self._sample, self._task = sample, sample.task
+        self._model, self._sample, self._task = subject.model, sample, sample.task
         session = subject.float_session()
         self._inputs = EncoderInputs.of(session)
         self._outputs = find_head(session, sample.task.kind).outputs
@@ -52,33 +56,29 @@ class Losses:
         """Mean over features of the squared gradient of each one's loss, float64 in the weight's shape, by name."""
         import torch
 
-        weights = [self._module.parameter(name).requires_grad_(True) for name in names]
+        weights = self._differentiable(names)
         squares = [torch.zeros_like(weight) for weight in weights]
-        count = len(self._sample.features)
-        for row in range(count):
+        for row in range(self.count):
             for square, gradient in zip(
                 squares, torch.autograd.grad(self._loss([row]), weights), strict=True
             ):
-                square.addcmul_(gradient, gradient, value=1 / count)
-        for weight in weights:
-            weight.requires_grad_(False)
+                square.addcmul_(gradient, gradient, value=1 / self.count)
         return {name: square.double().numpy() for name, square in zip(names, squares, strict=True)}
 
     def hessian(self, names: Sequence[str], rows: npt.NDArray[np.int64]) -> Product:
         """v -> H v for the mean loss over some features and the weights of these names, flattened one after another.
 
-        The graph of the gradient is made once, here; a product is one more backward pass through it.
+        The graph of the gradient is made once, here; a product is one more backward pass through it. Products hold
+        until the next call of a method.
         """
         import torch
 
-        weights = [self._module.parameter(name).requires_grad_(True) for name in names]
+        weights = self._differentiable(names)
         parts: list[tuple[list[Tensor], float]] = []
         for index in batches([self._sample.features.encodings[row] for row in rows], ROWS):
             loss = self._loss(rows[index])
             gradients = torch.autograd.grad(loss, weights, create_graph=True)
             parts.append((list(gradients), len(index) / len(rows)))
-        for weight in weights:
-            weight.requires_grad_(False)
         sizes = [weight.numel() for weight in weights]
 
         def product(vector: Vector) -> Vector:
@@ -96,13 +96,21 @@ class Losses:
         """Elements of the weights of these names."""
         return sum(self._module.parameter(name).numel() for name in names)
 
-    def parameters_of(self, layer: str, subject: Subject) -> list[str]:
-        """Every parameter labelled with a layer, biases and norms too."""
-        from bqc.ir.anatomy import weights_of
+    @property
+    def count(self) -> int:
+        """Features of the sample."""
+        return len(self._sample.features)
 
+    def parameters_of(self, layer: str) -> list[str]:
+        """Every parameter labelled with a layer, biases and norms too."""
         known = self._module.initializers()
-        names = (value.name or "" for value in weights_of(subject.model, layer))
+        names = (value.name or "" for value in weights_of(self._model, layer))
         return [name for name in names if name in known]
+
+    def _differentiable(self, names: Sequence[str]) -> list[torch.nn.Parameter]:
+        """Weights of these names; only they get gradients, so that only what follows them is recorded."""
+        self._module.requires_grad_(False)
+        return [self._module.parameter(name).requires_grad_(True) for name in names]
 
     def _loss(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Any:
         import torch

@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bqc.formats import BlockShift
-from bqc.sensitivity.gradients import Losses
+from bqc.sensitivity.metric import GradientMetric
 from bqc.sensitivity.options import Options
-from bqc.sensitivity.parts import WEIGHT, Part
+from bqc.sensitivity.parts import Part
 from bqc.sensitivity.spectrum import Vector, top_eigenvalue, variability
 from bqc.sensitivity.subject import Subject
 
 __all__ = ["Hessian"]
 
 
-class Hessian:
+class Hessian(GradientMetric):
     """``Omega * sum((W - Q(W))^2)`` with Omega = |mean| + std of the top eigenvalue over random subsets of the data.
 
     Omega alone is Q-BERT's sensitivity (arXiv 1909.05840, section 3.1), which knows no format; times the squared error
@@ -26,36 +26,32 @@ class Hessian:
     """
 
     name: ClassVar[str] = "hessian"
-    kinds: ClassVar[tuple[str, ...]] = (WEIGHT,)
-    needs: ClassVar[str] = "labels"
+    in_subsets: ClassVar[bool] = True
 
     def __init__(self, subject: Subject, options: Options) -> None:
-        self._subject, self._options = subject, options
-        self._losses: Losses | None = None
+        super().__init__(subject, options)
         self._blocks: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def __call__(self, part: Part, formats: Sequence[BlockShift]) -> tuple[dict[str, float], dict[str, Any]]:
-        if self._losses is None:
-            self._losses = Losses(self._subject)
         names = [part.initializer]
-        if self._options.block == "layer":
-            names = self._losses.parameters_of(part.layer, self._subject)
+        if self.options.block == "layer":
+            names = self.losses.parameters_of(part.layer)
         found = self._blocks.setdefault(tuple(names), {})
         if not found:
-            found.update(self._eigenvalues(self._losses, names))
+            found.update(self._eigenvalues(names))
         scores = {
-            str(fmt): found["omega"] * float(self._subject.squared_error(part, fmt).sum()) for fmt in formats
+            str(fmt): found["omega"] * float(self.subject.squared_error(part, fmt).sum()) for fmt in formats
         }
         return scores, found
 
-    def _eigenvalues(self, losses: Losses, names: Sequence[str]) -> dict[str, Any]:
-        random = np.random.default_rng(self._options.seed)
+    def _eigenvalues(self, names: Sequence[str]) -> dict[str, Any]:
+        random = np.random.default_rng(self.options.seed)
         # A subset starts from the eigenvector of the one before: they differ little, and it converges sooner.
-        vector: Vector = random.standard_normal(losses.size(names))
+        vector: Vector = random.standard_normal(self.losses.size(names))
         values, products = [], 0
-        for rows in self._options.draw(len(self._subject.sample.features)):  # type: ignore[union-attr]
+        for rows in self.options.draw(self.losses.count):
             value, vector, taken = top_eigenvalue(
-                losses.hessian(names, rows), vector, self._options.iterations, self._options.tolerance
+                self.losses.hessian(names, rows), vector, self.options.iterations, self.options.tolerance
             )
             values.append(value)
             products += taken

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,21 +10,19 @@ import numpy.typing as npt
 
 from bqc.errors import BqcError
 from bqc.formats import BlockShift
+from bqc.sensitivity.metric import Metric
 from bqc.sensitivity.parts import ACTIVATION, WEIGHT, Part
-from bqc.sensitivity.subject import Floats, Subject
+from bqc.sensitivity.subject import Floats
 
 __all__ = ["Kl", "mean_divergence"]
 
 
-@dataclass
-class Kl:
+class Kl(Metric):
     """Mean of KL(float || quantised) over examples, or over the tokens of a tagger, in nats."""
 
     name: ClassVar[str] = "kl"
     kinds: ClassVar[tuple[str, ...]] = (WEIGHT, ACTIVATION)
     needs: ClassVar[str] = "inputs"
-
-    subject: Subject
 
     def __call__(self, part: Part, formats: Sequence[BlockShift]) -> tuple[dict[str, float], dict[str, Any]]:
         base = self.subject.outputs()

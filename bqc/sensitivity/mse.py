@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from bqc.formats import BlockShift
+from bqc.sensitivity.metric import Metric
 from bqc.sensitivity.parts import ACTIVATION, WEIGHT, Part
-from bqc.sensitivity.subject import Floats, Subject
+from bqc.sensitivity.subject import Floats
 
 __all__ = ["Mse", "mean_squared_difference"]
 
 
-@dataclass
-class Mse:
+class Mse(Metric):
     """Mean squared difference of the outputs from the float model's, over all their elements."""
 
     name: ClassVar[str] = "mse"
     kinds: ClassVar[tuple[str, ...]] = (WEIGHT, ACTIVATION)
     needs: ClassVar[str] = "inputs"
-
-    subject: Subject
 
     def __call__(self, part: Part, formats: Sequence[BlockShift]) -> tuple[dict[str, float], dict[str, Any]]:
         base = self.subject.outputs()

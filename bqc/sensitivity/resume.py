@@ -12,6 +12,7 @@ from typing import Any
 
 from bqc.errors import BqcError
 from bqc.sensitivity.scores import Score
+from bqc.staging import write_text
 
 __all__ = ["Journal"]
 
@@ -27,19 +28,26 @@ class Journal:
     def __init__(self, path: Path | None, asked: dict[str, Any]) -> None:
         self._path = path
         self._print = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        self._begun = False
         self.found = {(score.part, score.key): score for score in self._read()}
 
     def add(self, score: Score) -> None:
-        """Keep a score; it is on the disk when this returns."""
+        """Keep a score; it is on the disk when this returns. Raises BqcError if it cannot be."""
         self.found[score.part, score.key] = score
         if self._path is None:
             return
         try:
-            fresh = len(self.found) == 1
-            with self._path.open("w" if fresh else "a", encoding="utf-8") as file:
-                if fresh:
-                    file.write(json.dumps({"fingerprint": self._print}) + "\n")
-                file.write(json.dumps(asdict(score)) + "\n")
+            if self._begun:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(_line(asdict(score)))
+            else:
+                # What is there may be of another question, or end in the middle of a line.
+                lines = [
+                    _line({"fingerprint": self._print}),
+                    *(_line(asdict(one)) for one in self.found.values()),
+                ]
+                write_text(self._path, "".join(lines))
+                self._begun = True
         except OSError as error:
             raise BqcError(f"{self._path}: cannot be written: {error.strerror}") from error
 
@@ -52,3 +60,7 @@ class Journal:
                 return
             for line in lines[1:]:
                 yield Score(**json.loads(line))
+
+
+def _line(values: dict[str, Any]) -> str:
+    return json.dumps(values) + "\n"

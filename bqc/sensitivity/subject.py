@@ -108,10 +108,12 @@ class Subject:
     Args:
         path: the float ``.onnx`` file.
         sample: what it is run on; None for metrics without data.
-        threads: of ONNX Runtime.
+        threads: of ONNX Runtime, and of torch.
 
     Attributes:
         model: the annotated canonical model.
+        sample: as given.
+        threads: as given.
 
     Raises:
         BqcError: the file cannot be read, is compiled, or holds no encoder.
@@ -121,7 +123,7 @@ class Subject:
         self.path = path
         self.sample = sample
         self.model, _ = import_model(path)
-        self._threads = threads
+        self.threads = threads
         self._folder = Path(tempfile.mkdtemp(prefix="bqc-sensitivity-"))
         self._file = self._folder / "float.onnx"
         self._base: list[Floats] | None = None
@@ -163,7 +165,7 @@ class Subject:
         with warnings.catch_warnings():
             # A lone pair may run partly as a function body: the same bits.
             warnings.simplefilter("ignore", MissingKernelWarning)
-            return self._run(session(self._with_point(part, fmt), threads=self._threads))
+            return self._run(session(self._with_point(part, fmt), threads=self.threads))
 
     def float_session(self) -> onnxruntime.InferenceSession:
         """A session on the canonical float model."""
@@ -180,8 +182,8 @@ class Subject:
             ir.save(self.model, self._file, external_data="float.data")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
         # ONNX Runtime reads these where they lie, for as long as the session lives.
         self._replaced = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(data) for name, data in replaced.items()

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bqc.formats import BlockShift
-from bqc.sensitivity.parts import WEIGHT, Part
-from bqc.sensitivity.subject import Subject
+from bqc.sensitivity.metric import Metric
+from bqc.sensitivity.parts import Part
 
 __all__ = ["WeightError"]
 
 
-@dataclass
-class WeightError:
+class WeightError(Metric):
     """``sum((W - Q(W))^2) / sum(W^2)``: comparable between weights of different size."""
 
     name: ClassVar[str] = "weight-error"
-    kinds: ClassVar[tuple[str, ...]] = (WEIGHT,)
     needs: ClassVar[str] = "nothing"
-
-    subject: Subject
 
     def __call__(self, part: Part, formats: Sequence[BlockShift]) -> tuple[dict[str, float], dict[str, Any]]:
         weight = self.subject.weight(part)

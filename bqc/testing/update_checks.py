@@ -19,6 +19,7 @@ from bqc.errors import BqcError
 from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY
 from bqc.ir.text import SEPARATOR, from_text, split, to_text
 from bqc.ir.text.lexer import quote
+from bqc.ir.text.printer import metadata_entry
 from bqc.testing.run_lines import RunLine, run_lines
 
 __all__ = ["main", "updated"]
@@ -93,7 +94,10 @@ def _checks(run: RunLine, source: str, printed: str) -> str:
         message = _literal(printed.strip()).replace(str(run.file), "{{.*}}")
         return f"// {run.prefix}: {re.sub(r':[0-9]+:[0-9]+:', ':{{[0-9:]+}}:', message, count=1)}\n"
     model = from_text(printed)
-    head = [f"// {run.prefix}: {_literal(text)}" for text in _header_changes(from_text(source), model)]
+    head = []
+    for text in _header_changes(from_text(source), model):
+        first, *more = (_literal(line.strip()) for line in text.splitlines())
+        head += [f"// {run.prefix}: {first}", *(f"// {run.prefix}-NEXT: {line}" for line in more)]
     _anonymous(model)
     lines = to_text(model).splitlines()
     lines = lines[lines.index(">") + 1 :]
@@ -115,7 +119,7 @@ def _header_changes(before: ir.Model, after: ir.Model) -> list[str]:
             changes.append(f"{quote(domain)} : {version}")
     for key, value in sorted(after.metadata_props.items()):
         if before.metadata_props.get(key) != value:
-            changes.append(f"{quote(key)}: {quote(value)}")
+            changes.append(metadata_entry(key, value))
     return changes
 
 

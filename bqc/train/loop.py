@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from bqc.errors import BqcError
 from bqc.evaluate.metrics import score
-from bqc.evaluate.task import Task
+from bqc.evaluate.tasks import SentenceTask
 from bqc.train.distillation import Distillation
 from bqc.train.examples import Collator, Rows
 from bqc.train.learner import Learner
@@ -52,7 +52,7 @@ class Run:
         *,
         layers: tuple[int, ...],
         widths: tuple[int, int],
-        task: Task,
+        task: SentenceTask,
         train: Rows,
         dev: Rows,
         collator: Collator,
@@ -189,7 +189,7 @@ class _Progress(transformers.TrainerCallback):
             self._progress(state.global_step, state.max_steps)
 
 
-def _metrics(task: Task) -> Callable[[Any], dict[str, float]]:
+def _metrics(task: SentenceTask) -> Callable[[Any], dict[str, float]]:
     def compute(prediction: Any) -> dict[str, float]:
         logits = np.asarray(prediction.predictions)
         predicted = logits[:, 0] if task.regression else logits.argmax(axis=1)

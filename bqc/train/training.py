@@ -19,7 +19,7 @@ from bqc.evaluate.data import load_examples
 from bqc.evaluate.files import read_json
 from bqc.evaluate.labels import check_labels
 from bqc.evaluate.task import Task
-from bqc.evaluate.tasks import find_task
+from bqc.evaluate.tasks import SentenceTask, find_task
 from bqc.evaluate.tokens import TextEncoder
 from bqc.ir import encoder, import_model
 from bqc.plan import Plan
@@ -141,6 +141,8 @@ def train(
     """
     started = time.perf_counter()
     task = find_task(task) if isinstance(task, str) else task
+    if not isinstance(task, SentenceTask):
+        raise BqcError(f"training is for tasks of a text or a pair; {task.title} is a {task.kind} task")
     if recipe is None:
         recipe = Recipe.fine_tuning() if scheme == FLOAT else Recipe.two_stage()
     source = Path(model)

@@ -32,6 +32,37 @@ TEST(Levels, ReportADifference) {
   EXPECT_GT(failures, 0);
 }
 
+// Products [rows][16 * strips] of one block a row.
+std::vector<float> products(const bqc::KernelSet& set, int bits, int64_t rows, int64_t inputs,
+                            const std::vector<int8_t>& codes, const std::vector<uint8_t>& weight) {
+  const bqc::Geometry g = bqc::make_geometry(inputs, inputs, 0);
+  const std::vector<int8_t> exponents(static_cast<size_t>(rows), 0), weight_exponents(16, 0);
+  void* panel = bqc::scratch_bytes(bqc::Slot::panel, static_cast<size_t>(set.gemm->panel_bytes(&g, rows)));
+  std::vector<float> out(static_cast<size_t>(rows * 16));
+  set.gemm->prepare(&g, bits, codes.data(), inputs, exponents.data(), 1, rows, panel);
+  set.gemm->multiply(&g, bits, panel, rows, weight.data(), weight_exponents.data(), 1, 0, 1, out.data(), 16);
+  return out;
+}
+
+// Sums of 16 bits overflow first where every code is the largest.
+TEST(Levels, HoldTheLargestProducts) {
+  constexpr int64_t kRows = 7, kInputs = 400;
+  for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
+    for (const int bits : {8, 6, 4}) {
+      for (const int code : {-128, 127}) {
+        for (const int stored : {0, 0xff}) {
+          const std::vector<int8_t> codes(kRows * kInputs, static_cast<int8_t>(code));
+          const std::vector<uint8_t> weight(kInputs * bits * 2, static_cast<uint8_t>(stored));
+          const int half = 1 << (bits - 1);
+          const float each = static_cast<float>(kInputs * code * (stored ? half - 1 : -half));
+          EXPECT_EQ(products(*set, bits, kRows, kInputs, codes, weight), std::vector<float>(kRows * 16, each))
+              << set->name << ", " << bits << " bits, " << code << " times " << stored;
+        }
+      }
+    }
+  }
+}
+
 // A digest of results on inputs that no library makes, so that it is one number on every CPU and
 // architecture.
 class Digest {
@@ -40,7 +71,7 @@ class Digest {
 
   uint64_t run() {
     for (const int64_t n : {26, 312, 768}) functions(n);
-    for (const int bits : {8, 6, 4}) product(bits);
+    for (const int bits : {8, 6, 4, 2}) product(bits);
     attention();
     return hash_;
   }

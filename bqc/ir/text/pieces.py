@@ -177,11 +177,13 @@ class Pieces(Lexer):
                 raise self.expected('a label such as 0:ffn.output, {key: "value"} or doc "..."')
 
     def pair(self, owner: Any) -> None:
-        """``key: "value"`` into the metadata of ``owner``."""
+        """``key: "value"`` into the metadata of ``owner``; strings that follow each other are one."""
         entry = owner.metadata_props.add()
         entry.key = self.name("a metadata key")
         self.expect(":", "after a metadata key")
         entry.value = self.string("a string")
+        while self.token.kind == "string":
+            entry.value += self.string("a string")
 
     def number(self) -> Token:
         token = self.token

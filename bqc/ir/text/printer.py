@@ -15,7 +15,7 @@ from bqc.ir.text.elided import ElidedTensor, digest
 from bqc.ir.text.lexer import LABEL, quote, spell_name
 from bqc.ir.text.literals import elements, float_literal, is_splat
 
-__all__ = ["Tensors", "to_text"]
+__all__ = ["Tensors", "metadata_entry", "to_text"]
 
 Tensors = Literal["elide", "inline"]
 """What becomes of tensors with more than 16 elements: a digest, or all their bytes."""
@@ -216,7 +216,16 @@ def _opsets(imports: Mapping[str, int]) -> str:
 
 
 def _metadata(props: Mapping[str, str]) -> str:
-    return "metadata_props: [" + ", ".join(f"{quote(k)}: {quote(v)}" for k, v in sorted(props.items())) + "]"
+    entries = ",\n".join(2 * _INDENT + metadata_entry(k, v) for k, v in sorted(props.items()))
+    return f"metadata_props: [\n{entries}\n{_INDENT}]"
+
+
+def metadata_entry(key: str, value: str) -> str:
+    """Metadata in a header: a value of several lines, such as a plan, has a string for each."""
+    lines = value.splitlines(keepends=True)
+    if len(lines) < 2:
+        return f"{quote(key)}: {quote(value)}"
+    return f"{quote(key)}:" + "".join(f"\n{3 * _INDENT}{quote(line)}" for line in lines)
 
 
 def _notes(props: Mapping[str, str], doc: str | None) -> str:

@@ -1,7 +1,5 @@
-// AVX2: bytes widened to 16 bits and multiplied by vpmaddwd, which cannot saturate here.
-//
-// vpmaddubsw would be faster but saturates: 255 * 127 * 2 exceeds 16 bits. Accumulators hold, for every
-// output, the sums of even and odd pairs of inputs side by side, and are added up when a block ends.
+// AVX2. Weights of 8 bits are widened to 16 bits and multiplied by vpmaddwd, which cannot saturate here;
+// vpmaddubsw would: 255 * 127 * 2 exceeds 16 bits. Smaller weights are left to it.
 #include "kernels/kernels.h"
 
 #include <immintrin.h>
@@ -15,56 +13,186 @@ namespace bqc::avx2 {
 
 namespace {
 
-constexpr int kMaxRows = 2;
-
-bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 2; }
-
-// A panel: activations widened to int16 [rows][padded inputs], then corrections and scales [rows][count].
-inline int64_t codes_bytes(const Geometry& g, int64_t rows) {
-  return padded(rows * padded_inputs(g) * 2, 64);
-}
-
-int64_t panel_bytes(const Geometry* g, int64_t rows) { return codes_bytes(*g, rows) + 8 * rows * g->count; }
-
-inline void widen(const int8_t* __restrict codes, int64_t n, int16_t* __restrict out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = codes[i];
-}
-
-void prepare(const Geometry* g, int bits, const int8_t* codes, int64_t stride, const int8_t* exponents,
-             int64_t exponent_stride, int64_t rows, void* panel) {
-  int16_t* data = static_cast<int16_t*>(panel);
-  int32_t* corrections = reinterpret_cast<int32_t*>(static_cast<char*>(panel) + codes_bytes(*g, rows));
-  float* scales = reinterpret_cast<float*>(corrections + rows * g->count);
-  const int64_t inputs = padded_inputs(*g);
-  for (int64_t r = 0; r < rows; ++r) {
-    const int8_t* row = codes + r * stride;
-    each_padded_block(*g, [&](int64_t i, int64_t start, int64_t size, int64_t at, int64_t wide) {
-      int16_t* out = data + r * inputs + at;
-      widen(row + start, size, out);
-      for (int64_t j = size; j < wide; ++j) out[j] = 0;
-      corrections[r * g->count + i] = -(1 << (bits - 1)) * sum_of(row + start, size);
-      scales[r * g->count + i] = power_of_two(exponents[r * exponent_stride + i]);
-    });
-  }
-}
-
-// acc[q] += four outputs times four inputs; w: 16 stored weights of outputs 4q .. 4q + 3.
-template <int Rows>
-inline void dot_quarter(__m256i (&acc)[Rows][4], int q, __m128i w, const int16_t* x, int64_t inputs) {
-  const __m256i wide = _mm256_cvtepu8_epi16(w);
-#pragma GCC unroll 4
-  for (int r = 0; r < Rows; ++r) {
-    int64_t four;
-    __builtin_memcpy(&four, x + r * inputs, 8);
-    acc[r][q] = _mm256_add_epi32(acc[r][q], _mm256_madd_epi16(wide, _mm256_set1_epi64x(four)));
-  }
-}
+constexpr int kMaxRows = 2;          // of `mix`
+constexpr int64_t kRowsAtOnce = 64;  // that use a piece of unpacked weights
 
 // Sums of 16 outputs in order, from four accumulators of even and odd sums.
 inline void add_pairs(const __m256i (&acc)[4], __m256i* low, __m256i* high) {
   *low = _mm256_permute4x64_epi64(_mm256_hadd_epi32(acc[0], acc[1]), 0xd8);
   *high = _mm256_permute4x64_epi64(_mm256_hadd_epi32(acc[2], acc[3]), 0xd8);
 }
+
+// A panel: activations [rows][padded inputs], then corrections and scales [rows][count]. For weights of 8
+// bits the activations are widened to int16, for smaller ones they stay bytes (in half of that room).
+inline int64_t codes_bytes(const Geometry& g, int64_t rows) {
+  return padded(rows * padded_inputs(g) * 2, 64);
+}
+
+int64_t panel_bytes(const Geometry* g, int64_t rows) { return codes_bytes(*g, rows) + 8 * rows * g->count; }
+
+template <class Code>
+inline void copy_codes(const int8_t* __restrict codes, int64_t size, int64_t wide, Code* __restrict out) {
+  for (int64_t i = 0; i < size; ++i) out[i] = codes[i];
+  for (int64_t i = size; i < wide; ++i) out[i] = 0;
+}
+
+void prepare(const Geometry* g, int bits, const int8_t* codes, int64_t stride, const int8_t* exponents,
+             int64_t exponent_stride, int64_t rows, void* panel) {
+  int32_t* corrections = reinterpret_cast<int32_t*>(static_cast<char*>(panel) + codes_bytes(*g, rows));
+  float* scales = reinterpret_cast<float*>(corrections + rows * g->count);
+  const int64_t inputs = padded_inputs(*g);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int8_t* row = codes + r * stride;
+    each_padded_block(*g, [&](int64_t i, int64_t start, int64_t size, int64_t at, int64_t wide) {
+      if (bits == 8) {
+        copy_codes(row + start, size, wide, static_cast<int16_t*>(panel) + r * inputs + at);
+      } else {
+        copy_codes(row + start, size, wide, static_cast<int8_t*>(panel) + r * inputs + at);
+      }
+      corrections[r * g->count + i] = -(1 << (bits - 1)) * sum_of(row + start, size);
+      scales[r * g->count + i] = power_of_two(exponents[r * exponent_stride + i]);
+    });
+  }
+}
+
+// How weights of so many bits are multiplied. `dot` adds up the products of rows of activations with `inputs`
+// weights of a strip, [inputs / 4][16 outputs][4 inputs], to two registers of eight outputs each. Weights of
+// 8 bits lie like that in the file; for smaller ones `unpack` makes 16 inputs of it, those from `at`, of a
+// strip of `inputs`.
+template <int Bits>
+struct Product;
+
+template <>
+struct Product<8> {
+  using Code = int16_t;
+  static constexpr int kRows = 2;  // eight accumulators
+
+  // Accumulators hold, for every output, the sums of even and odd pairs of inputs side by side.
+  template <int Rows>
+  static void dot(const uint8_t* w, int64_t inputs, const Code* x, int64_t stride, __m256i (&out)[Rows][2]) {
+    __m256i sums[Rows][4];
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; ++q) sums[r][q] = _mm256_setzero_si256();
+    }
+    for (int64_t k = 0; k < inputs; k += 4) {
+      __m256i four[Rows];
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) {
+        int64_t codes;
+        __builtin_memcpy(&codes, x + r * stride + k, 8);
+        four[r] = _mm256_set1_epi64x(codes);
+      }
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; ++q) {
+        const __m256i weights =
+            _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w + 16 * k) + q));
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r) {
+          sums[r][q] = _mm256_add_epi32(sums[r][q], _mm256_madd_epi16(weights, four[r]));
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) add_pairs(sums[r], &out[r][0], &out[r][1]);
+  }
+};
+
+// Small weights as unsigned bytes: vpmaddubsw adds pairs of products in 16 bits, and `Steps` of its results
+// fit there together.
+template <int Steps, int RowsAtOnce>
+struct SmallProduct {
+  using Code = int8_t;
+  static constexpr int kRows = RowsAtOnce;
+
+  template <int Rows>
+  static void dot(const uint8_t* w, int64_t inputs, const Code* x, int64_t stride, __m256i (&out)[Rows][2]) {
+    const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) out[r][0] = out[r][1] = _mm256_setzero_si256();
+    for (int64_t start = 0; start < inputs; start += 4 * Steps) {
+      const int64_t end = inputs - start < 4 * Steps ? inputs : start + 4 * Steps;
+      __m256i sums[Rows][2];
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_si256();
+      for (int64_t k = start; k < end; k += 4) {
+        const __m256i* weights = reinterpret_cast<const __m256i*>(w + 16 * k);
+        const __m256i low = _mm256_load_si256(weights), high = _mm256_load_si256(weights + 1);
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r) {
+          int32_t codes;
+          __builtin_memcpy(&codes, x + r * stride + k, 4);
+          const __m256i four = _mm256_set1_epi32(codes);
+          sums[r][0] = _mm256_add_epi16(sums[r][0], _mm256_maddubs_epi16(low, four));
+          sums[r][1] = _mm256_add_epi16(sums[r][1], _mm256_maddubs_epi16(high, four));
+        }
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) {
+        out[r][0] = _mm256_add_epi32(out[r][0], _mm256_madd_epi16(sums[r][0], ones));
+        out[r][1] = _mm256_add_epi32(out[r][1], _mm256_madd_epi16(sums[r][1], ones));
+      }
+    }
+  }
+};
+
+inline __m256i low_nibbles(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
+
+// 32 * 2 * 3 * 128 = 24576
+template <>
+struct Product<2> : SmallProduct<32, 4> {
+  static void unpack(const uint8_t* strip, int64_t, int64_t at, uint8_t* out) {
+    const __m256i* from = reinterpret_cast<const __m256i*>(strip + at * 4);
+    const __m256i pair = _mm256_set1_epi8(3);
+    __m256i* to = reinterpret_cast<__m256i*>(out);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const __m256i four = _mm256_loadu_si256(from + i);
+#pragma GCC unroll 4
+      for (int t = 0; t < 4; ++t) {
+        _mm256_store_si256(to + 2 * t + i, _mm256_and_si256(_mm256_srli_epi16(four, 2 * t), pair));
+      }
+    }
+  }
+};
+
+// 8 * 2 * 15 * 128 = 30720
+template <>
+struct Product<4> : SmallProduct<8, 4> {
+  static void unpack(const uint8_t* strip, int64_t, int64_t at, uint8_t* out) {
+    const __m256i* from = reinterpret_cast<const __m256i*>(strip + at * 8);
+    __m256i* to = reinterpret_cast<__m256i*>(out);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const __m256i two = _mm256_loadu_si256(from + i);
+      _mm256_store_si256(to + i / 2 * 4 + i % 2, low_nibbles(two));
+      _mm256_store_si256(to + i / 2 * 4 + i % 2 + 2, low_nibbles(_mm256_srli_epi16(two, 4)));
+    }
+  }
+};
+
+// 2 * 2 * 63 * 128 = 32256
+template <>
+struct Product<6> : SmallProduct<2, 2> {
+  static void unpack(const uint8_t* strip, int64_t inputs, int64_t at, uint8_t* out) {
+    Product<4>::unpack(strip, inputs, at, out);
+    const uint8_t* high = strip + inputs * 8 + at * 4;
+    const __m256i top = _mm256_set1_epi8(0x30);
+    __m256i* to = reinterpret_cast<__m256i*>(out);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const __m256i four = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(high) + i);
+      const __m256i parts[4] = {_mm256_slli_epi16(four, 4), _mm256_slli_epi16(four, 2), four,
+                                _mm256_srli_epi16(four, 2)};
+#pragma GCC unroll 4
+      for (int t = 0; t < 4; ++t) {
+        const __m256i weights = _mm256_load_si256(to + 2 * t + i);
+        _mm256_store_si256(to + 2 * t + i, _mm256_or_si256(weights, _mm256_and_si256(parts[t], top)));
+      }
+    }
+  }
+};
 
 inline __m256 weight_scale(const int8_t* e) {
   const __m256i wide = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(e)));
@@ -77,74 +205,105 @@ inline void flush(float* y, bool first, __m256i dot, __m256 weight, __m256 scale
   _mm256_storeu_ps(y, _mm256_add_ps(before, part));
 }
 
-template <int Bits, int Rows>
-void product(const Geometry& g, const int16_t* x, const int32_t* corrections, const float* scales,
-             const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride,
-             float* out, int64_t out_stride) {
-  const __m128i nibble = _mm_set1_epi8(15), top_bits = _mm_set1_epi8(0x30), pair = _mm_set1_epi8(3);
+// Some rows of a panel, and where their products go.
+template <class Code>
+struct Rows {
+  const Code* codes;
+  int64_t inputs;
+  const int32_t* corrections;  // [rows][count]
+  const float* scales;
+  int64_t count;
+  float* out;
+  int64_t out_stride;
+};
+
+// Adds a block's products to the outputs of N rows from `top`.
+template <int N, class Code>
+inline void finish_block(const Rows<Code>& rows, int64_t top, int64_t block, const __m256i (&dots)[N][2],
+                         const int8_t* exponents) {
+  const __m256 low = weight_scale(exponents), high = weight_scale(exponents + 8);
+#pragma GCC unroll 4
+  for (int r = 0; r < N; ++r) {
+    const int64_t row = top + r, at = row * rows.count + block;
+    const __m256i correction = _mm256_set1_epi32(rows.corrections[at]);
+    const __m256 scale = _mm256_set1_ps(rows.scales[at]);
+    float* y = rows.out + row * rows.out_stride;
+    flush(y, block == 0, _mm256_add_epi32(dots[r][0], correction), low, scale);
+    flush(y + 8, block == 0, _mm256_add_epi32(dots[r][1], correction), high, scale);
+  }
+}
+
+// Rows [first, last) in tiles: many(first of N rows), then one(row) for what is left.
+template <int N, class Many, class One>
+inline void each_tile(int64_t first, int64_t last, const Many& many, const One& one) {
+  for (; first + N <= last; first += N) many(first);
+  for (; first < last; ++first) one(first);
+}
+
+// N rows times a strip of 8-bit weights, which are read in place.
+template <int N>
+void multiply_rows(const Geometry& g, const Rows<int16_t>& rows, int64_t top, const uint8_t* strip,
+                   const int8_t* exponents, int64_t exponent_stride) {
+  const int16_t* codes = rows.codes + top * rows.inputs;
   each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
-    __m256i acc[Rows][4];
-#pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 4
-      for (int q = 0; q < 4; ++q) acc[r][q] = _mm256_setzero_si256();
-    }
-    const int16_t* four = x + at;
-    if constexpr (Bits == 8) {
-      const uint8_t* tile = strip + at * 16;
-      for (const uint8_t* end = tile + wide * 16; tile != end; tile += 64, four += 4) {
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; ++q) {
-          dot_quarter<Rows>(acc, q, _mm_loadu_si128(reinterpret_cast<const __m128i*>(tile) + q), four,
-                            inputs);
-        }
+    __m256i dots[N][2];
+    Product<8>::dot<N>(strip + at * 16, wide, codes + at, rows.inputs, dots);
+    finish_block<N>(rows, top, i, dots, exponents + i * exponent_stride);
+  });
+}
+
+// Unpacked weights of `inputs` inputs of a block from the padded input `at`: its first ones, its last, or
+// some between.
+struct Piece {
+  const uint8_t* weights;
+  int64_t block, at, inputs;
+  bool begin, end;
+};
+
+// N rows from `top` times a piece; `carried` [N][16] holds the sums of a block of several pieces. Not
+// inlined, so that the accumulators have all registers.
+template <int Bits, int N>
+__attribute__((noinline)) void multiply_piece(const Rows<int8_t>& rows, const Piece& piece, int64_t top,
+                                              const int8_t* exponents, int32_t* carried) {
+  __m256i dots[N][2];
+  Product<Bits>::template dot<N>(piece.weights, piece.inputs, rows.codes + top * rows.inputs + piece.at,
+                                 rows.inputs, dots);
+  __m256i* sums = reinterpret_cast<__m256i*>(carried);
+  if (!piece.begin) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 2 * N; ++i) dots[i / 2][i % 2] = _mm256_add_epi32(dots[i / 2][i % 2], sums[i]);
+  }
+  if (piece.end) {
+    finish_block<N>(rows, top, piece.block, dots, exponents);
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < 2 * N; ++i) sums[i] = dots[i / 2][i % 2];
+  }
+}
+
+// Rows [first, last), at most kRowsAtOnce, times one strip of small weights: a piece of them is unpacked at a
+// time, and stays in the first cache for all the rows.
+template <int Bits>
+void multiply_strip(const Geometry& g, const Rows<int8_t>& rows, int64_t first, int64_t last,
+                    const uint8_t* strip, const int8_t* exponents, int64_t exponent_stride) {
+  using P = Product<Bits>;
+  constexpr int64_t kPiece = 128;  // inputs
+  alignas(64) uint8_t unpacked[kPiece * 16];
+  alignas(64) int32_t carried[kRowsAtOnce * 16];
+  each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
+    const int8_t* e = exponents + i * exponent_stride;
+    for (int64_t from = 0; from < wide; from += kPiece) {
+      const int64_t some = wide - from < kPiece ? wide - from : kPiece;
+      for (int64_t k = 0; k < some; k += 16) {
+        P::unpack(strip, rows.inputs, at + from + k, unpacked + k * 16);
       }
-    } else if constexpr (Bits == 2) {
-      const uint8_t* pairs = strip + at * 4;
-      for (const uint8_t* end = pairs + wide * 4; pairs != end; pairs += 64, four += 16) {
-#pragma GCC unroll 4
-        for (int t = 0; t < 4; ++t) {
-#pragma GCC unroll 4
-          for (int q = 0; q < 4; ++q) {
-            const __m128i p = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pairs) + q);
-            dot_quarter<Rows>(acc, q, _mm_and_si128(_mm_srli_epi16(p, 2 * t), pair), four + 4 * t, inputs);
-          }
-        }
-      }
-    } else {
-      const uint8_t* low = strip + at * 8;
-      const uint8_t* high = strip + inputs * 8 + at * 4;
-      for (const uint8_t* end = low + wide * 8; low != end; low += 128, high += 64, four += 16) {
-#pragma GCC unroll 4
-        for (int t = 0; t < 4; ++t) {
-#pragma GCC unroll 4
-          for (int q = 0; q < 4; ++q) {
-            const __m128i two = _mm_loadu_si128(reinterpret_cast<const __m128i*>(low + t / 2 * 64) + q);
-            __m128i w = _mm_and_si128(t % 2 ? _mm_srli_epi16(two, 4) : two, nibble);
-            if constexpr (Bits == 6) {
-              const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(high) + q);
-              const __m128i moved = t == 0   ? _mm_slli_epi16(h, 4)
-                                    : t == 1 ? _mm_slli_epi16(h, 2)
-                                    : t == 2 ? h
-                                             : _mm_srli_epi16(h, 2);
-              w = _mm_or_si128(w, _mm_and_si128(moved, top_bits));
-            }
-            dot_quarter<Rows>(acc, q, w, four + 4 * t, inputs);
-          }
-        }
-      }
-    }
-    const int8_t* e = weight_exponents + i * exponent_stride;
-    const __m256 weight_low = weight_scale(e), weight_high = weight_scale(e + 8);
-#pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r) {
-      __m256i low, high;
-      add_pairs(acc[r], &low, &high);
-      const __m256i correction = _mm256_set1_epi32(corrections[r * g.count + i]);
-      const __m256 scale = _mm256_set1_ps(scales[r * g.count + i]);
-      float* y = out + r * out_stride;
-      flush(y, i == 0, _mm256_add_epi32(low, correction), weight_low, scale);
-      flush(y + 8, i == 0, _mm256_add_epi32(high, correction), weight_high, scale);
+      const Piece piece = {unpacked, i, at + from, some, from == 0, from + some == wide};
+      each_tile<P::kRows>(
+          first, last,
+          [&](int64_t top) {
+            multiply_piece<Bits, P::kRows>(rows, piece, top, e, carried + (top - first) * 16);
+          },
+          [&](int64_t top) { multiply_piece<Bits, 1>(rows, piece, top, e, carried + (top - first) * 16); });
     }
   });
 }
@@ -153,20 +312,31 @@ template <int Bits>
 void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uint8_t* weight,
                    const int8_t* weight_exponents, int64_t strips, int64_t first, int64_t last, float* out,
                    int64_t out_stride) {
-  const int16_t* data = static_cast<const int16_t*>(panel);
+  using Code = typename Product<Bits>::Code;
   const int32_t* corrections =
       reinterpret_cast<const int32_t*>(static_cast<const char*>(panel) + codes_bytes(g, rows));
   const float* scales = reinterpret_cast<const float*>(corrections + rows * g.count);
   const int64_t inputs = padded_inputs(g), strip_bytes = inputs * Bits * 2;
   for (int64_t s = first; s < last; ++s) {
-    for (int64_t top = 0; top < rows; top += kMaxRows) {
-      const auto run = rows - top >= kMaxRows ? product<Bits, kMaxRows> : product<Bits, 1>;
-      run(g, data + top * inputs, corrections + top * g.count, scales + top * g.count,
-          weight + s * strip_bytes, inputs, weight_exponents + s * 16, strips * 16,
-          out + top * out_stride + s * 16, out_stride);
+    const Rows<Code> all = {
+        static_cast<const Code*>(panel), inputs, corrections, scales, g.count, out + s * 16, out_stride};
+    const uint8_t* strip = weight + s * strip_bytes;
+    const int8_t* exponents = weight_exponents + s * 16;
+    if constexpr (Bits == 8) {
+      each_tile<Product<8>::kRows>(
+          0, rows,
+          [&](int64_t top) { multiply_rows<Product<8>::kRows>(g, all, top, strip, exponents, strips * 16); },
+          [&](int64_t top) { multiply_rows<1>(g, all, top, strip, exponents, strips * 16); });
+    } else {
+      for (int64_t top = 0; top < rows; top += kRowsAtOnce) {
+        const int64_t bottom = rows - top < kRowsAtOnce ? rows : top + kRowsAtOnce;
+        multiply_strip<Bits>(g, all, top, bottom, strip, exponents, strips * 16);
+      }
     }
   }
 }
+
+bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 2; }
 
 void multiply(const Geometry* g, int bits, const void* panel, int64_t rows, const uint8_t* weight,
               const int8_t* weight_exponents, int64_t strips, int64_t first, int64_t last, float* out,
@@ -225,10 +395,68 @@ void mix(const uint8_t* probabilities, int64_t stride, int64_t rows, const int8_
   }
 }
 
+// rows.inc's gelu leaves the CPU waiting for one chain of multiply and add; this is four of them side by
+// side, in the same order of operations.
+template <int N>
+void gelu_with_chains(const float (&coefficients)[N], const float* x, int64_t n, float* y) {
+  constexpr int kChains = 8;
+  const __m256i magnitude_bits = _mm256_set1_epi32(kMagnitude);
+  const __m256 limit = _mm256_set1_ps(kGeluLimit), zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1.0f);
+  int64_t i = 0;
+  for (; i + 8 * kChains <= n; i += 8 * kChains) {
+    __m256 v[kChains], t[kChains], w[kChains], sum[kChains];
+#pragma GCC unroll 8
+    for (int c = 0; c < kChains; ++c) {
+      const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i) + c);
+      const __m256i a = _mm256_and_si256(b, magnitude_bits);
+      const __m256i kept = _mm256_or_si256(_mm256_andnot_si256(magnitude_bits, b),
+                                           _mm256_min_epi32(a, _mm256_set1_epi32(kLargest)));
+      const __m256i none = _mm256_or_si256(_mm256_cmpgt_epi32(a, _mm256_set1_epi32(kInfinity)),
+                                           _mm256_cmpgt_epi32(_mm256_set1_epi32(kSmallest), a));
+      v[c] = _mm256_castsi256_ps(_mm256_andnot_si256(none, kept));
+      t[c] = _mm256_min_ps(_mm256_and_ps(v[c], _mm256_castsi256_ps(magnitude_bits)), limit);
+      w[c] = _mm256_sub_ps(_mm256_mul_ps(_mm256_mul_ps(t[c], t[c]), _mm256_set1_ps(0.08f)), one);
+      sum[c] = _mm256_set1_ps(coefficients[N - 1]);
+    }
+#pragma GCC unroll 16
+    for (int k = N - 2; k >= 0; --k) {
+#pragma GCC unroll 8
+      for (int c = 0; c < kChains; ++c) {
+        sum[c] = _mm256_add_ps(_mm256_mul_ps(sum[c], w[c]), _mm256_set1_ps(coefficients[k]));
+      }
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < kChains; ++c) {
+      // 0.5 - half and 0.5 + half, by the sign of v, which is never -0.
+      const __m256 sign = _mm256_andnot_ps(_mm256_castsi256_ps(magnitude_bits), v[c]);
+      const __m256 half = _mm256_xor_ps(_mm256_mul_ps(t[c], sum[c]), sign);
+      const __m256 inner = _mm256_add_ps(_mm256_set1_ps(0.5f), half);
+      const __m256 outer = _mm256_blendv_ps(one, zero, v[c]);
+      const __m256 far = _mm256_cmp_ps(t[c], limit, _CMP_GE_OQ);
+      _mm256_storeu_ps(y + i + 8 * c, _mm256_mul_ps(v[c], _mm256_blendv_ps(inner, outer, far)));
+    }
+  }
+  gelu_with(coefficients, x + i, n - i, y + i);
+}
+
+void gelu_chains(const float* x, int64_t n, int approximate, float* y) {
+  if (approximate) {
+    gelu_with_chains(kGeluTanh, x, n, y);
+  } else {
+    gelu_with_chains(kGeluErf, x, n, y);
+  }
+}
+
+constexpr RowKernels kFastRows = [] {
+  RowKernels rows = kRows;
+  rows.gelu = gelu_chains;
+  return rows;
+}();
+
 constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_keys, pack_values, mix};
 
 }  // namespace
 
-extern const KernelSet kKernels = {"avx2", "vpmaddwd on 16-bit codes", &kRows, &kGemm};
+extern const KernelSet kKernels = {"avx2", "vpmaddwd on 16-bit codes", &kFastRows, &kGemm};
 
 }  // namespace bqc::avx2
