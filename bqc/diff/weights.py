@@ -171,7 +171,7 @@ def _quantised(view: View, node: ir.Node, value: ir.Value, tensor: ir.TensorProt
     first, last = tensor.shape[0], None if made is None else made[-1]
     known = first if inside else last
     count = known if isinstance(known, int) and known else 1
-    looked_up = node.op_type in _TILED_LOOKUPS
+    looked_up = not inside and node.op_type in _TILED_LOOKUPS
     turned = not (inside or looked_up) or any(
         reader.op_type == "Transpose" for reader, _ in view.readers.get(node.outputs[0], [])
     )

@@ -57,7 +57,7 @@ def feeds(vocab: int) -> Feeds:
     [
         ({"weight_bits": 8}, 8),
         ({"weight_bits": 4}, 8),
-        ({"weight_bits": 8, "embedding_bits": 2}, 2),
+        ({"weight_bits": 8, "embedding_bits": 4}, 4),
         ({"weight_bits": 4, "embedding_bits": 6}, 6),
         ({"weight_bits": 4, "embedding_bits": 4, "block": 16}, 4),
     ],
