@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
+from bqc.errors import BqcError
+from bqc.formats import BlockShift
 from bqc.ir.anatomy import LINEAR_ROLES, TABLE_ROLES, role
 from bqc.ir.match import is_transposed
 
-__all__ = ["tied_tables", "weight_inputs"]
+__all__ = ["check_formats", "tied_tables", "weight_inputs"]
+
+
+def check_formats(bits: Iterable[int], block: int | str) -> None:
+    """Raise BqcError if codes of any of these bits do not exist, or no such block does."""
+    try:
+        for one in bits:
+            BlockShift(one, block)
+    except ValueError as error:
+        raise BqcError(str(error)) from None
 
 
 def weight_inputs(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, int]]:

@@ -13,7 +13,7 @@ from bqc.errors import BqcError
 from bqc.formats import BlockShift
 from bqc.ir.anatomy import LINEAR_ROLES, TABLE_ROLES, role
 from bqc.passes._graph import constant, key_of
-from bqc.passes._weights import weight_inputs
+from bqc.passes._weights import check_formats, weight_inputs
 
 __all__ = ["METRIC_KEY", "SENSITIVITY_KEY", "AnnotateSensitivity"]
 
@@ -34,14 +34,20 @@ class AnnotateSensitivity(ir.passes.InPlacePass):
     wrote, by any metric and for the formats it was asked for.
 
     Raises:
-        BqcError: the file cannot be read, or has no score for a weight of this model.
+        BqcError: there are no such bits or block, the file cannot be read, or has no score for a weight of this model.
     """
 
     contract = Contract("exact")
 
     bits: tuple[int, ...] = (8, 4)
+    """Of the formats to score."""
     block: int | str = 64
+    """16, 32, 64, 128, 256, row or tensor."""
     scores: str = ""
+    """A file of `bqc sensitivity`, instead."""
+
+    def __post_init__(self) -> None:
+        check_formats(self.bits, self.block)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         found = self._read(model) if self.scores else None

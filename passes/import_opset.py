@@ -39,7 +39,9 @@ class ImportOpset(ir.passes.InPlacePass):
     contract = Contract("ulp")
 
     opset: int = 21
+    """Of the standard operators."""
     ir_version: int = 10
+    """Of the file."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         source = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 1))

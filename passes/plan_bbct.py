@@ -12,7 +12,7 @@ from bqc.errors import BqcError
 from bqc.formats import BlockShift
 from bqc.ir.anatomy import TABLE_ROLES, encoder, role
 from bqc.passes._graph import key_of
-from bqc.passes._weights import tied_tables, weight_inputs
+from bqc.passes._weights import check_formats, tied_tables, weight_inputs
 from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
 from bqc.plan import Plan, matching
 
@@ -45,34 +45,45 @@ FALLBACKS = ("error", "pad", "shrink", "keep")
 class PlanBbct(ir.passes.InPlacePass):
     """Choose formats for scheme `bbct` and write the plan onto the model.
 
-    Options: ``weight_bits`` of the encoder's linears, ``embedding_bits`` of the tables (as weight_bits if 0),
-    ``block`` for weights and activations, ``fallback`` for rows that are no whole number of blocks (``pad``:
-    the last block is shorter; ``shrink``: the largest smaller block that fits; ``keep``: the weight stays
-    float; ``error``),
-    ``max_error``: weights whose data-free error exceeds it get 8 bits, ``include`` and ``exclude`` patterns
-    of weights. The last layer, which is small, always has 8 bits. A weight that several layers share is listed for
-    each of them, in one format. So is a decoder that is the word table transposed, with ``embedding_bits``; where
-    none are asked for both have 8, as last layers have: it is half of what a 4-bit table and an 8-bit decoder of
-    its own would take. Source: BBCT, abstract (every member of the
-    transformer).
+    The last layer, which is small, always has 8 bits. A weight that several layers share is listed for each of them, in
+    one format. So is a decoder that is the word table transposed, with ``embedding_bits``; where none are asked for
+    both have 8, as last layers have: it is half of what a 4-bit table and an 8-bit decoder of its own would take.
+    Source: BBCT, abstract (every member of the transformer).
+
+    Raises:
+        BqcError: there are no such bits, block or fallback.
     """
 
     contract = Contract("exact")
 
     weight_bits: int = 8
+    """8, 6, 4 or 2, for the encoder's linears."""
     embedding_bits: int = 0
+    """8, 6, 4 or 2 for the lookup tables; 0 takes weight_bits."""
     activation_bits: int = 8
+    """8, 6, 4 or 2, for what weights and products read."""
     block: int | str = 64
+    """16, 32, 64, 128, 256, row or tensor: elements that share an exponent, of weights and activations."""
     fallback: str = "pad"
+    """For rows that are no whole number of blocks. pad: the last block is shorter; shrink: the largest smaller block that
+    fits; keep: the weight stays float; error."""
     max_error: float | None = None
+    """Weights whose score exceeds it get 8 bits; annotate-sensitivity writes the scores."""
     include: tuple[str, ...] = ()
+    """Patterns of the weights to quantise, role or layer:role with * and ?; empty takes all."""
     exclude: tuple[str, ...] = ()
+    """Patterns of the weights that stay float."""
     float_points: tuple[str, ...] = ()
     """Points (patterns) that stay float, to attribute a loss; not for deployment."""
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
+    def __post_init__(self) -> None:
+        check_formats(
+            (self.weight_bits, self.embedding_bits or self.weight_bits, self.activation_bits), self.block
+        )
         if self.fallback not in FALLBACKS:
             raise BqcError(f"block fallback {self.fallback!r} is unknown; use one of {', '.join(FALLBACKS)}")
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
         anatomy = encoder(model)
         plan = Plan("bbct")
         inputs = list(weight_inputs(model))

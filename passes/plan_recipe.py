@@ -23,7 +23,9 @@ class PlanRecipe(ir.passes.InPlacePass):
     contract = Contract("exact")
 
     text: str
+    """Of the recipe, YAML."""
     where: str = "recipe"
+    """What errors call it: its file."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         plan = Plan.from_yaml(self.text, self.where)

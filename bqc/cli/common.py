@@ -166,8 +166,8 @@ def check_mark(ok: bool) -> str:
     return "[✓]" if ok else "[x]"
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; a column named with a leading ``>`` is set flush right."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, err: bool = False) -> None:
+    """Print a table, with ``err`` on stderr; a column named with a leading ``>`` is set flush right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -182,7 +182,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         )
     for row in rows:
         view.add_row(*(Text(str(cell)) for cell in row))
-    console = _console()
+    console = _console(err)
     console.print(Text(title, style="bold"))
     console.print(view)
 
@@ -212,8 +212,9 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _console() -> Console:
+def _console(err: bool) -> Console:
     from rich.console import Console
 
     # A pipe has no width: tables are not to be squeezed into rich's default of 80.
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False, emoji=False)
+    wide = None if (sys.stderr if err else sys.stdout).isatty() else 140
+    return Console(width=wide, stderr=err, highlight=False, emoji=False)

@@ -81,23 +81,29 @@ def command(settings: Settings, model: Path | None, **options: Any) -> None:
     if passes is None:
         raise click.UsageError("give either --passes or --scheme")
     if options["print_pipeline"]:
+        if settings.json:
+            emit_json(SCHEMA_VERSION, {"pipeline": spell(passes)})
         say(settings, spell(passes))
         return
     if model is None:
         raise click.UsageError("give a MODEL, or --list-passes")
     from bqc.opt import STDOUT, optimize, optimize_split
 
+    prints = options["split_input"] or options["output"] == STDOUT
+    if settings.json and prints:
+        other = "--split-input" if options["split_input"] else "-o -"
+        raise click.UsageError(f"--json and {other} both print on standard output; give one of them")
     watch, tensors = Watch.of(options), options["tensors"]
-    watched = [*watch.instruments, *_printers(options)]
+    watched = [*watch.instruments, *_printers(options, err=prints or settings.json)]
     limit = options["rewrite_limit"]
-    if settings.json and options["output"] == STDOUT:
-        raise click.UsageError("--json and -o - both print on standard output; give one of them")
     if options["split_input"]:
         if options["output"] not in (None, STDOUT) or options["weights"] is not None:
             raise click.UsageError(
                 "--split-input prints what becomes of the models; leave out -o and --weights"
             )
         optimize_split(model, passes, instruments=watched, rewrite_limit=limit, tensors=tensors)
+        if not settings.quiet:
+            watch.show(settings, err=True)
         return
     optimize(
         model,
@@ -114,17 +120,17 @@ def command(settings: Settings, model: Path | None, **options: Any) -> None:
         return
     if settings.quiet:
         return
-    watch.show(settings)
+    watch.show(settings, err=prints)
     if options["output"] not in (None, STDOUT):
         say(settings, str(options["output"]))
 
 
-def _printers(options: dict[str, Any]) -> list[Any]:
+def _printers(options: dict[str, Any], *, err: bool) -> list[Any]:
     from bqc.ir.text import to_text
     from bqc.pipeline import Printer
 
     def show(title: str, model: Any) -> None:
-        click.echo(f"// {title}\n{to_text(model, tensors=options['tensors'])}")
+        click.echo(f"// {title}\n{to_text(model, tensors=options['tensors'])}", err=err)
 
     chosen: list[Any] = []
     before, after = (_selection(options[f"print_{when}"]) for when in ("before", "after"))
@@ -138,7 +144,14 @@ def _printers(options: dict[str, Any]) -> list[Any]:
 def _selection(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
-    return () if text == "all" else tuple(text.split(","))
+    if text == "all":
+        return ()
+    from bqc.pipeline.describing import require_pass
+
+    chosen = tuple(name.strip() for name in text.split(","))
+    for name in chosen:
+        require_pass(name)
+    return chosen
 
 
 def _list(settings: Settings, name: str) -> None:

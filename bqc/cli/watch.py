@@ -90,8 +90,11 @@ class Watch:
             if (step := row.step) is not None
         ]
 
-    def show(self, settings: Settings) -> None:
-        """Print the tables that were asked for; parts of a pass that found nothing to do only with ``-v``."""
+    def show(self, settings: Settings, *, err: bool = False) -> None:
+        """Print the tables that were asked for, with ``err`` on stderr.
+
+        Parts of a pass that found nothing to do are shown only with ``-v``.
+        """
         done = [(row, row.step) for row in self.changes.rows if row.step is not None]
         shown = [(row, step) for row, step in done if settings.verbose or step.modified or not step.within]
         if self.timing:
@@ -99,10 +102,11 @@ class Watch:
                 "timing",
                 ("pass", ">seconds"),
                 [(_indented(step), f"{step.seconds:.3f}") for _, step in shown],
+                err=err,
             )
         if self.stats:
             columns = ("pass", ">rewrites", ">nodes", ">after", ">bytes", ">after", "operators")
-            table("stats", columns, [_cells(row, step) for row, step in shown])
+            table("stats", columns, [_cells(row, step) for row, step in shown], err=err)
 
 
 def _indented(step: Step) -> str:

@@ -9,12 +9,14 @@ import textwrap
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from typing import Any
 
+import onnx_ir as ir
+
 from bqc.contract import Contract, contract_of
 from bqc.errors import BqcError
 from bqc.passes import names, pass_class
 from bqc.pipeline.spelling import spell_value
 
-__all__ = ["Option", "PassInfo", "describe"]
+__all__ = ["Option", "PassInfo", "describe", "require_pass"]
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,20 @@ class PassInfo:
 
 def describe(name: str) -> PassInfo:
     """A pass by its name. Raises BqcError for an unknown one."""
-    try:
-        kind = pass_class(name)
-    except KeyError:
-        near = difflib.get_close_matches(name, names(), n=1)
-        raise BqcError(f"no pass {name!r}" + (f"; did you mean {near[0]}?" if near else "")) from None
+    kind = require_pass(name)
     paragraph, _, rest = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")
     docs = _field_docs(kind)
     options = tuple(Option(f.name, str(f.type), _default(f), docs.get(f.name, "")) for f in fields(kind))
     return PassInfo(name, " ".join(paragraph.split()), rest, contract_of(kind), options)
+
+
+def require_pass(name: str) -> type[ir.passes.InPlacePass]:
+    """The class of a pass. Raises BqcError, with the nearest name, where there is none."""
+    try:
+        return pass_class(name)
+    except KeyError:
+        near = difflib.get_close_matches(name, names(), n=1)
+        raise BqcError(f"no pass {name!r}" + (f"; did you mean {near[0]}?" if near else "")) from None
 
 
 def _default(field: Field[Any]) -> str | None:

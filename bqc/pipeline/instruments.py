@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from bqc.errors import BqcError
 from bqc.passes import pass_name
 
 if TYPE_CHECKING:
@@ -59,7 +60,10 @@ class Printer(Instrument):
 
 @dataclass
 class DumpFolder(Instrument):
-    """Write the model after each pass that changed it: ``00-input.onnx``, ``03-fold-gelu.onnx``, ..."""
+    """Write the model after each pass that changed it: ``00-input.onnx``, ``03-fold-gelu.onnx``, ...
+
+    Raises BqcError if the folder cannot be written.
+    """
 
     folder: Path
     written: int = 0
@@ -75,9 +79,12 @@ class DumpFolder(Instrument):
             self.written += 1
 
     def _write(self, name: str, model: ir.Model) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         stem = f"{self.written:02d}-{name}"
-        ir.save(model, self.folder / f"{stem}.onnx", external_data=f"{stem}.data")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            ir.save(model, self.folder / f"{stem}.onnx", external_data=f"{stem}.data")
+        except OSError as error:
+            raise BqcError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
         self.written += 1
 
 

@@ -66,9 +66,15 @@ class _Reader:
         if self.peek() == "{":
             self.mark("{")
             while self.peek() != "}":
+                where = self.column()
                 key, value = self.option(kind, name)
+                if key in options:
+                    raise self.error(where, f"{name}: {key} is given twice")
                 options[key] = value
             self.mark("}")
+        missing = [f.name for f in fields(kind) if _is_required(f) and f.name not in options]
+        if missing:
+            raise self.error(column, f"{name} needs {', '.join(missing)}")
         try:
             made: Pass = kind(**options)
         except (TypeError, ValueError, BqcError) as error:
@@ -115,7 +121,14 @@ class _Reader:
         start = match.start("word") if match.group("word") else match.start("text")
         self.at = match.end()
         quoted = match.group("text")
-        return start + 1, json.loads(quoted) if quoted else match.group("word")
+        try:
+            return start + 1, json.loads(quoted, strict=False) if quoted else match.group("word")
+        except json.JSONDecodeError as error:
+            raise self.error(start + 1 + error.pos, error.msg.lower()) from None
+
+    def column(self) -> int:
+        """Of the next token, from 1."""
+        return len(self.text) - len(self.text[self.at :].lstrip()) + 1
 
     def error(self, column: int, message: str) -> BqcError:
         return BqcError(f"pipeline, column {column}: {message}")
@@ -156,6 +169,10 @@ def _options(one: Pass) -> str:
     changed = [f for f in fields(one) if not _is_default(one, f)]  # type: ignore[arg-type]
     written = [f"{f.name}={spell_value(getattr(one, f.name))}" for f in changed]
     return "{" + " ".join(written) + "}" if written else ""
+
+
+def _is_required(f: Field[Any]) -> bool:
+    return f.default is MISSING and f.default_factory is MISSING
 
 
 def _is_default(one: Pass, f: Field[Any]) -> bool:

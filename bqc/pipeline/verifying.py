@@ -112,8 +112,14 @@ class VerifyEach(Instrument):
             self._report(frame, f"it raised {type(error).__name__}: {' '.join(str(error).split())}")
 
     def _report(self, frame: _Frame, problem: str) -> None:
-        place = write_reproducer(self.reproducers, frame.one, frame.model, self._fed(frame.model), problem)
-        raise Finding(f"{pass_name(frame.one)}: {problem}; {place}/README.md says how to see it again")
+        found = f"{pass_name(frame.one)}: {problem}"
+        try:
+            place = write_reproducer(
+                self.reproducers, frame.one, frame.model, self._fed(frame.model), problem
+            )
+        except (OSError, BqcError) as error:
+            raise Finding(f"{found}; nothing is left that shows it: {error}") from None
+        raise Finding(f"{found}; {place}/README.md says how to see it again")
 
     def _look(self, model: ir.Model) -> _State:
         """What is wrong with a model, and its outputs if it can be run."""

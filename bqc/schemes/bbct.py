@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from bqc.errors import BqcError
-from bqc.formats import BlockShift
+from bqc.passes._weights import check_formats
 from bqc.passes.annotate_sensitivity import AnnotateSensitivity
 from bqc.passes.attach_functions import AttachFunctions
 from bqc.passes.finalize import Finalize
@@ -52,11 +52,7 @@ class Bbct:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        try:
-            for bits in (self.weight_bits, self.embedding_bits or self.weight_bits):
-                BlockShift(bits, self.block)
-        except ValueError as error:
-            raise BqcError(str(error)) from None
+        check_formats((self.weight_bits, self.embedding_bits or self.weight_bits), self.block)
         if self.block == "tensor":
             raise BqcError(
                 "one exponent a tensor ties rows of a batch together; use a block of at most a row"

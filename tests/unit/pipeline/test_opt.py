@@ -14,6 +14,7 @@ import pytest
 import bqc
 from bqc.cli import main
 from bqc.ir.synthetic import canonical_bert
+from bqc.ir.text import from_text, split, to_text
 from bqc.pipeline import Changes
 
 
@@ -76,6 +77,10 @@ def test_printing_and_dumping(model: Path, tmp_path: Path, capsys: pytest.Captur
         (["-p", "fold-gelu", "-o", "-", "--json"], "--json and -o - both print"),
         (["-p", "fold-gelu", "-o", "x.onnx", "--split-input"], "leave out -o and --weights"),
         (["-p", "fold-gelu", "--split-input"], "not UTF-8 text"),
+        (["-p", "fold-gelu", "--split-input", "--json"], "--json and --split-input both print"),
+        (["-p", "fold-gelu", "--print-after", "fold-glue"], "no pass 'fold-glue'; did you mean fold-gelu?"),
+        (["-p", "fold-gelu", "--print-before", "fold-gelu,"], "no pass ''"),
+        (["-p", "annotate-sensitivity", "--dump-dir", "/dev/null/dump"], "/dev/null/dump: cannot be written"),
     ],
 )
 def test_bad_calls(
@@ -83,6 +88,31 @@ def test_bad_calls(
 ) -> None:
     assert main(["opt", str(model), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_standard_output_has_the_result_alone(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched = ["-p", "annotate-sensitivity", "--stats", "--timing", "--print-after", "all"]
+    assert main(["opt", str(model), *watched, "-o", "-"]) == 0
+    out, err = capsys.readouterr()
+    piece = to_text(from_text(out))
+    assert piece == out
+    assert [err.count(title) for title in ("// after", "timing", "stats")] == [1, 1, 1]
+
+    assert main(["opt", str(model), *watched, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["pipeline"] == "annotate-sensitivity"
+    assert err.startswith("// after annotate-sensitivity")
+
+    (tmp_path / "two.onnxtxt").write_text(f"{piece}// -----\n{piece}")
+    assert main(["opt", str(tmp_path / "two.onnxtxt"), "-p", "fold-gelu", "--stats", "--split-input"]) == 0
+    out, err = capsys.readouterr()
+    assert len([from_text(one) for one in split(out)]) == 2
+    assert err.count("stats") == 1
+
+    assert main(["opt", "-p", "fold-gelu,plan-bbct{block=row}", "--print-pipeline", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pipeline"] == "fold-gelu,plan-bbct{block=row}"
 
 
 def test_passes_are_described(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from bqc.passes.annotate_sensitivity import AnnotateSensitivity
 from bqc.passes.plan_bbct import PlanBbct
 from bqc.passes.plan_recipe import PlanRecipe
 from bqc.pipeline import parse, spell
+from bqc.pipeline.describing import describe
 
 
 def test_options_take_the_types_of_their_fields() -> None:
@@ -31,6 +32,11 @@ def test_every_pass_has_a_name_that_finds_it(name: str) -> None:
     required = {f.name: "x" for f in fields(kind) if f.name == "text"}
     assert pass_name(kind(**required)) == name
     assert (kind.__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_option_is_described(name: str) -> None:
+    assert [option.name for option in describe(name).options if not option.doc] == []
 
 
 @given(
@@ -65,7 +71,13 @@ def test_what_is_spelled_parses_to_the_same(
         ("plan-bbct{weight_bits=4", r"column 24: expected an option of plan-bbct or '}'"),
         ("", r"column 1: expected the name of a pass"),
         ('plan-bbct{include="}', r"unexpected '\"'|expected a value"),
-        ("plan-recipe", r"column 1: plan-recipe: .*text"),
+        ("plan-recipe", r"column 1: plan-recipe needs text$"),
+        ("fold-gelu,plan-bbct{block=16  block=32}", r"column 31: plan-bbct: block is given twice"),
+        (r'plan-bbct{include="a\x"}', r"column 21: invalid \\escape"),
+        ("plan-bbct{block=17}", r"column 1: plan-bbct: BlockShift has no block 17"),
+        ("plan-bbct{activation_bits=3}", r"column 1: plan-bbct: BlockShift has no 3-bit codes"),
+        ("plan-bbct{fallback=pat}", r"column 1: plan-bbct: block fallback 'pat' is unknown"),
+        ("annotate-sensitivity{bits=8,9}", r"column 1: annotate-sensitivity: BlockShift has no 9-bit"),
     ],
 )
 def test_errors_name_the_column(text: str, message: str) -> None:
