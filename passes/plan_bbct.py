@@ -61,12 +61,12 @@ class PlanBbct(ir.passes.InPlacePass):
     embedding_bits: int = 0
     """8, 6, 4 or 2 for the lookup tables; 0 takes weight_bits."""
     activation_bits: int = 8
-    """8, 6, 4 or 2, for what weights and products read."""
+    """8, 6 or 4, for what weights and products read."""
     block: int | str = 64
     """16, 32, 64, 128, 256, row or tensor: elements that share an exponent, of weights and activations."""
     fallback: str = "pad"
-    """For rows that are no whole number of blocks. pad: the last block is shorter; shrink: the largest smaller block that
-    fits; keep: the weight stays float; error."""
+    """For rows that are no whole number of blocks. pad: the last block is shorter; shrink: the largest smaller
+    block that fits; keep: the weight stays float; error."""
     max_error: float | None = None
     """Weights whose score exceeds it get 8 bits; annotate-sensitivity writes the scores."""
     include: tuple[str, ...] = ()
