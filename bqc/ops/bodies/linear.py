@@ -70,7 +70,9 @@ def UnpackTileCodes(weight, bits: int = 8):
             else:
                 pairs = UnpackPairs(op.Slice(weight, low_steps, steps, axis))
                 raised = op.BitShift(pairs, op.Constant(value=FOUR), direction="LEFT")
-                tiles = op.BitwiseOr(low, raised)
+                # ONNX Runtime 1.20 folds branches that are not taken, and fails where operands do not
+                # broadcast; a Reshape that cannot be done it leaves alone.
+                tiles = op.BitwiseOr(low, op.Reshape(raised, op.Shape(low)))
     return tiles
 
 
