@@ -8,8 +8,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
+from onnx_ir.passes import common
 
 from bqc.contract import contract_of
+from bqc.ir.anatomy import SOURCE_KEY
 from bqc.ir.counting import RewriteLog, counting
 from bqc.ir.load import load
 from bqc.ir.structure import structural_hash
@@ -17,13 +19,14 @@ from bqc.ir.synthetic import canonical_bert
 from bqc.opt import scheme_pipeline
 from bqc.passes import pass_name
 from bqc.passes.plan_recipe import PlanRecipe
-from bqc.pipeline import Instrument, Step, run, watching
+from bqc.pipeline import LINEAGE_KEY, Instrument, Step, run, watching
 from bqc.pipeline.trial import snapshot
 from bqc.plan import Plan
 from tests.support import exporters_ort, graphs
 from tests.support.exports import EXPORTS, Export
 
 TINY = {"layers": 2, "hidden": 16, "heads": 2, "ffn": 24}
+HISTORY = (SOURCE_KEY, LINEAGE_KEY)
 
 
 @dataclass
@@ -50,10 +53,15 @@ class Again(Instrument):
 
 
 def state(model: ir.Model) -> tuple[object, ...]:
-    """What a model is, but for the names and the order of nodes."""
-    labels = sorted(str(sorted(node.metadata_props.items())) for node in model.graph if node.metadata_props)
+    """What a model is, but for the names and the order of nodes, and for where nodes came from."""
+    labels = sorted(
+        str(sorted((key, text) for key, text in node.metadata_props.items() if key not in HISTORY))
+        for node in model.graph
+    )
+    ordered = snapshot(model)
+    common.TopologicalSortPass()(ordered)
     metadata = dict(model.metadata_props)
-    return structural_hash(model, values=True), labels, metadata, sorted(map(str, model.functions))
+    return structural_hash(ordered, values=True), labels, metadata, sorted(map(str, model.functions))
 
 
 def check(model: ir.Model) -> None:
