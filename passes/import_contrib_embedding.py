@@ -61,5 +61,5 @@ def _lengths(w: Writer, ids: ir.Value, mask: ir.Value | None) -> ir.Value:
     if mask is None:
         size = w.op("Shape", ids, shape=[1], dtype=ir.DataType.INT64, start=0, end=1)
         return w.op("Expand", w.shared("mask_none", np.zeros(1, np.int32)), size, shape=[batch], dtype=_I32)
-    whole = w.op("Cast", mask, shape=dims(mask), dtype=_I32, to=int(_I32))
-    return w.op("ReduceSum", whole, axis, shape=[batch], dtype=_I32, keepdims=0)
+    # The fused operator takes int32 masks only.
+    return w.op("ReduceSum", mask, axis, shape=[batch], dtype=_I32, keepdims=0)

@@ -39,9 +39,11 @@ def make(folder: Path) -> None:
 
     folder.mkdir(parents=True)
     shutil.copyfile(bqc.library_path(), folder / LIBRARY)
-    for bits in (8, 6, 4):
+    for bits in (8, 6, 4, 2):
         model = canonical_bert(layers=2, hidden=52, heads=2, ffn=70, seed=bits)
         bqc.compile(model, "bbct", folder / f"w{bits}.onnx", weight_bits=bits)
+    tied = canonical_bert(layers=1, head="masked-lm")
+    bqc.compile(tied, "bbct", folder / "tied.onnx", embedding_bits=4)
     ir.save(canonical_bert(layers=1, gelu="tanh", head="none"), folder / "float.onnx")
     bqc.compile(folder / "float.onnx", "bbct", folder / "tanh.onnx", block=16, single_file=True)
     (folder / "float.onnx").unlink()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
+from onnx_ir.passes import common
 
 from bqc.contract import contract_of
 from bqc.ir.anatomy import LAYER_KEY, role
@@ -54,8 +55,10 @@ class Again(Instrument):
 def state(model: ir.Model) -> tuple[object, ...]:
     """What a model is, but for names, the order of nodes and lineage."""
     labels = Counter((node.op_type, node.metadata_props.get(LAYER_KEY), role(node)) for node in model.graph)
+    ordered = snapshot(model)
+    common.TopologicalSortPass()(ordered)
     metadata = dict(model.metadata_props)
-    return structural_hash(model, values=True), labels, metadata, sorted(map(str, model.functions))
+    return structural_hash(ordered, values=True), labels, metadata, sorted(map(str, model.functions))
 
 
 def check(model: ir.Model) -> None:
