@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 import shutil
@@ -19,16 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
-
 from bqc.errors import BqcError
+from bqc.export.agreement import generated_feeds, largest_difference
+from bqc.export.sentence_transformers import Pooling, normalizes, pooling_of
+from bqc.export.tidying import ONE_FILE_LIMIT, tidy
 
 __all__ = ["POOLINGS", "TASKS", "ExportResult", "export"]
 
 Task = Literal["classification", "token-classification", "question-answering", "masked-lm", "embedding"]
-Pooling = Literal["mean", "cls", "pooler", "none"]
-Feeds = dict[str, npt.NDArray[np.int64]]
 
 TASKS: tuple[Task, ...] = get_args(Task)
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -45,13 +42,6 @@ COMPANIONS = (
     "sentence_bert_config.json",
     "1_Pooling/config.json",
 )
-SENTENCES = (
-    "a gorgeous , witty , seductive movie .",
-    "no",
-    "the film is a hoot , and is just as good , if not better , than much of what passes for family fare .",
-    "The cat sat on the mat while it rained in Lisbon, 1998-2003.",
-)
-ONE_FILE_LIMIT = 1_900_000_000
 
 
 @dataclass(frozen=True)
@@ -114,20 +104,20 @@ def export(
             parameter.data = parameter.data.half().float()
     if task == "embedding":
         if pooling is None:
-            pooling = _pooling(where)
+            pooling = pooling_of(where)
         if normalize is None:
-            normalize = _normalizes(where)
+            normalize = normalizes(where)
     wrapper, outputs = _wrapper(torch, network, task, pooling, bool(normalize))
     inputs = _inputs(network)
     tokenizer = _tokenizer(transformers, where)
-    feeds = _feeds(tokenizer, config, inputs)
+    feeds = generated_feeds(tokenizer, config, inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
         with _quiet(), torch.no_grad():
             _to_onnx(torch, wrapper, draft, inputs, outputs, opset, exporter, task)
-        _tidy(draft, weights)
-        difference = _largest_difference(torch, wrapper, draft, feeds, inputs, outputs)
+        tidy(draft, weights)
+        difference = largest_difference(torch, wrapper, draft, feeds, inputs, outputs)
         if not difference <= TOLERANCE:
             raise BqcError(
                 f"{source}: the exported graph differs from torch by {difference:.2g} "
@@ -286,27 +276,6 @@ def _tokenizer(transformers: Any, where: Path) -> Any:
         return None
 
 
-def _feeds(tokenizer: Any, config: Any, inputs: Sequence[str]) -> list[Feeds]:
-    """Ragged real sentences when there is a tokenizer, and random ids with left and right padding."""
-    rng = np.random.default_rng(0)
-    batches: list[Feeds] = []
-    if tokenizer is not None:
-        for texts in (SENTENCES, SENTENCES[1:2]):
-            with contextlib.suppress(ValueError):
-                made = tokenizer(list(texts), padding=True, return_tensors="np")
-                batches.append({k: made[k].astype(np.int64) for k in inputs if k in made})
-    for batch, length in ((3, 17), (1, 5)):
-        mask = np.ones((batch, length), np.int64)
-        mask[0, length // 2 :] = 0
-        if batch > 1:
-            mask[1, : length // 3] = 0
-        ids = rng.integers(0, config.vocab_size, (batch, length), dtype=np.int64)
-        batches.append({"input_ids": ids, "attention_mask": mask})
-    for feeds in batches:
-        feeds.setdefault("token_type_ids", np.zeros_like(feeds["input_ids"]))
-    return [{name: feeds[name] for name in inputs} for feeds in batches]
-
-
 def _to_onnx(
     torch: Any,
     wrapper: Any,
@@ -348,136 +317,6 @@ def _longest(config: Any) -> int:
     positions = int(getattr(config, "max_position_embeddings", 512))
     shifted = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
     return positions - (config.pad_token_id or 0) - 1 if shifted else positions
-
-
-def _tidy(path: Path, weights: str) -> None:
-    """Initializers get their checkpoint names; with fp16 storage a Cast restores float32 before use."""
-    import onnx_ir as ir
-
-    model = ir.load(path)
-    graph = model.graph
-    _checkpoint_names(graph)
-    casts: list[ir.Node] = []
-    for value in list(graph.initializers.values()):
-        tensor = value.const_value
-        if weights != "fp16" or tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < 2:
-            continue
-        array = tensor.numpy()
-        if np.abs(array).max() > np.finfo(np.float16).max:
-            continue
-        half = ir.Value(
-            name=f"{value.name}.fp16",
-            type=ir.TensorType(ir.DataType.FLOAT16),
-            shape=value.shape,
-            const_value=ir.tensor(array.astype(np.float16)),
-        )
-        graph.register_initializer(half)
-        cast = ir.node("Cast", [half], attributes={"to": int(ir.DataType.FLOAT)})
-        wide, kept = cast.outputs[0], value.name
-        wide.type, wide.shape = ir.TensorType(ir.DataType.FLOAT), value.shape
-        value.replace_all_uses_with(wide)
-        del graph.initializers[kept or ""]
-        wide.name = kept
-        casts.append(cast)
-    if casts:
-        graph.insert_before(graph[0], casts)
-    for node in graph:
-        node.metadata_props.clear()
-        node.doc_string = None
-    for value in (v for node in graph for v in node.outputs):
-        value.metadata_props.clear()
-    model.producer_name, model.producer_version = "bqc export", None
-    model.ir_version = min(model.ir_version, 10)
-    big = sum(v.const_value.nbytes for v in graph.initializers.values() if v.const_value) > ONE_FILE_LIMIT
-    for stale in path.parent.glob(path.name + ".*"):
-        if not big:
-            ir.external_data.load_to_model(model)
-            stale.unlink()
-    ir.save(model, path, external_data=f"{path.name}.data" if big else None)
-
-
-def _checkpoint_names(graph: Any) -> None:
-    """Exporters rename the weights they transpose; the bias beside them tells what they were called.
-
-    A bias with several users is a merged duplicate and tells nothing.
-    """
-    for name, value in list(graph.initializers.items()):
-        plain = name.removeprefix("model.")
-        if plain != name and plain not in graph.initializers:
-            value.name = plain
-    for node in graph:
-        if node.op_type != "Add":
-            continue
-        vectors = [v for v in node.inputs if v is not None and v.is_initializer() and len(v.uses()) == 1]
-        bias = (vectors[0].name if vectors else None) or ""
-        product = next(
-            (v.producer() for v in node.inputs if v is not None and v.producer() is not None), None
-        )
-        weight = product.inputs[1] if product is not None and product.op_type == "MatMul" else None
-        wanted = bias.removesuffix(".bias") + ".weight"
-        if weight is None or not weight.is_initializer() or not bias.endswith(".bias"):
-            continue
-        if wanted not in graph.initializers:
-            weight.name = wanted
-
-
-def _largest_difference(
-    torch: Any,
-    wrapper: Any,
-    path: Path,
-    batches: Sequence[Feeds],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-) -> float:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    worst = 0.0
-    for feeds in batches:
-        with torch.no_grad():
-            expected = wrapper(*(torch.from_numpy(feeds[name]) for name in inputs))
-        expected = expected if isinstance(expected, tuple) else (expected,)
-        kept = feeds["attention_mask"] != 0
-        for ours, reference in zip(session.run(list(outputs), feeds), expected, strict=True):
-            theirs = reference.numpy()
-            if theirs.shape[:2] == kept.shape:
-                # Padding's own rows are nobody's result, and attention over nothing differs between exporters.
-                ours, theirs = ours[kept], theirs[kept]
-            gap = np.abs(ours - theirs).max()
-            worst = max(worst, float(gap) if np.isfinite(gap) else float("inf"))
-    return worst
-
-
-def _pooling(where: Path) -> Pooling:
-    """What 1_Pooling (sentence-transformers) says: the mean, or the first token; anything else is refused."""
-    file = where / "1_Pooling" / "config.json"
-    if not file.is_file():
-        return "mean"
-    chosen = [
-        k for k, v in json.loads(file.read_text()).items() if k.startswith("pooling_mode_") and v is True
-    ]
-    known: dict[str, Pooling] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-    if len(chosen) > 1 or (chosen and chosen[0] not in known):
-        raise BqcError(
-            f"{file}: only mean and first-token pooling are exported, this model uses {', '.join(chosen)}"
-        )
-    return known[chosen[0]] if chosen else "mean"
-
-
-def _normalizes(where: Path) -> bool:
-    """Does modules.json (sentence-transformers) end in normalisation? Modules with weights are refused."""
-    modules = where / "modules.json"
-    if not modules.is_file():
-        return False
-    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in json.loads(modules.read_text())]
-    others = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
-    if others:
-        raise BqcError(
-            f"{modules}: the module {others[0]} is not exported; give --normalize or --no-normalize"
-        )
-    return "Normalize" in kinds
 
 
 def _copy_companions(where: Path, folder: Path, tokenizer: Any) -> None:
