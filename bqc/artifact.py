@@ -37,13 +37,13 @@ _SIDE_FILES = (
 )
 
 
-def output_path(source: Path, output: str | None) -> tuple[Path, bool]:
+def output_path(source: Path, output: str | None, kind: str = "bqc") -> tuple[Path, bool]:
     """Where the model goes, and whether its folder gets the tokenizer and configuration too.
 
-    ``None`` is ``NAME.bqc.onnx`` beside the source, a name that ends in ``/`` or is a folder is
-    ``DIR/NAME.bqc.onnx`` with the source's side files, any other is the file itself.
+    ``None`` is ``NAME.<kind>.onnx`` beside the source, a name that ends in ``/`` or is a folder is
+    ``DIR/NAME.<kind>.onnx`` with the source's side files, any other is the file itself.
     """
-    name = f"{source.stem}.bqc.onnx"
+    name = f"{source.stem}.{kind}.onnx"
     if output is None:
         return source.with_name(name), False
     path = Path(output)

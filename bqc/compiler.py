@@ -80,7 +80,7 @@ def compile(
         scheme: name of the scheme.
         output: a ``.onnx`` file or a folder; beside the input as ``NAME.bqc.onnx`` if not given.
         options: the scheme's options (weight_bits, block, include, ...), and ``recipe`` (a path or a `Plan`),
-            ``save_recipe`` (a path), ``side_files_from`` (for a model in memory: the folder of its tokenizer),
+            ``save_recipe`` (a path), ``side_files_from`` (a folder whose tokenizer and config go beside the output),
             ``dry_run``, ``single_file``, ``explain``, ``require_full``; also as keywords.
         progress: called with (steps done, steps in all).
 
@@ -133,7 +133,7 @@ def compile(
         loaded,
         path,
         single_file=single_file,
-        side_files_from=(side_files_from if source is None else source.parent) if with_side_files else None,
+        side_files_from=source.parent if source is not None and with_side_files else side_files_from,
     )
     after = sum(p.stat().st_size for p in paths if p.name.startswith(path.name))
     if progress is not None:

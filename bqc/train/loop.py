@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers.trainer_utils import get_last_checkpoint
 
 from bqc.errors import BqcError
 from bqc.evaluate.metrics import score
@@ -23,9 +22,12 @@ from bqc.train.learner import Learner
 from bqc.train.module import OnnxModule
 from bqc.train.recipe import Recipe, Stage
 
-__all__ = ["Run", "run_stages"]
+__all__ = ["Run", "first_process", "run_stages"]
 
 _FINISHED = "finished.pt"
+"""In the folder of a stage: the student's state after it."""
+_COMPLETE = "complete"
+"""In a checkpoint that was written whole."""
 
 
 class Run:
@@ -86,29 +88,40 @@ def run_stages(run: Run) -> dict[str, float]:
             run.student.load_state_dict(torch.load(finished, weights_only=True))
             continue
         _stage(run, stage, folder)
-        if _first_process():
+        if first_process():
             torch.save(run.student.state_dict(), finished)
     known = _trainer(run, run.recipe.stages[-1], run.folder).evaluate()
     return {name: float(known[f"eval_{name}"]) for name in run.task.metrics}
 
 
+def first_process() -> bool:
+    """Whether this is the process that writes: the only one, or the first that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _prepare(run: Run) -> None:
-    if not run.resume and _first_process():
+    if not run.resume and first_process():
         shutil.rmtree(run.folder, ignore_errors=True)
     run.folder.mkdir(parents=True, exist_ok=True)
 
 
 def _stage(run: Run, stage: Stage, folder: Path) -> None:
     trainer = _trainer(run, stage, folder)
-    last = get_last_checkpoint(str(folder)) if run.resume and folder.is_dir() else None
+    last = _last_checkpoint(folder) if run.resume else None
     try:
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
     except BqcError as error:
-        good = get_last_checkpoint(str(folder))
+        good = _last_checkpoint(folder)
         kept = f"the last good checkpoint is {good}" if good else "there was no checkpoint yet"
         raise BqcError(
             f"stage {stage.name}, step {trainer.state.global_step + 1}: {error}; {kept}; lower the learning rate"
         ) from None
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a stage; what a killed run left half written is passed over."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{_COMPLETE}")]
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
 def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
@@ -152,7 +165,7 @@ def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
         disable_tqdm=True,
         log_level="error",
     )
-    callbacks: list[Any] = [_Guard(), _Progress(run.progress)]
+    callbacks: list[Any] = [_Guard(), _Marker(), _Progress(run.progress)]
     if recipe.patience:
         callbacks.append(transformers.EarlyStoppingCallback(recipe.patience))
     # The trainer prints its log; ours goes through `progress`, and to TensorBoard.
@@ -166,6 +179,8 @@ def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
         compute_metrics=_metrics(run.task),
         callbacks=callbacks,
     )
+    # Our losses are means of a batch: several batches a step and several processes are averaged.
+    trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     return trainer
 
@@ -178,6 +193,14 @@ class _Guard(transformers.TrainerCallback):
             gradient = parameter.grad
             if gradient is not None and not torch.isfinite(gradient).all():
                 raise BqcError(f"the gradient of {name.rpartition('student.graph.')[2]} is not finite")
+
+
+class _Marker(transformers.TrainerCallback):
+    """Marks a checkpoint once all of it is written."""
+
+    def on_save(self, args: Any, state: Any, _: Any, **__: Any) -> None:
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
 
 
 class _Progress(transformers.TrainerCallback):
@@ -202,8 +225,3 @@ def _has_tensorboard() -> bool:
     from transformers.integrations import is_tensorboard_available
 
     return bool(is_tensorboard_available())
-
-
-def _first_process() -> bool:
-    distributed = torch.distributed
-    return not distributed.is_initialized() or distributed.get_rank() == 0

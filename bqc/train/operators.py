@@ -49,7 +49,8 @@ class Operator:
 
 def supported() -> str:
     """The names of all operators, for messages."""
-    return ", ".join(sorted(f"{domain}::{name}" if domain else name for domain, name in OPERATORS))
+    names = {f"{domain}::{name}" if domain else name for domain, name in OPERATORS}
+    return ", ".join(sorted(names | set(SIZES)))
 
 
 # Elementwise
@@ -158,8 +159,6 @@ def _slice(
 
 
 def _gather(x: Tensor, index: Tensor, *, axis: int = 0) -> Tensor:
-    if index.dim() == 0:
-        return x.select(axis, int(index))
     axis %= x.dim()
     index = torch.where(index < 0, index + x.shape[axis], index)
     shape = (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])

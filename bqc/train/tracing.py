@@ -264,6 +264,11 @@ class _Tracer:
 
     def _lookup(self, node: ir.Node) -> fx.Node | None:
         table, ids = node.inputs
+        assert ids is not None, "a Gather has indices"
+        if table not in self.sizes and ids not in self.sizes and isinstance(index := self._number(ids), int):
+            return self.graph.call_function(
+                torch.select, (self._tensor(table), attributes_of(node).get("axis", 0), index)
+            )
         if table is None or not table.is_initializer() or len(table.shape or ()) != 2:
             return None
         if ids in self.sizes or attributes_of(node).get("axis", 0) != 0:

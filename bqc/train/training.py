@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bqc.artifact import output_path, write
+from bqc.artifact import INLINE_LIMIT, inline_bytes, output_path, write
 from bqc.compiler import compile as compile_model
 from bqc.errors import BqcError
 from bqc.evaluate.data import load_examples
@@ -28,7 +27,7 @@ from bqc.schemes import scheme_class
 from bqc.train.distillation import layer_map, taps_for
 from bqc.train.dropout import dropout_of
 from bqc.train.examples import Collator, Rows
-from bqc.train.loop import Run, run_stages
+from bqc.train.loop import Run, first_process, run_stages
 from bqc.train.module import OnnxModule, module
 from bqc.train.recipe import RECIPE_KEY, Recipe
 
@@ -125,7 +124,7 @@ def train(
     Args:
         model: the float ``.onnx`` file; its tokenizer and configuration lie beside it.
         task, data: as in `bqc.evaluate.evaluate`.
-        output: as in `bqc.compile`.
+        output: as in `bqc.compile`; the float model is called ``NAME.tuned.onnx`` if not given.
         scheme: the scheme to train for, or ``none``.
         options: the scheme's options (weight_bits, ...).
         recipe: stages and settings; `Recipe.two_stage()`, or `Recipe.fine_tuning()` for ``none``, if not given.
@@ -146,7 +145,8 @@ def train(
     if recipe is None:
         recipe = Recipe.fine_tuning() if scheme == FLOAT else Recipe.two_stage()
     source = Path(model)
-    target, side_files = output_path(source, None if output is None else str(output))
+    kind = "tuned" if scheme == FLOAT else "bqc"
+    target, side_files = output_path(source, None if output is None else str(output), kind)
     if target.resolve() == source.resolve():
         raise BqcError(f"{target}: the output would overwrite the input; give another -o")
     if resume and checkpoints is None:
@@ -180,15 +180,14 @@ def train(
         )
     student.write_back(loaded)
     loaded.metadata_props[RECIPE_KEY] = recipe.to_yaml()
-    if int(os.environ.get("RANK", "0")):
+    if not first_process():
         return TrainResult((), metrics, recipe, time.perf_counter() - started, student.eval())
     side_files_from = source.parent if side_files else None
     if prepared.plan is None:
-        paths = write(loaded, target, single_file=True, side_files_from=side_files_from)
+        one_file = inline_bytes(loaded) <= INLINE_LIMIT
+        paths = write(loaded, target, single_file=one_file, side_files_from=side_files_from)
     else:
-        result = compile_model(
-            loaded, scheme, output=output or target, recipe=prepared.plan, side_files_from=side_files_from
-        )
+        result = compile_model(loaded, scheme, target, recipe=prepared.plan, side_files_from=side_files_from)
         paths = list(result.paths)
     return TrainResult(tuple(paths), metrics, recipe, time.perf_counter() - started, student.eval())
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -15,6 +18,8 @@ from bqc.errors import BqcError  # noqa: E402
 from bqc.ir import import_model  # noqa: E402
 from bqc.ir.anatomy import ANATOMY_KEY  # noqa: E402
 from bqc.train import OnnxModule, module  # noqa: E402
+from bqc.train.operators import supported  # noqa: E402
+from bqc.train.training import prepare  # noqa: E402
 from tests.support.exports import EXPORTS, batches, session  # noqa: E402
 from tests.support.families import Cell, exported, network_of  # noqa: E402
 
@@ -194,12 +199,30 @@ def test_frozen_and_sparse_tables() -> None:
         module(path, frozen=["embedding.wrod"])
 
 
-def test_compiles_whole_with_dynamic_shapes() -> None:
-    made = module(exported("torchscript", Cell("bert", "mean"))).eval()
+@pytest.mark.parametrize("head", ["mean", "classification"])
+def test_compiles_whole_with_dynamic_shapes(head: str) -> None:
+    made = module(exported("torchscript", Cell("bert", head))).eval()
     compiled = torch.compile(made, backend="aot_eager", fullgraph=True, dynamic=True)
     for feeds in batches(set(made.input_names)):
         for name, value in compiled(**tensors(feeds)).items():
             torch.testing.assert_close(value, made(**tensors(feeds))[name], atol=1e-5, rtol=1e-4)
+
+
+def test_autocast_to_bfloat16() -> None:
+    prepared = prepare(import_model(exported("torchscript", Cell("bert", "classification")))[0], "bbct")
+    made = module(prepared.graph, weights=prepared.plan.weights).eval()
+    feeds = tensors(next(iter(batches(set(made.input_names)))))
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = made(**feeds)["logits"]
+    torch.testing.assert_close(narrow.float(), made(**feeds)["logits"], atol=0.1, rtol=0.1)
+    narrow.float().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
+
+
+def test_every_operator_is_documented() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "train.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"\b[A-Z]\w+\b", text))
+    assert {name.removeprefix("ai.bqc::") for name in supported().split(", ")} <= words
 
 
 def test_dropout_follows_the_anatomy() -> None:

@@ -99,13 +99,27 @@ def _untrained(model: Any) -> OnnxModule:
 
 
 def test_float_fine_tuning_learns_and_writes_a_float_model(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "tuned.onnx"
+    (folder / "config.json").write_text('{"hidden_dropout_prob": 0.1}', encoding="utf-8")
     recipe = Recipe.fine_tuning(epochs=8, learning_rate=3e-3, batch_size=16, dropout=0.0)
-    result = train(folder / "model.onnx", TASK, folder, out, scheme="none", recipe=recipe)
+    result = train(folder / "model.onnx", TASK, folder, f"{tmp_path}/", scheme="none", recipe=recipe)
+    out = tmp_path / "model.tuned.onnx"
+    assert result.paths[0] == out
+    assert (tmp_path / "tokenizer.json").is_file()
     assert result.metrics["accuracy"] > 0.8
     ours, theirs = both_logits(folder, out, result.module)
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert not any(node.domain for node in onnx.load(out).graph.node)
+
+
+def test_accumulated_batches_train_like_one_larger_batch(folder: Path, tmp_path: Path) -> None:
+    trained = []
+    for size, accumulate in ((16, 1), (8, 2)):
+        recipe = Recipe.fine_tuning(1, 1e-3, dropout=0.0, batch_size=size, accumulate=accumulate)
+        out = tmp_path / f"{size}.onnx"
+        result = train(folder / "model.onnx", TASK, folder, out, scheme="none", recipe=recipe, limit=64)
+        trained.append(result.module.initializers())
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, atol=2e-4, rtol=1e-3)
 
 
 def run_verb(folder: Path, out: Path, checkpoints: Path, *more: str) -> list[str]:
@@ -126,10 +140,11 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
-    whole = run_verb(folder, tmp_path / "whole.onnx", tmp_path / "a")
+    outputs = [tmp_path / run / "out.onnx" for run in ("whole", "killed")]
+    whole = run_verb(folder, outputs[0], tmp_path / "a")
     subprocess.run(whole, check=True, capture_output=True, env=ENVIRONMENT)
     killed = subprocess.Popen(
-        run_verb(folder, tmp_path / "killed.onnx", tmp_path / "b"), env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        run_verb(folder, outputs[1], tmp_path / "b"), env=ENVIRONMENT, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 300
     while not list((tmp_path / "b").glob("0-layers/checkpoint-1*")):  # mid-epoch, an epoch has 12 steps
@@ -138,12 +153,13 @@ def test_a_killed_run_resumes_to_the_same_weights(folder: Path, tmp_path: Path) 
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert not (tmp_path / "killed.onnx").exists()
-    again = run_verb(folder, tmp_path / "killed.onnx", tmp_path / "b", "--resume")
+    assert not outputs[1].exists()
+    (tmp_path / "b" / "0-layers" / "checkpoint-99").mkdir()  # what a kill while writing leaves
+    again = run_verb(folder, outputs[1], tmp_path / "b", "--resume")
     subprocess.run(again, check=True, capture_output=True, env=ENVIRONMENT)
-    for name in ("onnx", "onnx.data"):
-        a, b = ((tmp_path / f"{run}.{name}").read_bytes() for run in ("whole", "killed"))
-        assert a.replace(b"whole", b"killed") == b
+    for name in ("out.onnx", "out.onnx.data"):
+        a, b = (output.with_name(name).read_bytes() for output in outputs)
+        assert a == b
 
 
 @pytest.mark.slow
@@ -282,3 +298,15 @@ def test_prepare_keeps_weights_float(folder: Path) -> None:
     assert str(prepared.plan.weights["0:ffn.output"]) == "BlockShift(4,64)"
     with pytest.raises(BqcError, match="scheme bbct has no option 'bits'"):
         prepare(import_model(folder / "model.onnx")[0], "bbct", {"bits": 4})
+
+
+@pytest.mark.slow
+def test_a_deeper_and_wider_teacher(folder: Path, tmp_path: Path) -> None:
+    changes = (("num_hidden_layers", 4), ("hidden_size", 96))
+    teacher = exported("torchscript", Cell("bert", "classification", changes=changes))
+    out = tmp_path / "out.onnx"
+    train(folder / "model.onnx", TASK, folder, out, recipe=RECIPE, teacher=teacher, limit=32)
+    assert out.is_file()
+    other = exported("torchscript", Cell("bert", "classification", changes=(("num_labels", 3),)))
+    with pytest.raises(BqcError, match="the teacher has 3 outputs, the student 2"):
+        train(folder / "model.onnx", TASK, folder, out, recipe=RECIPE, teacher=other)
