@@ -1,7 +1,7 @@
-"""Which sensitivity metric tells beforehand what a weight costs? Rank agreement with the true loss of quality.
+r"""Which sensitivity metric tells beforehand what a weight costs? Rank agreement with the true loss of quality.
 
-    python -m tools.measure_sensitivity model.onnx --task sst2 --data DATA --format 'BlockShift(2,64)' \
-        --drops drops.jsonl weight-error.json mse.json kl.json fisher.json hessian.json hessian-trace.json
+    python -m tools.measure_sensitivity model.onnx weight-error.json mse.json kl.json fisher.json --task sst2 \
+        --data DATA --format 'BlockShift(2,64)' --drops drops.jsonl
 
 Every weight of the float model is quantised alone and the whole development set is scored: the truth is the drop of
 the task's metric, and the rise of its cross-entropy, which is finer. Files of `bqc sensitivity` for the same model and
