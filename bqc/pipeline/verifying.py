@@ -114,7 +114,9 @@ class VerifyEach(Instrument):
     def _report(self, frame: _Frame, problem: str) -> None:
         found = f"{pass_name(frame.one)}: {problem}"
         try:
-            place = write_reproducer(self.reproducers, frame.one, frame.model, self._fed(frame.model), problem)
+            place = write_reproducer(
+                self.reproducers, frame.one, frame.model, self._fed(frame.model), problem
+            )
         except (OSError, BqcError) as error:
             raise Finding(f"{found}; nothing is left that shows it: {error}") from None
         raise Finding(f"{found}; {place}/README.md says how to see it again")

@@ -114,7 +114,9 @@ def verified(change: Callable[[ir.Model], None], folder: Path, contract: Contrac
 
 
 def test_a_finding_is_not_lost_where_nothing_can_be_written() -> None:
-    with pytest.raises(Finding, match=r"outputs are scores, and were logits; nothing is left that shows it: "):
+    with pytest.raises(
+        Finding, match=r"outputs are scores, and were logits; nothing is left that shows it: "
+    ):
         verified(renamed_output, Path("/dev/null/reproducer"))
 
 
