@@ -63,8 +63,8 @@ class PlanBbct(ir.passes.InPlacePass):
     block: int | str = 64
     """16, 32, 64, 128, 256, row or tensor: elements that share an exponent, of weights and activations."""
     fallback: str = "pad"
-    """For rows that are no whole number of blocks. pad: the last block is shorter; shrink: the largest smaller block that
-    fits; keep: the weight stays float; error."""
+    """For rows that are no whole number of blocks. pad: the last block is shorter; shrink: the largest smaller block
+    that fits; keep: the weight stays float; error."""
     max_error: float | None = None
     """Weights whose score exceeds it get 8 bits; annotate-sensitivity writes the scores."""
     include: tuple[str, ...] = ()
