@@ -9,8 +9,6 @@ import textwrap
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from typing import Any
 
-import onnx_ir as ir
-
 from bqc.contract import Contract, contract_of
 from bqc.errors import BqcError
 from bqc.passes import names, pass_class
@@ -68,7 +66,7 @@ def describe(name: str) -> PassInfo:
     return PassInfo(name, " ".join(paragraph.split()), rest, contract_of(kind), options)
 
 
-def require_pass(name: str) -> type[ir.passes.InPlacePass]:
+def require_pass(name: str) -> Any:
     """The class of a pass. Raises BqcError, with the nearest name, where there is none."""
     try:
         return pass_class(name)
