@@ -19,7 +19,7 @@ from bqc.pipeline import Instrument, Step, run, watching
 from bqc.schemes import scheme_class
 from bqc.staging import write_text
 
-__all__ = ["STDOUT", "optimize", "optimize_split", "scheme_pipeline", "until"]
+__all__ = ["STDOUT", "optimize", "optimize_split", "scheme_pipeline", "until", "write_model"]
 
 STDOUT = Path("-")
 """The output that is text on standard output."""
@@ -57,7 +57,7 @@ def optimize(
             and Path(output).resolve() == Path(model).resolve()
         ):
             raise BqcError(f"{output}: the output would overwrite the input; give another -o")
-        _write(loaded, Path(output), tensors)
+        write_model(loaded, Path(output), tensors=tensors)
     return steps
 
 
@@ -96,7 +96,11 @@ def optimize_split(
         raise BqcError(f"{model}: {failed} of {len(pieces)} models failed")
 
 
-def _write(model: ir.Model, output: Path, tensors: Tensors) -> None:
+def write_model(model: ir.Model, output: Path, *, tensors: Tensors = "elide") -> None:
+    """Write a model of any dialect: text for `STDOUT` and for names that end in ``.onnxtxt``, else binary.
+
+    Raises BqcError if it cannot be written.
+    """
     if output == STDOUT:
         sys.stdout.write(to_text(model, tensors=tensors))
     elif output.suffix == SUFFIX:

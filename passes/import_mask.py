@@ -20,6 +20,8 @@ __all__ = ["ImportMask"]
 _HIDDEN = -50.0
 _I64 = ir.DataType.INT64
 _FLOAT = ir.DataType.FLOAT
+_SOFTMAX = frozenset(("Softmax", "Exp"))
+_ENDS = frozenset(("MatMul", "Gemm", "Einsum", "LayerNormalization"))
 _MOVES = frozenset(("Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Cast", "Transpose", "Slice"))
 
 
@@ -31,7 +33,7 @@ class ImportMask(ir.passes.InPlacePass):
     After: `m[B, S] = Cast(GreaterOrEqual(Squeeze(mask), -50))`, `Add(scores, Unsqueeze((1 - m) * -FLT_MAX))`
 
     1. Inputs `[B, 1, S]` and `[B, 1, 1, S]`, of 0 and 1 (any type) or additive.
-    2. Float inputs `[B, S]` that are added to something.
+    2. Float inputs `[B, S]` that are added to what a softmax reads.
 
     `import-attention` then finds `m`, or refuses. A mask that has more than one row for a sequence is refused by name.
     """
@@ -45,7 +47,7 @@ class ImportMask(ir.passes.InPlacePass):
             if shape is None or not 2 <= len(shape) <= 4 or not value.uses():
                 continue
             added = value.dtype == _FLOAT and _added(value)
-            if len(shape) == 2 and not added:
+            if not added and (len(shape) == 2 or not _may_be_zeros_and_ones(value)):
                 continue
             if any(size != 1 for size in shape[1:-1]):
                 _refuse(model, value, shape)
@@ -57,22 +59,49 @@ class ImportMask(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
+def _may_be_zeros_and_ones(value: ir.Value) -> bool:
+    """Integers survive the way through a plain mask; numbers do not, and only a name says that they are a mask."""
+    return (
+        value.dtype is None
+        or value.dtype.is_integer()
+        or value.dtype == ir.DataType.BOOL
+        or _named_mask(value)
+    )
+
+
+def _named_mask(value: ir.Value) -> bool:
+    return "mask" in (value.name or "").lower()
+
+
 def _refuse(model: ir.Model, value: ir.Value, shape: list[int | str | None]) -> None:
-    if "mask" in (value.name or ""):
+    if _named_mask(value):
         text = f"input {value.name!r} {shape} masks every query on its own; bqc takes key-padding masks"
         explanation(model).add("mask", value.consumers()[0], text, 20)
 
 
 def _added(value: ir.Value) -> bool:
-    """Does it reach a sum of two computed values unchanged?"""
+    """Does it reach a sum of two computed values unchanged, and the sum a softmax?"""
     queue = [value]
     while queue:
         here = queue.pop()
         for use in here.consumers():
-            if use.op_type == "Add" and not any(is_weight(v) for v in use.inputs):
+            if use.op_type == "Add" and not any(is_weight(v) for v in use.inputs) and _normalised(use):
                 return True
             if use.op_type in _MOVES and use.inputs[0] is here:
                 queue.extend(use.outputs)
+    return False
+
+
+def _normalised(node: ir.Node) -> bool:
+    """Is what it computes read by a softmax, written out or not, before any product?"""
+    queue, seen = [node], {node}
+    while queue:
+        for use in queue.pop().outputs[0].consumers():
+            if use.op_type in _SOFTMAX:
+                return True
+            if use.op_type not in _ENDS and use not in seen:
+                seen.add(use)
+                queue.append(use)
     return False
 
 

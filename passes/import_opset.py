@@ -100,7 +100,10 @@ def _take_over(graph: ir.Graph, new: ir.Graph, large: dict[str, ir.Value]) -> No
     new.remove(nodes)
     new.initializers.clear()
     graph.outputs.clear()
-    graph.remove(list(graph), safe=True)
+    for node in graph.all_nodes():  # those inside subgraphs read values of this graph too
+        for at in range(len(node.inputs)):
+            node.replace_input_with(at, None)
+    graph.remove(list(graph))
     for name in [n for n in graph.initializers if n not in large]:
         del graph.initializers[name]
     for value in small:

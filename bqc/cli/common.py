@@ -151,10 +151,10 @@ def emit_json(schema_version: int, body: dict[str, Any]) -> None:
     click.echo(json.dumps({"schema_version": schema_version, **_finite(body)}, indent=2, default=str))
 
 
-def say(settings: Settings, message: str) -> None:
-    """A line for a person, on stdout."""
+def say(settings: Settings, message: str, *, err: bool = False) -> None:
+    """A line for a person, on stdout; with ``err`` on stderr, as stdout has the result itself."""
     if not (settings.quiet or settings.json):
-        click.echo(message)
+        click.echo(message, err=err)
 
 
 def check_mark(ok: bool) -> str:

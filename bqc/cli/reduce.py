@@ -31,7 +31,14 @@ SCHEMA_VERSION = 1
     "Instead of a pipeline, which is good if it raises nothing and keeps what its passes promise.",
 )
 @timeout_option
-@click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help="Where the small model goes.")
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    required=True,
+    metavar="FILE",
+    help="Where the small model goes; text for *.onnxtxt, and on stdout for '-'.",
+)
 @common_options
 def command(settings: Settings, model: Path, output: Path, **options: Any) -> None:
     """Take nodes, layers and sizes away from a model while it fails in the same way.
@@ -43,9 +50,13 @@ def command(settings: Settings, model: Path, output: Path, **options: Any) -> No
     passes, check = chosen_pipeline(options), command_check(options)
     if (passes is None) == (check is None):
         raise click.UsageError("give either --check, or --passes or --scheme")
+    from bqc.opt import STDOUT
     from bqc.pipeline.checks import PipelineHolds
     from bqc.reduce import reduce
 
+    prints = output == STDOUT
+    if settings.json and prints:
+        raise click.UsageError("--json and -o - both print on standard output; give one of them")
     with progress_bar(settings, f"reducing {model.name}") as progress:
         found = reduce(model, check or PipelineHolds(passes or ()), output, progress=progress)
     if settings.json:
@@ -54,6 +65,8 @@ def command(settings: Settings, model: Path, output: Path, **options: Any) -> No
     say(
         settings,
         f"{found.nodes[0]} -> {found.nodes[1]} nodes, {found.bytes[0]:,} -> {found.bytes[1]:,} bytes",
+        err=prints,
     )
-    say(settings, f"{found.failure} ({found.checks} checks)")
-    say(settings, str(found.path))
+    say(settings, f"{found.failure} ({found.checks} checks)", err=prints)
+    if not prints:
+        say(settings, str(found.path))

@@ -20,6 +20,7 @@ from bqc.diff.view import View
 from bqc.diff.weights import Weight, match_weights, weights_of
 from bqc.errors import BqcError
 from bqc.ir import import_model, is_compiled, load
+from bqc.ir.load import STDIN
 from bqc.ir.structure import same_structure
 
 __all__ = ["CANONICAL_TOLERANCE", "Source", "diff", "open_pair"]
@@ -89,6 +90,7 @@ def open_pair(a: Source, b: Source, *, canonical: bool = False) -> tuple[View, V
     Raises:
         BqcError: as `diff`.
     """
+    a, b = (load(STDIN) if source == STDIN or source == Path(STDIN) else source for source in (a, b))
     models = [model if isinstance(model, ir.Model) else load(model) for model in (a, b)]
     compiled = [is_compiled(model) for model in models]
     views = []

@@ -161,9 +161,12 @@ def _value(node: ir.Node, name: str) -> str:
     attribute = node.attributes.get(name)
     if attribute is None:
         return "default"
-    if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-        return "a subgraph"
-    text = " ".join(str(attribute.value).split())
+    if attribute.type is ir.AttributeType.GRAPH:
+        text = f"subgraph of {', '.join(inner.op_type for inner in attribute.as_graph()) or 'no nodes'}"
+    elif attribute.type is ir.AttributeType.GRAPHS:
+        text = f"{len(attribute.as_graphs())} subgraphs"
+    else:
+        text = " ".join(str(attribute.value).split())
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 

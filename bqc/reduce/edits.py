@@ -10,6 +10,7 @@ import onnx_ir as ir
 from bqc.ir.anatomy import ANATOMY_KEY
 from bqc.ir.build import dims
 from bqc.ir.rewrite import drop_dead
+from bqc.ir.structure import captured
 from bqc.pipeline.trial import snapshot
 
 __all__ = ["alike", "bypassed", "only", "resized", "sizes"]
@@ -29,17 +30,18 @@ def only(model: ir.Model, kept: Collection[int]) -> ir.Model | None:
     left = [node for i, node in enumerate(nodes) if i in kept]
     gone = [node for i, node in enumerate(nodes) if i not in kept]
     stay = set(left)
+    read = {value for node in left for value in (*node.inputs, *captured(node))}
     outputs = [value for value in graph.outputs if value.producer() in stay]
     outputs += [
         value
         for node in left
         for value in node.outputs
-        if value.name and value not in outputs and not any(use in stay for use in value.consumers())
+        if value.name and value not in outputs and value not in read
     ]
     graph.outputs.clear()
     for node in gone:
         for value in node.outputs:
-            if not any(use in stay for use in value.consumers()):
+            if value not in read:
                 continue
             if value.type is None or value.shape is None:
                 return None

@@ -11,12 +11,12 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from bqc.artifact import inline_bytes, write
+from bqc.artifact import inline_bytes
 from bqc.errors import BqcError
 from bqc.ir.build import dims
 from bqc.ir.load import load
 from bqc.ir.structure import structural_hash
-from bqc.passes.attach_functions import AttachFunctions
+from bqc.opt import write_model
 from bqc.pipeline.checks import Check
 from bqc.pipeline.invariants import violations
 from bqc.pipeline.trial import snapshot
@@ -68,7 +68,7 @@ def reduce(
     Args:
         model: a file.
         check: a model fails in the same way if the kind of its failure is that of the whole model's.
-        output: where the result goes.
+        output: where the result goes; text with all its numbers if the name ends in ``.onnxtxt``.
         progress: called with (nodes taken away, nodes of the model).
 
     Raises BqcError if the model cannot be read, the check finds nothing wrong with it, or the result cannot be written.
@@ -82,8 +82,7 @@ def reduce(
     assert failure is not None, "kept only if it fails"
     sizes_before = (len(whole.graph), inline_bytes(whole))
     nodes, size = len(small.graph), inline_bytes(small)
-    AttachFunctions()(small)
-    write(small, Path(output))
+    write_model(small, Path(output), tensors="inline")
     return Reduction(
         Path(output),
         failure.text,

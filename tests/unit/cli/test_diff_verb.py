@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -166,3 +167,10 @@ def test_page_escapes_names(tmp_path: Path) -> None:
         main(["diff", str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx"), "--html", str(page / "d.html")])
         == 2
     )
+
+
+def test_a_model_on_standard_input(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for other, status in zip(pair, (0, 1), strict=True):
+        given = io.TextIOWrapper(io.BytesIO(Path(pair[0]).read_bytes()))
+        monkeypatch.setattr("sys.stdin", given)
+        assert main(["diff", "-", other, "-q"]) == status

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx_ir.passes import common
 
 from bqc.contract import contract_of
+from bqc.errors import BqcError
 from bqc.ir.anatomy import LAYER_KEY, role
 from bqc.ir.counting import RewriteLog, counting
 from bqc.ir.load import load
 from bqc.ir.structure import structural_hash
 from bqc.ir.synthetic import canonical_bert
 from bqc.opt import scheme_pipeline
-from bqc.passes import pass_name
+from bqc.passes import names, pass_class, pass_name
 from bqc.passes.plan_recipe import PlanRecipe
 from bqc.pipeline import Instrument, Step, run, watching
 from bqc.pipeline.trial import snapshot
 from bqc.plan import Plan
 from tests.support import exporters_ort, graphs
+from tests.support.edits import random_graph
 from tests.support.exports import EXPORTS, Export
 
 TINY = {"layers": 2, "hidden": 16, "heads": 2, "ffn": 24}
@@ -108,3 +112,42 @@ def test_a_recipe() -> None:
     with watching([again]):
         run(model, [PlanRecipe(Plan.of(model).to_yaml())])
     assert again.changed == {"plan-recipe": False}
+
+
+TYPED = [name for name in names() if not any(f.default is MISSING for f in fields(pass_class(name)))]
+
+
+@given(st.integers(0, 10_000), st.sampled_from(TYPED))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_random_graphs(seed: int, name: str) -> None:
+    """A pass that does something to a graph which is no encoder does it all at once."""
+    one, model = pass_class(name)(), ir.from_proto(random_graph(seed))
+    contract = contract_of(one)
+    assert contract is not None
+    try:
+        with counting(RewriteLog()):
+            one.call(model)
+    except BqcError:  # it wants an encoder, or a plan
+        return
+    copy = snapshot(model)
+    with counting(RewriteLog()):
+        one.call(copy)
+    assert not contract.idempotent or state(copy) == state(model)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "layers": st.just(1),
+            "heads": st.sampled_from((1, 2, 4)),
+            "ffn": st.sampled_from((16, 24)),
+            "gelu": st.sampled_from(("none", "tanh")),
+            "head": st.sampled_from(("classification", "none")),
+            "mask": st.booleans(),
+            "token_types": st.booleans(),
+        }
+    )
+)
+@settings(max_examples=4, deadline=None, derandomize=True)
+def test_random_encoders(sizes: dict[str, object]) -> None:
+    check(canonical_bert(hidden=16, **sizes))  # type: ignore[arg-type]

@@ -46,6 +46,24 @@ def test_large_weights_are_not_copied() -> None:
     assert largest_difference(reference, model) == 0
 
 
+CAPTURES = """<ir_version: 9, opset_import: ["" : 17]> captures (bool c, float[2] x) => (float[2] y) {
+r = Abs(x)
+y = If(c) <then_branch = yes () => (float[2] t) { t = Add(r, x) }, else_branch = no () => (float[2] e) { e = Neg(r) }>
+}"""
+
+
+def test_subgraphs_keep_what_they_take_from_outside() -> None:
+    model = ir.from_onnx_text(CAPTURES)
+    ImportOpset()(model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    absolute, _ = model.graph
+    assert {use.op_type for use in absolute.outputs[0].consumers()} == {"Neg", "Add"}
+    assert {use for use in model.graph.inputs[1].consumers() if use.graph is model.graph} == {absolute}
+    assert len(model.graph.inputs[1].uses()) == 2
+    with pytest.raises(BqcError, match="no encoder found"):
+        import_model(ir.from_onnx_text(CAPTURES))
+
+
 def test_a_later_opset_is_refused() -> None:
     model = canonical_bert()
     model.graph.opset_imports[""] = 23

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import lit.Test
 import pytest
 
 from bqc.errors import BqcError
-from bqc.testing import run_lines
+from bqc.testing import PassTest, run_lines
+from tests.support.seeded import install
 
 GRAPH = """<ir_version: 10, opset_import: ["" : 21]>
 g (float[N] x) => (float[N] y) {
@@ -65,3 +68,21 @@ def test_an_error_must_be_expected(tmp_path: Path) -> None:
 def test_other_lines_are_refused(run: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(BqcError, match=message):
         run_lines(written(tmp_path, run + GRAPH))
+
+
+def test_passes_are_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path / "site")
+    text = """// RUN: bqc opt %s -p spell-softmax{wrong_layer=1} -o - | filecheck %s
+<ir_version: 10, opset_import: ["" : 21]>
+g (float[N,4] x) => (float[N,4] y) {
+   y = Softmax <axis = -1> (x) @LAYER:attention.softmax
+}
+// CHECK: ReduceSum
+"""
+    found = {}
+    for layer in ("0", "1"):
+        file = written(tmp_path, text.replace("LAYER", layer))
+        found[layer] = PassTest().execute(SimpleNamespace(getSourcePath=lambda file=file: str(file)), None)
+    assert found["0"] == (lit.Test.PASS, "")
+    assert found["1"][0] is lit.Test.FAIL
+    assert "it moved by" in found["1"][1]
