@@ -38,6 +38,7 @@ _MODULES = (
     "import_lookup",
     "import_mask",
     "import_packed",
+    "import_padding",
     "import_attention",
     "import_positions",
     "import_embedding",

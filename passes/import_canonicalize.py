@@ -34,6 +34,7 @@ from bqc.passes.import_mask import ImportMask
 from bqc.passes.import_mend import ImportMend
 from bqc.passes.import_opset import ImportOpset
 from bqc.passes.import_packed import ImportPacked
+from bqc.passes.import_padding import ImportPadding
 from bqc.passes.import_pool import ImportPool
 from bqc.passes.import_positions import ImportPositions
 from bqc.passes.import_residual import ImportResidual
@@ -70,6 +71,7 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportLookup,
     ImportPositions,
     ImportEmbedding,
+    ImportPadding,
     ImportIds,
     ImportMask,
     ImportPacked,
