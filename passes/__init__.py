@@ -34,6 +34,7 @@ _MODULES = (
     "import_einsum",
     "import_gemm",
     "import_flat",
+    "import_bias",
     "import_linear",
     "import_lookup",
     "import_mask",

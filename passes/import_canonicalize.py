@@ -10,6 +10,7 @@ from onnx_ir.passes import common
 from bqc.contract import Contract
 from bqc.ir.anatomy import ANATOMY_KEY, LAYER_KEY, ROLE_KEY, SOURCE_KEY
 from bqc.passes.import_attention import ImportAttention
+from bqc.passes.import_bias import ImportBias
 from bqc.passes.import_contrib import ImportContrib
 from bqc.passes.import_contrib_attention import ImportContribAttention
 from bqc.passes.import_contrib_embedding import ImportContribEmbedding
@@ -60,6 +61,7 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportContrib,
     ImportShared,
     ImportWeights,
+    ImportBias,
     ImportPool,
     ImportLayerNorm,
     ImportLayerNormProbe,

@@ -98,6 +98,10 @@ def _take_over(graph: ir.Graph, new: ir.Graph, large: dict[str, ir.Value]) -> No
     new.remove(nodes)
     new.initializers.clear()
     graph.outputs.clear()
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        if node.graph is not graph:
+            for index in range(len(node.inputs)):
+                node.replace_input_with(index, None)
     graph.remove(list(graph), safe=True)
     for name in [n for n in graph.initializers if n not in large]:
         del graph.initializers[name]
