@@ -18,6 +18,7 @@ from bqc.ir.padding import marked_padding
 from bqc.ir.probe import Probe, ProbeError, Sizes, mask_patterns, same_shape
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
 from bqc.passes._attention_bias import label_bias, position_bias
+from bqc.passes._attention_terms import require_one_mask, require_plain_terms
 
 __all__ = ["ImportAttention"]
 
@@ -66,7 +67,8 @@ class ImportAttention(ir.passes.InPlacePass):
 
     The region is run on random projections under several padding masks. It is attention if the Softmax input
     is `scale * q k^T` where the mask is 1 and below -5e3 where it is 0 (older exporters add -10000), and the
-    result is the weighted mean of v.
+    result is the weighted mean of v. What the scores are combined with is run alone on a long sequence: windows of
+    local attention and segments are not masks.
     """
 
     contract = Contract("ulp")
@@ -75,10 +77,11 @@ class ImportAttention(ir.passes.InPlacePass):
         graph, count = model.graph, 0
         misses = explanation(model)
         biases: dict[ir.Value, ir.Value] = {}
+        plain = set[ir.Value]()
         for softmax in [n for n in graph if n.op_type == "Softmax"]:
             try:
                 region = _find(softmax)
-                meaning = _understand(graph, region)
+                meaning = _understand(graph, region, plain)
             except NoMatch as no:
                 misses.add("attention", softmax, str(no), no.depth)
                 continue
@@ -150,7 +153,7 @@ def _merged(context: ir.Value) -> ir.Value:
     raise NoMatch("the context does not reach an output linear", 3)
 
 
-def _understand(graph: ir.Graph, region: _Region) -> _Meaning:
+def _understand(graph: ir.Graph, region: _Region, plain: set[ir.Value]) -> _Meaning:
     scores = region.softmax.inputs[0]
     assert scores is not None, "Softmax has an input"
     hidden = size_of(region.query.weight, 1)
@@ -168,9 +171,11 @@ def _understand(graph: ir.Graph, region: _Region) -> _Meaning:
         # Random numbers need not reach a bound.
         if node.op_type in _BOUNDS and walk_back(node.outputs[0], boundary.__contains__):
             raise NoMatch(f"{node_name(node)} limits values between the projections and the context", 4)
+    require_one_mask(graph, probe, boundary)
     heads = _heads(probe, boundary, hidden, graph)
     mask = _mask_input(graph, probe, boundary, hidden)
     scale = _check(probe, boundary, heads, hidden, graph, mask)
+    require_plain_terms(graph, probe, boundary, mask, bias, plain)
     return _Meaning(heads, hidden // heads, _exact(scale, hidden // heads), mask, bias)
 
 

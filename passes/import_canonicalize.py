@@ -10,6 +10,7 @@ from onnx_ir.passes import common
 from bqc.contract import Contract
 from bqc.ir.anatomy import ANATOMY_KEY, LAYER_KEY, ROLE_KEY, SOURCE_KEY
 from bqc.passes.import_attention import ImportAttention
+from bqc.passes.import_bias import ImportBias
 from bqc.passes.import_contrib import ImportContrib
 from bqc.passes.import_contrib_attention import ImportContribAttention
 from bqc.passes.import_contrib_embedding import ImportContribEmbedding
@@ -34,6 +35,7 @@ from bqc.passes.import_mask import ImportMask
 from bqc.passes.import_mend import ImportMend
 from bqc.passes.import_opset import ImportOpset
 from bqc.passes.import_packed import ImportPacked
+from bqc.passes.import_padding import ImportPadding
 from bqc.passes.import_pool import ImportPool
 from bqc.passes.import_positions import ImportPositions
 from bqc.passes.import_range import ImportRange
@@ -61,6 +63,7 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportContrib,
     ImportShared,
     ImportWeights,
+    ImportBias,
     ImportPool,
     ImportLayerNorm,
     ImportLayerNormProbe,
@@ -72,6 +75,7 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportLookup,
     ImportPositions,
     ImportEmbedding,
+    ImportPadding,
     ImportIds,
     ImportMask,
     ImportPacked,

@@ -14,6 +14,7 @@ from bqc.contract import Contract
 from bqc.ir.anatomy import EMBEDDING
 from bqc.ir.build import Writer, dims, write_padded_position_ids, write_position_ids, write_type_ids
 from bqc.ir.counting import may_rewrite
+from bqc.ir.every_id import every_id
 from bqc.ir.explain import NoMatch, explanation
 from bqc.ir.match import is_weight, size_of
 from bqc.ir.probe import Probe, ProbeError, Sizes
@@ -24,6 +25,7 @@ __all__ = ["ImportEmbedding"]
 Array = npt.NDArray[Any]
 
 _SIZES = (Sizes(2, 3), Sizes(1, 5))
+_KINDS = {"input": "an input", "zeros": "zeros", "positions": "0 .. S-1", "padded": "a count of tokens"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class ImportEmbedding(ir.passes.InPlacePass):
         Add(Add(word, type), position), indexed by inputs, zeros [B, S] or positions [1, S]
         Add(word, position)                                     where there is no type table
 
-    Indices are probed, not matched: an index that equals an input, 0 or 0 .. S-1 on several batches is that.
+    Indices are probed, not matched: an index that equals an input, 0 or 0 .. S-1 on several batches is that. They
+    hold every id of the vocabulary and every position of the table.
     RoBERTa counts the tokens that are no padding: `pad + cumsum(ids != pad)`, and `pad` at padding [B, S].
     """
 
@@ -84,7 +87,8 @@ def _lookups(graph: ir.Graph, norm: ir.Node) -> tuple[list[_Lookup], list[ir.Nod
         raise NoMatch(f"{len(tables)} table lookups are summed with something else ({others})", 1)
     if len(tables) not in (2, 3):
         raise NoMatch(f"{len(tables)} table lookups are summed, not word (+ type) + position", 2)
-    return [_lookup(graph, gather) for gather in tables], adds
+    sizes = sorted(size_of(gather.inputs[0], 0) for gather in tables)
+    return [_lookup(graph, gather, sizes) for gather in tables], adds
 
 
 def _terms(value: ir.Value | None, adds: list[ir.Node]) -> Iterator[ir.Value]:
@@ -97,12 +101,12 @@ def _terms(value: ir.Value | None, adds: list[ir.Node]) -> Iterator[ir.Value]:
             yield from _terms(operand, adds)
 
 
-def _lookup(graph: ir.Graph, gather: ir.Node) -> _Lookup:
+def _lookup(graph: ir.Graph, gather: ir.Node, sizes: list[int]) -> _Lookup:
     table, index = gather.inputs
     assert table is not None
     assert index is not None, "Gather has two inputs"
     try:
-        kind, source, pad = _meaning(graph, index)
+        kind, source, pad = _meaning(graph, index, size_of(table, 0), sizes)
     except ProbeError as error:
         raise NoMatch(f"the index into {table.name} is not a small computation: {error}", 3) from error
     return _Lookup(table, gather, kind, source, pad)
@@ -111,7 +115,7 @@ def _lookup(graph: ir.Graph, gather: ir.Node) -> _Lookup:
 _Meaning = tuple[str, ir.Value | None, int]
 
 
-def _meaning(graph: ir.Graph, index: ir.Value) -> _Meaning:
+def _meaning(graph: ir.Graph, index: ir.Value, rows: int, tables: list[int]) -> _Meaning:
     if index.is_graph_input():
         return "input", index, 0
     probe = Probe([index])
@@ -121,22 +125,36 @@ def _meaning(graph: ir.Graph, index: ir.Value) -> _Meaning:
     for n, wanted in enumerate(_SIZES):
         sizes = wanted.within(graph)
         rng = np.random.default_rng(n)
-        shape = (sizes.batch, sizes.sequence)
         # Few different ids, so that the padding id is among them.
-        feeds: dict[ir.Value, Array] = {v: _typed(v, rng.integers(0, pads[v] + 4, shape)) for v in read}
-        (found,) = probe.run(feeds, sizes)
-        fits: set[_Meaning] = {("input", v, 0) for v in read if np.array_equal(found, feeds[v])}
-        fits |= {("padded", v, pads[v]) for v in read if np.array_equal(found, _counted(feeds[v], pads[v]))}
-        row = found.reshape(-1, sizes.sequence) if found.size % sizes.sequence == 0 else found.reshape(1, -1)
-        if row.shape[1] == sizes.sequence and (row == np.arange(sizes.sequence)).all():
-            fits.add(("positions", None, 0))
-        if not found.any():
-            fits.add(("zeros", None, 0))
+        feeds = {v: _typed(v, rng.integers(0, pads[v] + 4, (sizes.batch, sizes.sequence))) for v in read}
+        fits = _fits(probe, feeds, pads, sizes)
         kinds = fits if kinds is None else kinds & fits
     if not kinds:
         names = ", ".join(v.name or "" for v in read) or "no input"
         raise ProbeError(f"it is no input, not 0 .. S-1 and not zeros (it depends on {names})")
-    return sorted(kinds, key=lambda k: k[0])[0]
+    best = kind, _, pad = min(kinds, key=lambda k: k[0])
+    # Types may be looked up by positions; the second largest table is that of positions, some of them for padding.
+    longest = rows - pad - (kind == "padded") if kind in _COUNTED else tables[-2] // 2
+    top = rows if kind == "input" else tables[-1]
+    for ids in every_id(graph, max(longest, 1), top if read else 1):
+        feeds = {v: _typed(v, ids) for v in read}
+        if best not in _fits(probe, feeds, pads, Sizes(*ids.shape)):
+            raise ProbeError(f"it is {_KINDS[kind]} for some ids or positions only")
+    return best
+
+
+def _fits(
+    probe: Probe, feeds: dict[ir.Value, Array], pads: dict[ir.Value, int], sizes: Sizes
+) -> set[_Meaning]:
+    (found,) = probe.run(feeds, sizes)
+    fits: set[_Meaning] = {("input", v, 0) for v in feeds if np.array_equal(found, feeds[v])}
+    fits |= {("padded", v, pads[v]) for v in feeds if np.array_equal(found, _counted(feeds[v], pads[v]))}
+    row = found.reshape(-1, sizes.sequence) if found.size % sizes.sequence == 0 else found.reshape(1, -1)
+    if row.shape[1] == sizes.sequence and (row == np.arange(sizes.sequence)).all():
+        fits.add(("positions", None, 0))
+    if not found.any():
+        fits.add(("zeros", None, 0))
+    return fits
 
 
 def _typed(value: ir.Value, ids: Array) -> Array:

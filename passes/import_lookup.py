@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.ir.build import Writer, write_position_ids, write_type_ids
 from bqc.ir.counting import may_rewrite
+from bqc.ir.every_id import every_id
 from bqc.ir.match import is_weight, size_of
 from bqc.ir.probe import Probe, ProbeError, Sizes
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
 
 __all__ = ["ImportLookup"]
 
+Array = npt.NDArray[Any]
+
 _SIZES = (Sizes(2, 3), Sizes(1, 5))
+_USUAL = 512
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,8 @@ class ImportLookup(ir.passes.InPlacePass):
 
         Gather(table, ids);  Gather(table, types);  Gather(table, 0 .. S-1)
 
-    The table is replaced by one whose rows hold their number; what comes out is the index.
+    The table is replaced by one whose rows hold their number; what comes out is the index. It is looked at for every
+    id and every position.
     """
 
     contract = Contract("exact")
@@ -93,7 +100,10 @@ def _table(term: ir.Value) -> ir.Value | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _index(graph: ir.Graph, term: ir.Value, table: ir.Value) -> tuple[str, ir.Value] | None:
+_Fit = tuple[str, ir.Value]
+
+
+def _index(graph: ir.Graph, term: ir.Value, table: ir.Value) -> _Fit | None:
     rows, width = size_of(table, 0), size_of(table, 1)
     numbers = np.broadcast_to(np.arange(rows, dtype=np.float32)[:, None], (rows, width)).copy()
     try:
@@ -101,26 +111,48 @@ def _index(graph: ir.Graph, term: ir.Value, table: ir.Value) -> tuple[str, ir.Va
         read = [v for v in graph.inputs if probe.depends_on(v)]
         # Only the size of the ids may be read, which a probe is given.
         like = (read or [v for v in graph.inputs if v.shape is not None and len(v.shape) == 2])[:1]
-        kinds: set[tuple[str, ir.Value]] | None = None
+
+        def fits(ids: dict[ir.Value, Array], sizes: Sizes) -> set[_Fit]:
+            (found,) = probe.run({table: numbers, **ids}, sizes)
+            return _fits(found, ids, like, (sizes.sequence, width))
+
+        kinds: set[_Fit] | None = None
         for n, wanted in enumerate(_SIZES):
             sizes = wanted.within(graph)
             rng = np.random.default_rng(n)
-            feeds = {
-                v: rng.integers(0, min(rows, 90), (sizes.batch, sizes.sequence)).astype(
-                    v.dtype.numpy() if v.dtype else np.int64
-                )
-                for v in read
-            }
-            (found,) = probe.run({table: numbers, **feeds}, sizes)
-            if found.shape[-2:] != (sizes.sequence, width) or (found != found[..., :1]).any():
+            shape = sizes.batch, sizes.sequence
+            some = fits({v: _typed(v, rng.integers(0, min(rows, 90), shape)) for v in read}, sizes)
+            kinds = some if kinds is None else kinds & some
+        if not kinds:
+            return None
+        best = kind, _ = min(kinds, key=lambda k: k[0])
+        top = rows if kind == "input" else _vocabulary(graph)
+        for every in every_id(graph, rows if kind == "positions" else _USUAL, top if read else 1):
+            if best not in fits({v: _typed(v, every) for v in read}, Sizes(*every.shape)):
                 return None
-            index = found[..., 0].astype(np.int64)
-            fits = {("input", v) for v in read if np.array_equal(index, feeds[v])}
-            if (index == np.arange(sizes.sequence)).all():
-                fits |= {("positions", v) for v in like}
-            if not index.any():
-                fits |= {("zeros", v) for v in like}
-            kinds = fits if kinds is None else kinds & fits
     except ProbeError:
         return None
-    return min(kinds, key=lambda k: k[0]) if kinds else None
+    return best
+
+
+def _fits(
+    found: Array, ids: dict[ir.Value, Array], like: list[ir.Value], inner: tuple[int, int]
+) -> set[_Fit]:
+    """What the rows that were found are: those of ids, of positions, of zeros."""
+    if found.shape[-2:] != inner or (found != found[..., :1]).any():
+        return set()
+    index = found[..., 0].astype(np.int64)
+    fits = {("input", v) for v in ids if np.array_equal(index, ids[v])}
+    if (index == np.arange(inner[0])).all():
+        fits |= {("positions", v) for v in like}
+    if not index.any():
+        fits |= {("zeros", v) for v in like}
+    return fits
+
+
+def _typed(value: ir.Value, ids: Array) -> Array:
+    return ids.astype(value.dtype.numpy() if value.dtype else np.int64)
+
+
+def _vocabulary(graph: ir.Graph) -> int:
+    return max(size_of(v, 0) for v in graph.initializers.values() if is_weight(v, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from bqc.contract import Contract
@@ -34,7 +35,7 @@ class QuantizeWeights(ir.passes.InPlacePass):
     transposed: its rows are the table's, in the same blocks. Contract: lossy, by the formats of the plan.
 
     Raises:
-        BqcError: nodes that share a weight have different formats in the plan.
+        BqcError: nodes that share a weight have different formats in the plan, or a weight is not finite.
     """
 
     contract = Contract("lossy", cosine_min=0.8)
@@ -51,6 +52,10 @@ class QuantizeWeights(ir.passes.InPlacePass):
             data = constant(weight)
             if fmt is None or data is None or not may_rewrite(node):
                 continue
+            if not np.isfinite(data).all():
+                raise BqcError(
+                    f"weight {weight.name!r} ({key}) holds NaN or infinite numbers; the model is damaged"
+                )
             matrix = data.T if axis == 0 else data
             stored = (tables[weight], 1) if weight in tables else (weight, axis)
             if stored not in parts:

@@ -74,9 +74,10 @@ class Writer:
         return out
 
     def const(self, name: str, data: npt.ArrayLike | ir.TensorProtocol) -> ir.Value:
-        """Register an initializer under `name` (made unique) and return its value."""
+        """Register an initializer under `name` (made unique among all values) and return its value."""
         tensor = data if isinstance(data, ir.TensorProtocol) else ir.tensor(np.asarray(data))
-        unique = next(n for n in _names(name) if n not in self.graph.initializers)
+        taken = _taken(self.graph)
+        unique = next(n for n in _names(name) if n not in self.graph.initializers and n not in taken)
         sizes = [_plain(d) for d in tensor.shape]
         value = ir.Value(
             name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(sizes), const_value=tensor
@@ -91,6 +92,8 @@ class Writer:
         wanted = np.asarray(data)
         for candidate in _names(name):
             known = self.graph.initializers.get(candidate)
+            if known is None and candidate in _taken(self.graph):
+                continue
             if known is None:
                 break
             array = None if known.const_value is None else known.const_value.numpy()
@@ -214,6 +217,10 @@ def write_attention_core(
     c4 = w.op("MatMul", p, v4, shape=headed)
     turned_back = w.op("Transpose", c4, shape=parts, perm=[0, 2, 1, 3])
     return w.op("Reshape", turned_back, merge, shape=[batch, sequence, hidden])
+
+
+def _taken(graph: ir.Graph) -> set[str | None]:
+    return {v.name for v in graph.inputs} | {v.name for node in graph for v in node.outputs}
 
 
 def _names(name: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bqc.errors import BqcError
 from bqc.ir.anatomy import Encoder, encoder
+from bqc.ir.build import dims
 from bqc.ir.explain import Explanation, Miss, explanation
 from bqc.ir.load import is_compiled, load
 from bqc.ir.notes import notes
@@ -54,6 +55,7 @@ def import_model(
     if is_compiled(loaded):
         raise BqcError("the model is already compiled by bqc; give the float model it was made from")
     require_weights(loaded)
+    _require_sizes(loaded)
     if explain is not None:
         explain.misses.extend(explanation(loaded).misses)
         loaded.meta["bqc.explanation"] = explain
@@ -63,3 +65,12 @@ def import_model(
     misses = tuple(explanation(loaded).misses)
     seconds = time.perf_counter() - started
     return loaded, ImportSummary(found, misses, opset, before, len(loaded.graph), seconds, notes(loaded))
+
+
+def _require_sizes(model: ir.Model) -> None:
+    for value in model.graph.inputs:
+        shape = dims(value)
+        if shape is not None and 0 in shape:
+            raise BqcError(
+                f"input {value.name!r} has the shape {shape}: no token fits; export it with other sizes"
+            )
