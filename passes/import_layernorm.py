@@ -32,7 +32,8 @@ class ImportLayerNorm(ir.passes.InPlacePass):
 
         y = LayerNormalization(x, gamma, beta; axis=-1, epsilon)
 
-    A LayerNormalization that is already there gets the axis -1, and says its epsilon and beta where it does not.
+    A LayerNormalization that is already there gets the axis -1 and vectors, and says its epsilon and beta where it
+    does not.
     """
 
     contract = Contract("ulp")
@@ -57,9 +58,27 @@ class ImportLayerNorm(ir.passes.InPlacePass):
             take_place(out, made)
             count += 1
         for norm in [n for n in graph if n.op_type == "LayerNormalization"]:
+            count += _flatten(graph, norm)
             count += _complete(graph, norm)
         drop_dead(model)
         return ir.passes.PassResult(model, count > 0)
+
+
+def _flatten(graph: ir.Graph, norm: ir.Node) -> bool:
+    """Gamma and beta `[1, 1, H]` become vectors."""
+    wide = [(i, v) for i, v in enumerate(norm.inputs) if i and v is not None and is_weight(v) and _is_row(v)]
+    if not wide or not may_rewrite(norm):
+        return False
+    for index, value in wide:
+        data = constant(value)
+        assert data is not None, "a row is small"
+        norm.replace_input_with(index, Writer(graph).const(f"{value.name}.vector", data.reshape(-1)))
+    return True
+
+
+def _is_row(value: ir.Value) -> bool:
+    data = constant(value)
+    return data is not None and data.ndim > 1 and data.size == data.shape[-1]
 
 
 def _complete(graph: ir.Graph, norm: ir.Node) -> bool:
