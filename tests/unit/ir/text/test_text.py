@@ -49,8 +49,16 @@ def test_metadata_is_sorted() -> None:
     model = from_text(graph('y = Relu (x) @{b: "1", a: "2"}'))
     model.metadata_props.update({"z": "1", "a": "2"})
     text = to_text(model)
-    assert 'metadata_props: ["a": "2", "z": "1"]' in text
+    assert 'metadata_props: [\n      "a": "2",\n      "z": "1"\n   ]' in text
     assert '@{a: "2", b: "1"}' in text
+
+
+def test_metadata_of_several_lines_has_a_string_for_each() -> None:
+    model = from_text(graph("y = Relu (x)"))
+    model.metadata_props["plan"] = "first:\n  second\nlast"
+    text = to_text(model)
+    assert '"plan":\n         "first:\\n"\n         "  second\\n"\n         "last"\n' in text
+    assert from_text(text).metadata_props["plan"] == "first:\n  second\nlast"
 
 
 def test_large_tensors_are_known_by_their_digest() -> None:
