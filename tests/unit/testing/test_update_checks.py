@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -85,3 +86,17 @@ def test_the_command(file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert run("--check", str(file)) == 0
     assert run(str(file.with_name("missing.onnxtxt"))) == 2
     assert "bqc-update-checks: error: " in capsys.readouterr().err
+
+
+def test_needs_neither_lit_nor_filecheck(tmp_path: Path) -> None:
+    file = tmp_path / "a.onnxtxt"
+    file.write_text(RUN + GRAPH)
+    script = (
+        "import sys; sys.modules['lit'] = sys.modules['filecheck'] = None\n"
+        f"sys.argv = ['bqc-update-checks', {str(file)!r}]\n"
+        "from bqc.testing.update_checks import main\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert file.read_text() == RUN + GRAPH + CHECKS
