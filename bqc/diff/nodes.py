@@ -118,7 +118,9 @@ def _changed(
 ) -> NodeChange | None:
     label = common_label(a, node, b, twin)
     texts = [_named(n) for n in ours], [_named(n) for n in theirs]
-    by = made_by(twin) or made_by(node)
+    # Reading a float model leaves the names of import's passes on it; what compiled the other did the change.
+    first, second = (node, twin) if is_folded(node) and not is_folded(twin) else (twin, node)
+    by = made_by(first) or made_by(second)
     if is_folded(node) != is_folded(twin) or len(ours) + len(theirs) > 2:
         return NodeChange("fused", *label, *texts, by)
     if operator_name(node) != operator_name(twin) and not _same_body(a, b, node, twin):

@@ -71,8 +71,8 @@ class Before:
         items: list[ir.Node | ir.Value] = [*present, *model.graph.initializers.values()]
         kept = {_label(item) for item in items if _is_labelled(item)}
         for label in sorted({*self.labels.values(), *self.weights} - kept):
-            # Where nodes are fused the result has the labels of one of them.
-            if label[0] not in made:
+            # Where nodes are fused the result has the labels of one of them; the mask goes into every layer's softmax.
+            if label[0] not in made and label[1] != "attention.mask":
                 yield f"no node is labelled {':'.join(label)} any more, and nothing took its place in layer {label[0]}"
 
 
