@@ -1,6 +1,6 @@
 """Files that optimum writes: run by the Python of an environment that has optimum-onnx (and no bqc).
 
-    /tmp/exp-optimum/venv/bin/python -m tools.other_exporters.optimum_files /tmp/files
+    OPTIMUM_VENV/bin/python -m tools.other_exporters.optimum_files FILES
 
 Tiny random checkpoints of tests/support/families.py go through `optimum-cli export onnx`'s own function.
 """

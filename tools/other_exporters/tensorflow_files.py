@@ -1,7 +1,7 @@
 """Files that tf2onnx writes from TensorFlow's BERTs: run by an environment with tensorflow, tf-keras, tf2onnx
 and transformers 4 (and no bqc).
 
-    /tmp/exp-tf/venv/bin/python -m tools.other_exporters.tensorflow_files /tmp/files
+    TENSORFLOW_VENV/bin/python -m tools.other_exporters.tensorflow_files FILES
 """
 
 from __future__ import annotations

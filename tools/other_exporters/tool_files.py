@@ -1,7 +1,7 @@
 """Files that ONNX tools write from torch exports: run by an environment with torch, transformers, onnxscript,
 onnxruntime, onnxsim, onnxslim, onnxoptimizer and onnxconverter-common.
 
-    /tmp/exp-tools/venv/bin/python -m tools.other_exporters.tool_files /tmp/files
+    TOOLS_VENV/bin/python -m tools.other_exporters.tool_files FILES
 """
 
 from __future__ import annotations
