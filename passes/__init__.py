@@ -19,6 +19,7 @@ _MODULES = (
     "import_opset",
     "import_half",
     "import_fold",
+    "import_branches",
     "import_contrib_embedding",
     "import_contrib_matmul",
     "import_contrib_gelu",

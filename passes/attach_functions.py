@@ -9,7 +9,8 @@ import onnx
 import onnx_ir as ir
 
 from bqc.contract import Contract
-from bqc.ops.registry import DOMAIN, VERSION, functions_for
+from bqc.errors import BqcError
+from bqc.ops.registry import DOMAIN, OPERATORS, VERSION, functions_for
 
 __all__ = ["AttachFunctions"]
 
@@ -26,6 +27,8 @@ class AttachFunctions(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         used = frozenset(node.op_type for node in model.graph if node.domain == DOMAIN)
+        for unknown in sorted(used - OPERATORS.keys()):
+            raise BqcError(f"{DOMAIN} has no operator {unknown}; the model is damaged, or of a newer bqc")
         for proto in _bodies(used):
             function = ir.serde.deserialize_function(proto)
             model.functions[function.identifier()] = function

@@ -11,6 +11,7 @@ from bqc.contract import Contract
 from bqc.ir.anatomy import ANATOMY_KEY, LAYER_KEY, ROLE_KEY, SOURCE_KEY
 from bqc.passes.import_attention import ImportAttention
 from bqc.passes.import_bias import ImportBias
+from bqc.passes.import_branches import ImportBranches
 from bqc.passes.import_contrib import ImportContrib
 from bqc.passes.import_contrib_attention import ImportContribAttention
 from bqc.passes.import_contrib_embedding import ImportContribEmbedding
@@ -54,6 +55,7 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportOpset,
     ImportHalf,
     ImportFold,
+    ImportBranches,
     ImportRange,
     ImportContribEmbedding,
     ImportContribMatMul,

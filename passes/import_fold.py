@@ -11,7 +11,7 @@ from onnx_ir.passes import common
 from bqc.contract import Contract
 from bqc.ir.counting import may_rewrite
 from bqc.ir.growth import check_growth
-from bqc.ir.match import constant, is_weight
+from bqc.ir.match import constant, is_weight, scalar
 from bqc.ir.probe import Probe, ProbeError, Sizes
 
 __all__ = ["ImportFold"]
@@ -28,7 +28,7 @@ class ImportFold(ir.passes.InPlacePass):
     After: initializer `c`, `x`, initializer `1.414...`
 
     1. Constant nodes become initializers.
-    2. Identity, inference-time Dropout and casts to the same type are bypassed.
+    2. Identity, inference-time Dropout, casts to the same type and products with 1 are bypassed.
     3. Nodes of small constants only are computed.
     4. Nodes and initializers nobody reads are dropped.
     """
@@ -47,8 +47,8 @@ class ImportFold(ir.passes.InPlacePass):
 
 
 def _bypass(graph: ir.Graph, node: ir.Node) -> None:
-    x = node.inputs[0] if node.inputs else None
-    if x is None or not _does_nothing(node, x):
+    x = _unchanged(node)
+    if x is None:
         return
     out = node.outputs[0]
     if any(extra.uses() or extra.is_graph_output() for extra in node.outputs[1:]):
@@ -59,9 +59,29 @@ def _bypass(graph: ir.Graph, node: ir.Node) -> None:
         _replace(graph, node, x)
 
 
+def _unchanged(node: ir.Node) -> ir.Value | None:
+    """The input that the node hands on as it is."""
+    x = node.inputs[0] if node.inputs else None
+    if x is None or node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type in ("Mul", "Div"):
+        return _times_one(node)
+    return x if _does_nothing(node, x) else None
+
+
+def _times_one(node: ir.Node) -> ir.Value | None:
+    one, other = node.inputs
+    for x, factor in ((one, other), (other, one))[: 2 if node.op_type == "Mul" else 1]:
+        if scalar(factor) == 1 and 0 <= _rank(factor) <= _rank(x):
+            return x
+    return None
+
+
+def _rank(value: ir.Value | None) -> int:
+    return -1 if value is None or value.shape is None else len(value.shape)
+
+
 def _does_nothing(node: ir.Node, x: ir.Value) -> bool:
-    if node.domain not in ("", "ai.onnx"):
-        return False
     if node.op_type == "Identity":
         return True
     if node.op_type == "Dropout":

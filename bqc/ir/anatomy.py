@@ -197,6 +197,8 @@ def encoder(model: ir.Model) -> Encoder:
     if recorded is not None:
         try:
             fields = json.loads(recorded)
+            if not isinstance(fields, dict):
+                raise TypeError("it is no object")
             parts = tuple(FloatPart(**part) for part in fields.pop("float_parts", ()))
             return Encoder(**fields, float_parts=parts)
         except (ValueError, TypeError) as error:

@@ -7,7 +7,7 @@ further than the file itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
 
@@ -24,10 +24,18 @@ class Damage(Exception):
 
 
 def check_graphs(model: onnx.ModelProto) -> None:
-    """Raises Damage for duplicate names, cycles, and functions that call themselves or multiply too often."""
+    """Raises Damage.
+
+    For duplicate names, cycles, nodes that make nothing, text that is none, and functions that call themselves or
+    multiply too often.
+    """
+    _check_notes("the model", model.metadata_props)
+    for tensor in all_tensors(model):
+        _check_notes(f"weight {tensor.name!r}", tensor.metadata_props)
     _check_graph("the graph", model.graph)
     for function in model.functions:
         where = f"function {function.name!r}"
+        _check_nodes(where, function.node)
         _check_names(where, function.input, (), function.node)
         _check_order(where, function.node)
     _check_functions(model)
@@ -69,9 +77,41 @@ def _check_graph(where: str, graph: onnx.GraphProto) -> None:
             raise Damage(f"{where} has {count} initializers called {name!r}")
     _check_names(where, [value.name for value in graph.input], given, graph.node)
     _check_order(where, graph.node)
+    _check_nodes(where, graph.node)
+    _check_notes(where, graph.metadata_props)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        _check_notes(f"value {value.name!r}", value.metadata_props)
     for node in graph.node:
         for inner in _subgraphs(node):
             _check_graph(f"the graph inside node {node.name!r}", inner)
+
+
+def _check_nodes(where: str, nodes: Sequence[onnx.NodeProto]) -> None:
+    for node in nodes:
+        if not any(node.output):
+            raise Damage(f"node {node.name!r} ({node.op_type}) of {where} makes no value")
+        _check_notes(f"node {node.name!r}", node.metadata_props)
+        for attribute in node.attribute:
+            for text in (attribute.s, *attribute.strings):
+                if not _is_text(text):
+                    raise Damage(
+                        f"attribute {attribute.name!r} of node {node.name!r} ({node.op_type}) is no text"
+                    )
+
+
+def _check_notes(where: str, notes: Iterable[onnx.StringStringEntryProto]) -> None:
+    """What is no UTF-8 comes out of the parser as bytes."""
+    for note in notes:
+        if not (isinstance(note.key, str) and isinstance(note.value, str)):
+            raise Damage(f"{where} has metadata {str(note.key)[:40]!r} that is no text")
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _check_names(

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 import bqc
 from bqc.errors import BqcError
-from bqc.ir import import_model, load
+from bqc.ir import encoder, import_model, load
 from bqc.ir.synthetic import canonical_bert
 
 OPSETS = [helper.make_opsetid("", 21), helper.make_opsetid("f", 1)]
@@ -284,3 +284,49 @@ def test_much_out_of_little(tmp_path: Path, op: str, inputs: Any, attributes: An
     path = saved(tmp_path / "m.onnx", proto)
     with pytest.raises(BqcError, match=r"'bomb'.*elements out of constants"):
         import_model(path)
+
+
+def test_nodes_that_make_nothing(tmp_path: Path) -> None:
+    empty = helper.make_node("Relu", ["x"], [], name="idle")
+    text = refused(saved(tmp_path / "a.onnx", chain(node("Relu", "x", "y"), empty)))
+    assert "node 'idle' (Relu) of the graph makes no value" in text
+
+
+def test_attributes_that_are_no_text(tmp_path: Path) -> None:
+    damaged = node("Gelu", "x", "y", approximate=b"\xff\xfe")
+    text = refused(saved(tmp_path / "a.onnx", chain(damaged)))
+    assert "attribute 'approximate'" in text
+    assert "is no text" in text
+
+
+@pytest.mark.parametrize("place", ["model", "node", "weight", "value"])
+def test_metadata_that_is_no_text(tmp_path: Path, place: str) -> None:
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    proto = chain(node("Add", "x w", "y"), initializers=[weight])
+    owner: Any = {
+        "model": proto,
+        "node": proto.graph.node[0],
+        "weight": proto.graph.initializer[0],
+        "value": proto.graph.output[0],
+    }[place]
+    owner.metadata_props.add(key="k", value="text to spoil")
+    path = tmp_path / "a.onnx"
+    path.write_bytes(proto.SerializeToString().replace(b"text to spoil", b"\xff\xfe to spoil.."[:13]))
+    assert "metadata 'k' that is no text" in refused(path)
+
+
+def test_an_anatomy_that_is_none() -> None:
+    model = canonical_bert()
+    model.metadata_props["bqc.anatomy"] = "17"
+    with pytest.raises(BqcError, match=r"bqc\.anatomy metadata is damaged"):
+        encoder(model)
+
+
+def test_operators_that_bqc_has_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    model = canonical_bert()
+    next(n for n in model.graph if n.op_type == "Softmax").domain = "ai.bqc"
+    ir.save(model, path)
+    with pytest.raises(BqcError, match=r"ai\.bqc has no operator Softmax"):
+        bqc.compile(path, output=tmp_path / "out.onnx", block=16)
+    assert not (tmp_path / "out.onnx").exists()

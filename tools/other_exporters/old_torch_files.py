@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 import transformers
 
@@ -82,7 +83,19 @@ def _first_dynamo(root: Path, family: str, head: str) -> Path:
     path = root / f"{family}-{head}-dynamo.onnx"
     options = torch.onnx.ExportOptions(dynamic_shapes=True)
     torch.onnx.dynamo_export(module, *arguments, export_options=options).save(str(path))
+    _rename_inputs(path, module.names)
     return path
+
+
+def _rename_inputs(path: Path, names: tuple[str, ...]) -> None:
+    """That exporter calls them after the arguments of the outermost module (`l_ids_`), and cannot be told otherwise."""
+    model = onnx.load(str(path))
+    renamed = dict(zip((value.name for value in model.graph.input), names, strict=True))
+    for value in model.graph.input:
+        value.name = renamed[value.name]
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    onnx.save(model, str(path))
 
 
 def _module(family: str, head: str) -> tuple[Any, tuple[Any, ...]]:
