@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from bqc.contract import Contract
+from bqc.ir.anatomy import VALUE_KEY
+from bqc.ir.build import Writer
+from bqc.ir.counting import may_rewrite
+from bqc.ir.rewrite import take_place
 from bqc.passes._fold import DOMAIN, FoldRule, apply
-from bqc.passes._graph import constant, made_with
+from bqc.passes._graph import constant, made_with, standard_node
 
 __all__ = ["FoldSoftmax"]
 
@@ -29,13 +34,43 @@ class FoldSoftmax(ir.passes.InPlacePass):
         BlockScores(q, eq, k, ek)
         BlockContext(p, v, ev)
 
-    where heads is Reshape [0, 0, h, d] and Transpose. Contract: ulp.
+    where heads is Reshape [0, 0, h, d] and Transpose. SoftmaxDequantize(p) that is read otherwise too, as an output,
+    is written out: Div(Cast(p), Cast(ReduceSum(Cast(p)))). Contract: ulp.
     """
 
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return apply(model, _Scores, _Context)
+        folded = apply(model, _Scores, _Context)
+        left = [n for n in model.graph if n.op_type == "SoftmaxDequantize" and n.domain == DOMAIN]
+        written = [node for node in left if may_rewrite(node)]
+        for node in written:
+            _write_out(model.graph, node)
+        return ir.passes.PassResult(model, folded.modified or bool(written))
+
+
+def _write_out(graph: ir.Graph, node: ir.Node) -> None:
+    """It has no kernel; these operators have its bits."""
+    codes, out = node.inputs[0], node.outputs[0]
+    assert codes is not None, "it has an input"
+    shape = None if codes.shape is None else list(codes.shape)
+    total = None if shape is None else [*shape[:-1], 1]
+    f32, i32 = ir.DataType.FLOAT, ir.DataType.INT32
+    axis = Writer(graph).shared("bqc.last_axis", np.array([-1], np.int64))
+    made: list[ir.Node] = []
+
+    def step(
+        op_type: str, *inputs: ir.Value, dtype: ir.DataType = f32, size: Any = shape, **named: Any
+    ) -> ir.Value:
+        made.append(standard_node(op_type, inputs, named, like=node, dtype=dtype, shape=size))
+        return made[-1].outputs[0]
+
+    whole = step("ReduceSum", step("Cast", codes, dtype=i32, to=i32), axis, dtype=i32, size=total, keepdims=1)
+    weights = step("Div", step("Cast", codes, to=f32), step("Cast", whole, size=total, to=f32))
+    made[-1].metadata_props.update({k: v for k, v in node.metadata_props.items() if k == VALUE_KEY})
+    graph.insert_after(node, made)
+    take_place(out, weights)
+    graph.remove(node, safe=True)
 
 
 class _Scores(FoldRule):

@@ -14,6 +14,7 @@ from bqc.ir.build import Writer, write_attention_core, write_mask
 from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import NoMatch, explanation, node_name
 from bqc.ir.match import Linear, as_linear, is_weight, size_of, walk_back
+from bqc.ir.notes import note
 from bqc.ir.padding import marked_padding
 from bqc.ir.probe import Probe, ProbeError, Sizes, mask_patterns, same_shape
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
@@ -64,6 +65,8 @@ class ImportAttention(ir.passes.InPlacePass):
 
         s = Add(Mul(MatMul(q4, k4), scale), bias);  p = Softmax(s);  c = Reshape(Transpose(MatMul(p, v4)))
         s = Add(Add(Mul(...), position_bias), bias)                  where a bias of relative positions is added
+
+    Attention weights that are an output of the graph are p.
 
     The region is run on random projections under several padding masks. It is attention if the Softmax input
     is `scale * q k^T` where the mask is 1 and below -5e3 where it is 0 (older exporters add -10000), and the
@@ -172,7 +175,7 @@ def _understand(graph: ir.Graph, region: _Region, plain: set[ir.Value]) -> _Mean
         if node.op_type in _BOUNDS and walk_back(node.outputs[0], boundary.__contains__):
             raise NoMatch(f"{node_name(node)} limits values between the projections and the context", 4)
     require_one_mask(graph, probe, boundary)
-    heads = _heads(probe, boundary, hidden, graph)
+    heads = _heads(probe, boundary, hidden, graph, _told(region))
     mask = _mask_input(graph, probe, boundary, hidden)
     scale = _check(probe, boundary, heads, hidden, graph, mask)
     require_plain_terms(graph, probe, boundary, mask, bias, plain)
@@ -186,7 +189,7 @@ def _exact(scale: float, head_dim: int) -> float:
     return nearest if nearest and abs(scale / nearest - 1) < 1e-4 else scale
 
 
-def _heads(probe: Probe, boundary: list[ir.Value], hidden: int, graph: ir.Graph) -> int:
+def _heads(probe: Probe, boundary: list[ir.Value], hidden: int, graph: ir.Graph, told: bool) -> int:
     sizes = Sizes(2, 5).within(graph)
     b, s = sizes.batch, sizes.sequence
     scores, context, *_ = _run(probe, boundary, hidden, graph, None, np.ones((b, s), np.int64), seed=0)[1]
@@ -194,6 +197,10 @@ def _heads(probe: Probe, boundary: list[ir.Value], hidden: int, graph: ir.Graph)
     if rest or scores.shape[-1] != s:
         found = list(scores.shape)
         raise NoMatch(f"scores of batch {b}, sequence {s} have shape {found}, not [{b}, heads, {s}, {s}]", 5)
+    if told and scores.shape != (b, heads, s, s):
+        raise NoMatch(
+            f"attention weights of shape {list(scores.shape)} are an output, not [{b}, heads, {s}, {s}]", 5
+        )
     if context.shape != (b, s, hidden):
         raise NoMatch(f"the context has shape {list(context.shape)}, not [{b}, {s}, {hidden}]", 5)
     if hidden % heads:
@@ -322,7 +329,29 @@ def _rewrite(graph: ir.Graph, region: _Region, meaning: _Meaning, biases: dict[i
     producer = region.context.producer()
     assert producer is not None, "the context was computed"
     graph.insert_after(producer, w.nodes)
+    told = _told(region)
     take_place(region.context, made)
+    if told:
+        weights = next(n for n in w.nodes if n.op_type == "Softmax").outputs[0]
+        take_place(region.softmax.outputs[0], weights)
+        # Who reads them may come before the context.
+        graph.sort()
+        note(graph, "attention weights are an output: attention is compiled to several operators there")
+
+
+def _told(region: _Region) -> bool:
+    """Do the attention weights reach an output of the graph otherwise than through the context?"""
+    queue, seen = [region.softmax.outputs[0]], {region.context}
+    while queue:
+        value = queue.pop()
+        if value in seen:
+            continue
+        if value.is_graph_output():
+            return True
+        seen.add(value)
+        uses = (use for use in value.consumers() if use.op_type not in ("Shape", "Size"))
+        queue.extend(out for use in uses for out in use.outputs)
+    return False
 
 
 _TELLING = frozenset(("MatMul", "Softmax", "Transpose", "Reshape", "Mul", "Div", "Add", "Where"))

@@ -26,13 +26,14 @@ class ImportBias(ir.passes.InPlacePass):
         Add(MatMul(x, W), b[1, 1, N])            leading axes
         Add(MatMul(x, W), b[1])                  one number for all columns
         Sub(MatMul(x, W), b[N])                  subtracted
+        Add(Add(MatMul(x, W), a[N]), c[N])       two of them: b = a + c
 
     After::
 
         Add(MatMul(x, W), b[N])
     """
 
-    contract = Contract("exact")
+    contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, count = model.graph, 0
@@ -52,8 +53,39 @@ class ImportBias(ir.passes.InPlacePass):
             take_place(out, made)
             graph.remove(use, safe=True)
             count += 1
+        for node in [n for n in graph if n.op_type == "MatMul" and is_weight(n.inputs[1], 2)]:
+            while _joined(graph, node.outputs[0], size_of(node.inputs[1], 1)):
+                count += 1
         drop_dead(model)
         return ir.passes.PassResult(model, count > 0)
+
+
+def _joined(graph: ir.Graph, product: ir.Value, width: int) -> bool:
+    """Make one bias of the first two that are added in a row, where there are two."""
+    first = only_consumer(product)
+    second = None if first is None else only_consumer(first.outputs[0])
+    biases = []
+    for add, value in ((first, product), (second, None if first is None else first.outputs[0])):
+        other = None if add is None else next((v for v in add.inputs if v is not value), None)
+        data = constant(other)
+        if add is None or add.op_type != "Add" or data is None or data.dtype != np.float32:
+            return False
+        if data.size not in (1, width) or data.ndim > 1:
+            return False
+        biases.append((other, data))
+    assert first is not None
+    assert second is not None, "both are there"
+    if not may_rewrite(second):
+        return False
+    w = Writer(graph, source=sources([first, second]))
+    out = second.outputs[0]
+    total = sum((np.asarray(data, np.float32) for _, data in biases), np.zeros(width, np.float32))
+    name = getattr(biases[0][0], "name", None)
+    made = w.op("Add", product, w.const(f"{name}.sum", total), shape=dims(out))
+    graph.insert_after(second, w.nodes)
+    take_place(out, made)
+    graph.remove([second, first], safe=True)
+    return True
 
 
 def _vector(node: ir.Node, product: ir.Value, width: int) -> npt.NDArray[np.float32] | None:

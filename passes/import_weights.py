@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.ir.counting import may_rewrite
-from bqc.ir.match import STORED, is_weight, stored_dtype
+from bqc.ir.match import STORED, is_weight, rank, size_of, stored_dtype
 
 __all__ = ["ImportWeights", "lazily"]
 
@@ -24,6 +24,8 @@ class ImportWeights(ir.passes.InPlacePass):
     Before: `MatMul(x, Transpose(Cast(w[fp16, N x K]; to=FLOAT); perm=[1, 0]))`
     After: `MatMul(x, w[fp32, K x N])`
 
+    So does a matrix of three axes, `MatMul(x[B, S, K], w[1, K, N])`; with an `x` of two the result would lose an axis.
+
     Nothing is computed here: the new initializer reads the stored one when somebody asks for its values.
     """
 
@@ -34,6 +36,9 @@ class ImportWeights(ir.passes.InPlacePass):
         shared: dict[tuple[ir.Value, str], ir.Value] = {}
         for node in list(model.graph):
             if node.domain not in ("", "ai.onnx") or not node.inputs:
+                continue
+            if node.op_type == "MatMul":
+                modified |= _matrix(model.graph, node, shared)
                 continue
             source, out = node.inputs[0], node.outputs[0]
             if source is None or not is_weight(source) or out.is_graph_output():
@@ -57,6 +62,26 @@ class ImportWeights(ir.passes.InPlacePass):
                 made.name = _free_name(graph, stored.removesuffix(".fp16"))
                 graph.register_initializer(made)
         return ir.passes.PassResult(model, modified)
+
+
+def _matrix(graph: ir.Graph, node: ir.Node, shared: dict[tuple[ir.Value, str], ir.Value]) -> bool:
+    """Read `w[1, K, N]` as `w[K, N]`."""
+    x, weight = node.inputs
+    if x is None or weight is None or not is_weight(weight, 3) or is_weight(x) or (rank(x) or 0) < 3:
+        return False
+    if size_of(weight, 0) != 1 or weight.is_graph_output() or not may_rewrite(node):
+        return False
+    sizes = [size_of(weight, 1), size_of(weight, 2)]
+    made = shared.get((weight, "matrix"))
+    if made is None:
+        made = lazily(weight, weight.dtype or ir.DataType.FLOAT, sizes, lambda a: a[0])
+        made.name = _free_name(graph, f"{weight.name}.matrix")
+        graph.register_initializer(made)
+        shared[weight, "matrix"] = made
+    node.replace_input_with(1, made)
+    if not weight.uses():
+        del graph.initializers[weight.name or ""]
+    return True
 
 
 def lazily(

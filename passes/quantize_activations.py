@@ -12,7 +12,7 @@ from bqc.formats import BlockShift
 from bqc.ir.anatomy import VALUE_KEY, encoder, nodes_of, role, value_key
 from bqc.ir.build import Writer
 from bqc.ir.counting import may_rewrite
-from bqc.ir.rewrite import drop_dead
+from bqc.ir.rewrite import drop_dead, take_place
 from bqc.passes._graph import block_node, dims, produced_by, standard_node
 from bqc.plan import Plan
 
@@ -198,7 +198,7 @@ def _softmax(model: ir.Model, layer: str, mask: ir.Value) -> int:
         back = block_node("SoftmaxDequantize", codes.outputs, {}, like=node)
         _same_value(node, codes, back)
         model.graph.insert_after(node, [codes, back])
-        node.outputs[0].replace_all_uses_with(back.outputs[0])
+        take_place(node.outputs[0], back.outputs[0])
         count += 1
     return count
 

@@ -63,7 +63,9 @@ class Comparison:
     ) -> None:
         """Compare one run: outputs of equal shape ``[batch, ...]``, and the mask ``[batch, sequence]``."""
         span = self._per_token and got.shape == mask.shape
-        if self._per_token and not span and got.shape[:2] == mask.shape:
+        # Attention weights [batch, heads, query, key] have no tokens on their second axis, and no classes.
+        weights = got.ndim == 4
+        if self._per_token and not span and not weights and got.shape[:2] == mask.shape:
             first, second = (
                 values.astype(np.float64)[mask].reshape(mask.sum(), -1) for values in (got, want)
             )
@@ -77,7 +79,7 @@ class Comparison:
             self._narrow.append(pair.reshape(2, -1))
         else:
             self._cosines.append(_cosine(*pair))
-        if first.shape[1] == 1:
+        if first.shape[1] == 1 or weights:
             return
         best, expected = (np.where(valid, values, -np.inf).argmax(axis=1) for values in (first, second))
         self._agree.append(best == expected)

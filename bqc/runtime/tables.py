@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -43,6 +44,7 @@ class Tables:
             raise BqcError(f"{path}: not an ONNX model, or a truncated one") from error
         self._producers = {name: node for node in graph.node for name in node.output}
         self._shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+        self._shapes.update(_constants(graph))
         inputs = {value.name for value in graph.input}
         self.rows: dict[str, int] = {}
         limits = []
@@ -70,3 +72,10 @@ class Tables:
             name = node.input[0]
             node = self._producers.get(name)
         return name
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, list[int]]]:
+    """Outputs of Constant nodes that hold a tensor, and its shape."""
+    for node in graph.node:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            yield from ((node.output[0], list(a.t.dims)) for a in node.attribute if a.name == "value")

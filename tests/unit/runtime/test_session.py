@@ -15,6 +15,7 @@ from bqc.runtime.doctor import why_not_higher
 from bqc.runtime.feeds import random_batches
 from bqc.runtime.scan import NodeName, bqc_nodes
 from bqc.runtime.tables import Tables
+from tests.support.graphs import constant_nodes
 from tests.support.tiny_encoder import VOCABULARY, write_classifier, write_doubler
 
 
@@ -123,6 +124,17 @@ def test_tables(tmp_path: Path) -> None:
     tables = Tables(write_classifier(tmp_path / "model.onnx"))
     assert tables.rows == {"input_ids": len(VOCABULARY)}
     assert tables.positions is None
+
+
+@pytest.mark.parametrize("domain", ["", "local"])
+def test_tables_may_be_constant_nodes_of_onnx(domain: str, tmp_path: Path) -> None:
+    model = onnx.load(write_classifier(tmp_path / "model.onnx"))
+    constant_nodes(model)
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            node.domain = domain
+    onnx.save(model, tmp_path / "constants.onnx")
+    assert Tables(tmp_path / "constants.onnx").rows == ({} if domain else {"input_ids": len(VOCABULARY)})
 
 
 @pytest.mark.parametrize(
