@@ -139,7 +139,62 @@ MASKS = {
     "mask-of-both-sides": mask(_both_sides),
 }
 
-WAYS: dict[str, Change] = {**MASKS}
+# Norms
+
+
+def _norms(make: Callable[[Writer, ir.Node], ir.Value]) -> Change:
+    """`make` writes each norm in another way."""
+
+    def change(model: ir.Model) -> None:
+        for node in [n for n in model.graph if n.op_type == "LayerNormalization"]:
+            w = Writer(model.graph)
+            made = make(w, node)
+            made.shape = node.outputs[0].shape
+            model.graph.insert_after(node, w.nodes)
+            node.outputs[0].replace_all_uses_with(made, replace_graph_outputs=True)
+            model.graph.remove(node, safe=True)
+
+    return change
+
+
+def _number(w: Writer, name: str, value: float) -> ir.Value:
+    return w.shared(name, np.float32(value))
+
+
+def _without_vectors(w: Writer, node: ir.Node) -> ir.Value:
+    x = node.inputs[0]
+    d = w.op("Sub", x, w.op("ReduceMean", x, _ints(w, -1)))
+    v = w.op("ReduceMean", w.op("Mul", d, d), _ints(w, -1))
+    return w.op("Div", d, w.op("Sqrt", w.op("Add", v, _number(w, "epsilon", 1e-5))))
+
+
+def _by_moments(w: Writer, node: ir.Node) -> ir.Value:
+    x = node.inputs[0]
+    m = w.op("ReduceMean", x, _ints(w, -1))
+    square = w.op("ReduceMean", w.op("Mul", x, x), _ints(w, -1))
+    v = w.op("Sub", square, w.op("Mul", m, m))
+    r = w.op("Pow", w.op("Add", v, _number(w, "epsilon", 1e-5)), _number(w, "root", -0.5))
+    n = w.op("Mul", w.op("Sub", x, m), r)
+    return w.op("Add", w.op("Mul", n, node.inputs[1]), node.inputs[2])
+
+
+def _by_sums(w: Writer, node: ir.Node) -> ir.Value:
+    x = node.inputs[0]
+    assert x is not None
+    assert x.shape is not None
+    d = w.op("Sub", x, w.op("ReduceMean", x, _ints(w, -1)))
+    v = w.op("Div", w.op("ReduceSumSquare", d, _ints(w, -1)), _number(w, "width", float(x.shape[-1])))  # type: ignore[arg-type]
+    r = w.op("Reciprocal", w.op("Sqrt", w.op("Add", v, _number(w, "epsilon", 1e-5))))
+    return w.op("Mul", w.op("Mul", d, r), node.inputs[1])
+
+
+NORMS = {
+    "norm-without-vectors": _norms(_without_vectors),
+    "norm-by-moments": _norms(_by_moments),
+    "norm-by-sums-without-beta": _norms(_by_sums),
+}
+
+WAYS: dict[str, Change] = {**MASKS, **NORMS}
 
 
 def unlabelled(model: ir.Model) -> ir.Model:
