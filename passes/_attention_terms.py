@@ -9,46 +9,31 @@ import onnx_ir as ir
 
 from bqc.ir.anatomy import role
 from bqc.ir.explain import NoMatch
-from bqc.ir.match import data_inputs, is_weight, size_of
+from bqc.ir.match import is_weight, size_of
 from bqc.ir.probe import Probe, Sizes
+from bqc.passes._attention_mask import Mask, feeds_of
 
-__all__ = ["require_one_mask", "require_plain_terms"]
+__all__ = ["require_plain_terms"]
 
 _LONGEST = 512
 """A window that reaches further than this on both sides is not told from a plain mask."""
-
-
-def require_one_mask(graph: ir.Graph, probe: Probe, boundary: Collection[ir.Value]) -> None:
-    """At most one input of `probe` beside the `boundary` has values that reach its outputs; sizes of others may.
-
-    Raises:
-        NoMatch: segments, positions or ids decide, too, what is hidden.
-    """
-    read: dict[ir.Value, set[ir.Value]] = {v: {v} for v in probe.inputs.values() if v not in boundary}
-    for node in probe.nodes:
-        whose = set[ir.Value]().union(*(read.get(v, ()) for v in data_inputs(node)))
-        read.update(dict.fromkeys(node.outputs, whose))
-    found = set[ir.Value]().union(*(read.get(v, ()) for v in probe.outputs))
-    words = [n for n in graph if n.op_type == "Gather" and role(n) == "embedding.word"]
-    if any(n.inputs[1] in found for n in words):
-        raise NoMatch("the scores depend on the ids, otherwise than by hiding one padding id", 6)
-    if len(found) > 1:
-        names = " and ".join(sorted(repr(v.name) for v in found))
-        raise NoMatch(f"the scores depend on {names}, not on one mask", 6)
 
 
 def require_plain_terms(
     graph: ir.Graph,
     probe: Probe,
     boundary: Collection[ir.Value],
-    mask: ir.Value | None,
+    masks: Sequence[Mask],
     bias: ir.Value | None,
     known: set[ir.Value],
+    *,
+    padded_queries: bool = True,
 ) -> None:
-    """What scores or weights are combined with treats all queries alike, and all keys that `mask` shows.
+    """What scores or weights are combined with treats all queries alike, and all keys that `masks` show.
 
     Run on a sequence as long as the position table, as a window of local attention is not seen on a short one. `bias`
-    is not looked at. Layers share terms: those in `known` are not run again.
+    is not looked at, nor are queries that are padding without `padded_queries`. Layers share terms: those in `known`
+    are not run again.
 
     Raises:
         NoMatch: one does not.
@@ -56,16 +41,16 @@ def require_plain_terms(
     terms = [v for v in _free(probe, boundary, bias) if v not in known]
     if not terms:
         return
-    stop = [] if mask is None or mask.is_graph_input() else [mask]
+    stop = [mask.value for mask in masks if not mask.value.is_graph_input()]
     alone = Probe(terms, stop)
     sizes = Sizes(1, _longest(graph)).within(graph)
     for shown in (sizes.sequence, (sizes.sequence + 1) // 2):
         pattern = np.zeros((sizes.batch, sizes.sequence), np.int64)
         pattern[:, :shown] = 1
-        feeds = {}
-        if mask is not None and alone.depends_on(mask):
-            feeds[mask] = pattern.astype(mask.dtype.numpy() if mask.dtype else np.int64)
+        feeds = {v: given for v, given in feeds_of(masks, pattern).items() if alone.depends_on(v)}
         for term, found in zip(terms, alone.run(feeds, sizes), strict=True):
+            if not padded_queries and found.ndim > 1 and found.shape[-2] == sizes.sequence:
+                found = found[..., :shown, :]
             rows = found.reshape(-1, found.shape[-1] if found.ndim else 1)
             if (rows != rows[:1]).any():
                 raise NoMatch(f"{term.name!r} is not the same for every query in {sizes.sequence} tokens", 7)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,23 +11,26 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bqc.contract import Contract
+from bqc.errors import BqcError
 from bqc.ir.build import Writer, write_attention_core, write_mask
 from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import NoMatch, explanation, node_name
-from bqc.ir.match import Linear, as_linear, is_weight, size_of, walk_back
+from bqc.ir.match import Linear, as_linear, constant, is_weight, size_of, walk_back
 from bqc.ir.notes import note
 from bqc.ir.padding import marked_padding
 from bqc.ir.probe import Probe, ProbeError, Sizes, mask_patterns, same_shape
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
 from bqc.passes._attention_bias import label_bias, position_bias
-from bqc.passes._attention_terms import require_one_mask, require_plain_terms
+from bqc.passes._attention_mask import HIDES, Mask, feeds_of, find_masks, ways_to_hide, write_shown
+from bqc.passes._attention_terms import require_plain_terms
 
 __all__ = ["ImportAttention"]
 
 Array = npt.NDArray[Any]
 
-_HIDES = -5e3
 _CLOSE = 2e-4
+_MASKED = 7
+"""Predicates that hold before a mask is looked at."""
 _BOUNDS = ("Clip", "Min", "Max", "HardSigmoid", "Relu")
 
 
@@ -49,8 +53,10 @@ class _Meaning:
     heads: int
     head_dim: int
     scale: float
-    mask: ir.Value | None
+    masks: tuple[Mask, ...]
     bias: ir.Value | None
+    padded_queries: bool
+    """Do queries that are padding see what the others see?"""
 
 
 @dataclass(frozen=True)
@@ -69,18 +75,19 @@ class ImportAttention(ir.passes.InPlacePass):
     Attention weights that are an output of the graph are p.
 
     The region is run on random projections under several padding masks. It is attention if the Softmax input
-    is `scale * q k^T` where the mask is 1 and below -5e3 where it is 0 (older exporters add -10000), and the
-    result is the weighted mean of v. What the scores are combined with is run alone on a long sequence: windows of
-    local attention and segments are not masks.
+    is `scale * q k^T` at keys that are shown and below -5e3 at others, and the result is the weighted mean of v.
+    What hides keys is found out by `_attention_mask`. What the scores are combined with is run alone on a long
+    sequence: windows of local attention and segments are not masks.
     """
 
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph, count = model.graph, 0
+        graph = model.graph
         misses = explanation(model)
-        biases: dict[ir.Value, ir.Value] = {}
+        biases: Biases = {}
         plain = set[ir.Value]()
+        meanings: list[_Meaning] = []
         for softmax in [n for n in graph if n.op_type == "Softmax"]:
             try:
                 region = _find(softmax)
@@ -94,9 +101,46 @@ class ImportAttention(ir.passes.InPlacePass):
             if not may_rewrite(softmax):
                 continue
             _rewrite(graph, region, meaning, biases)
-            count += 1
+            meanings.append(meaning)
+        if not all(meaning.padded_queries for meaning in meanings):
+            _ignore_padded_queries(model, meanings)
         drop_dead(model)
-        return ir.passes.PassResult(model, count > 0)
+        return ir.passes.PassResult(model, bool(meanings))
+
+
+def _ignore_padded_queries(model: ir.Model, meanings: list[_Meaning]) -> None:
+    """Padded tokens differ from the original's: nobody sees them, if every layer hides the same ones."""
+    layers = [m for m in explanation(model).misses if m.rule == "attention" and m.depth > 0]
+    if layers or len({meaning.masks for meaning in meanings}) > 1:
+        raise BqcError(
+            "the mask of queries and keys hides everything from padded tokens, and other layers have another mask"
+            + (f" ({layers[0]})" if layers else "")
+            + "; export the model with one mask [batch, sequence] of keys"
+        )
+    for node in model.graph:
+        if _pools(node):
+            raise BqcError(
+                f"{node_name(node)} may pool padded tokens too, and the mask of queries and keys hides everything "
+                "from them; export the model with one mask [batch, sequence] of keys, or without the pooling"
+            )
+    names = " and ".join(repr(mask.value.name) for mask in meanings[0].masks)
+    note(
+        model, f"mask {names} hides everything from padded tokens; outputs at padding are not the original's"
+    )
+
+
+def _pools(node: ir.Node) -> bool:
+    """Does it reduce what attention computed, not over the last axis alone?"""
+    if not node.op_type.startswith(("Reduce", "Global")):
+        return False
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get_ints("axes", ())
+    x = node.inputs[0]
+    last = -1 if x is None or x.shape is None else len(x.shape) - 1
+    if [int(axis) for axis in (() if given is None else given)] in ([-1], [last]):
+        return False
+    return bool(
+        walk_back(node.outputs[0], lambda v: (p := v.producer()) is not None and p.op_type == "Softmax")
+    )
 
 
 def _find(softmax: ir.Node) -> _Region:
@@ -163,10 +207,10 @@ def _understand(graph: ir.Graph, region: _Region, plain: set[ir.Value]) -> _Mean
     if {size_of(one.weight, 1) for one in (region.key, region.value)} != {hidden}:
         raise NoMatch("query, key and value differ in width", 4)
     boundary = [region.query.out, region.key.out, region.value.out]
-    masks = marked_padding(graph)
+    marked = marked_padding(graph)
     bias = position_bias(graph, scores, region.product)
     probe = Probe(
-        [scores, region.context, *([] if bias is None else [bias])], [*dict.fromkeys(boundary), *masks]
+        [scores, region.context, *([] if bias is None else [bias])], [*dict.fromkeys(boundary), *marked]
     )
     if len(set(boundary)) != 3:
         raise NoMatch("query, key and value share one linear", 4)
@@ -174,12 +218,22 @@ def _understand(graph: ir.Graph, region: _Region, plain: set[ir.Value]) -> _Mean
         # Random numbers need not reach a bound.
         if node.op_type in _BOUNDS and walk_back(node.outputs[0], boundary.__contains__):
             raise NoMatch(f"{node_name(node)} limits values between the projections and the context", 4)
-    require_one_mask(graph, probe, boundary)
-    heads = _heads(probe, boundary, hidden, graph, _told(region))
-    mask = _mask_input(graph, probe, boundary, hidden)
-    scale = _check(probe, boundary, heads, hidden, graph, mask)
-    require_plain_terms(graph, probe, boundary, mask, bias, plain)
-    return _Meaning(heads, hidden // heads, _exact(scale, hidden // heads), mask, bias)
+    pattern = np.ones(astuple(Sizes(2, 4).within(graph)), np.int64)
+    pattern[:, -1] = 0
+    masks = find_masks(
+        graph, probe, boundary, lambda feeds: _run(probe, boundary, hidden, feeds, pattern, 1)[1][0], pattern
+    )
+    heads = _heads(probe, boundary, hidden, graph, masks, _told(region))
+    whole = True
+    try:
+        scale = _check(probe, boundary, heads, hidden, graph, masks)
+    except NoMatch as no:
+        if not masks or no.depth < _MASKED:
+            raise
+        whole = False
+        scale = _check(probe, boundary, heads, hidden, graph, masks, padded_queries=False)
+    require_plain_terms(graph, probe, boundary, masks, bias, plain, padded_queries=whole)
+    return _Meaning(heads, hidden // heads, _exact(scale, hidden // heads), masks, bias, whole)
 
 
 def _exact(scale: float, head_dim: int) -> float:
@@ -189,10 +243,13 @@ def _exact(scale: float, head_dim: int) -> float:
     return nearest if nearest and abs(scale / nearest - 1) < 1e-4 else scale
 
 
-def _heads(probe: Probe, boundary: list[ir.Value], hidden: int, graph: ir.Graph, told: bool) -> int:
+def _heads(
+    probe: Probe, boundary: list[ir.Value], hidden: int, graph: ir.Graph, masks: tuple[Mask, ...], told: bool
+) -> int:
     sizes = Sizes(2, 5).within(graph)
     b, s = sizes.batch, sizes.sequence
-    scores, context, *_ = _run(probe, boundary, hidden, graph, None, np.ones((b, s), np.int64), seed=0)[1]
+    ones = np.ones((b, s), np.int64)
+    scores, context, *_ = _run(probe, boundary, hidden, feeds_of(masks, ones), ones, seed=0)[1]
     heads, rest = divmod(scores.size, b * s * s)
     if rest or scores.shape[-1] != s:
         found = list(scores.shape)
@@ -215,39 +272,19 @@ def _run(
     probe: Probe,
     boundary: list[ir.Value],
     hidden: int,
-    graph: ir.Graph,
-    mask: ir.Value | None,
-    pattern: Array,
+    masks: Mapping[ir.Value, Array],
+    like: Array,
     seed: int,
 ) -> tuple[Projections, list[Array]]:
+    """Run on random projections of the batch and sequence size of `like`."""
     rng = np.random.default_rng(seed)
-    batch, sequence = pattern.shape
+    batch, sequence = like.shape
     q, k, v = (rng.standard_normal((batch, sequence, hidden)).astype(np.float32) for _ in range(3))
     feeds: dict[ir.Value, Array] = dict(zip(boundary, (q, k, v), strict=True))
-    for value in (*graph.inputs, *marked_padding(graph)):
-        fill = pattern if value is mask or (mask is None and _says_mask(value)) else pattern * 0
-        if probe.depends_on(value):
-            feeds[value] = fill.astype(value.dtype.numpy() if value.dtype else np.int64)
-    return (q, k, v), probe.run(feeds, Sizes(batch, sequence))
-
-
-def _says_mask(value: ir.Value) -> bool:
-    return not value.is_graph_input() or "mask" in (value.name or "")
-
-
-def _mask_input(graph: ir.Graph, probe: Probe, boundary: list[ir.Value], hidden: int) -> ir.Value | None:
-    """The graph input that hides keys: the one whose zeros change the scores."""
-    sizes = Sizes(2, 4).within(graph)
-    pattern = np.ones((sizes.batch, sizes.sequence), np.int64)
-    pattern[:, -1] = 0
-    candidates = [v for v in (*marked_padding(graph), *graph.inputs) if probe.depends_on(v)]
-    candidates.sort(key=lambda v: not _says_mask(v))
-    for value in candidates:
-        _, (some, *_) = _run(probe, boundary, hidden, graph, value, pattern, 1)
-        _, (every, *_) = _run(probe, boundary, hidden, graph, value, pattern * 0 + 1, 1)
-        if not np.array_equal(some, every):
-            return value
-    return None
+    for value in probe.inputs.values():
+        if value not in feeds:
+            feeds[value] = (like * 0).astype(value.dtype.numpy() if value.dtype else np.int64)
+    return (q, k, v), probe.run(feeds | dict(masks), Sizes(batch, sequence))
 
 
 def _check(
@@ -256,33 +293,48 @@ def _check(
     heads: int,
     hidden: int,
     graph: ir.Graph,
-    mask: ir.Value | None,
+    masks: tuple[Mask, ...],
+    *,
+    padded_queries: bool = True,
 ) -> float:
+    """The scale, once everything is as it should be; without `padded_queries`, for those that are no padding."""
     scale = 0.0
     for n, pattern in enumerate(mask_patterns(graph)):
-        (q, k, v), (scores, context, *biases) = _run(probe, boundary, hidden, graph, mask, pattern, n)
-        q4, k4, v4 = (_split(a.astype(np.float64), heads) for a in (q, k, v))
-        product = q4 @ k4.swapaxes(-1, -2)
-        bias = biases[0] if biases else np.zeros(1, np.float32)
-        scores = scores.reshape(product.shape) - bias
-        if n == 0:
-            scale = float((scores * product).sum() / (product * product).sum())
-            if not np.allclose(scores, scale * product, atol=_CLOSE * max(1.0, np.abs(scores).max())):
-                raise NoMatch("the Softmax input is not a multiple of query times key", 6)
-        keys = pattern.astype(bool)[:, None, None, :]
-        visible = np.broadcast_to(keys if mask is not None else np.ones_like(keys), scores.shape)
-        if not np.allclose(scores[visible], (scale * product)[visible], atol=_CLOSE * 10):
-            raise NoMatch(
-                f"keys with mask 1 are changed by the mask {pattern.tolist()}: not a plain padding mask", 7
-            )
-        if not (scores[~visible] <= _HIDES).all():
-            raise NoMatch(f"keys with mask 0 are not hidden under the mask {pattern.tolist()}", 8)
-        with np.errstate(all="ignore"):
-            raised = np.where(visible, np.exp(scale * product + bias), 0.0)
-        wanted = _merge((raised / raised.sum(-1, keepdims=True)) @ v4)
-        if not np.allclose(context, wanted, atol=_CLOSE * 10):
-            gap = float(np.abs(context - wanted).max())
-            raise NoMatch(f"the result is not softmax(scores) times values (off by {gap:.3g})", 9)
+        for feeds in ways_to_hide(masks, pattern):
+            (q, k, v), (scores, context, *biases) = _run(probe, boundary, hidden, feeds, pattern, n)
+            q4, k4, v4 = (_split(a.astype(np.float64), heads) for a in (q, k, v))
+            product = q4 @ k4.swapaxes(-1, -2)
+            bias = biases[0] if biases else np.zeros(1, np.float32)
+            scores = scores.reshape(product.shape) - bias
+            if n == 0:
+                scale = float((scores * product).sum() / (product * product).sum())
+                if not np.allclose(scores, scale * product, atol=_CLOSE * max(1.0, np.abs(scores).max())):
+                    raise NoMatch("the Softmax input is not a multiple of query times key", 6)
+            keys = pattern.astype(bool)[:, None, None, :]
+            visible = np.broadcast_to(keys if masks else np.ones_like(keys), scores.shape)
+            kept = pattern.astype(bool) | padded_queries
+            queries = np.broadcast_to(kept[:, None, :, None], scores.shape)
+            if not np.allclose(
+                scores[visible & queries], (scale * product)[visible & queries], atol=_CLOSE * 10
+            ):
+                raise NoMatch(
+                    f"keys with mask 1 are changed by the mask {pattern.tolist()}: not a plain padding mask",
+                    _MASKED,
+                )
+            if not (scores[~visible & queries] <= HIDES).all():
+                raise NoMatch(
+                    f"keys with mask 0 are not hidden under the mask {pattern.tolist()}", _MASKED + 1
+                )
+            with np.errstate(all="ignore"):
+                raised = np.where(visible, np.exp(scale * product + bias), 0.0)
+            wanted = _merge((raised / raised.sum(-1, keepdims=True)) @ v4)
+            if not (
+                np.isfinite(context).all() and np.allclose(context[kept], wanted[kept], atol=_CLOSE * 10)
+            ):
+                gap = float(np.abs(context - wanted)[kept].max())
+                raise NoMatch(
+                    f"the result is not softmax(scores) times values (off by {gap:.3g})", _MASKED + 2
+                )
     return scale
 
 
@@ -296,18 +348,25 @@ def _merge(x: Array) -> Array:
     return np.asarray(x.transpose(0, 2, 1, 3).reshape(batch, sequence, heads * size))
 
 
-def _rewrite(graph: ir.Graph, region: _Region, meaning: _Meaning, biases: dict[ir.Value, ir.Value]) -> None:
-    bias = None
-    if meaning.mask is not None:
-        if meaning.mask not in biases:
-            w = Writer(graph, source=meaning.mask.name or "")
-            biases[meaning.mask] = write_mask(w, meaning.mask)
-            written = meaning.mask.producer()
-            if written is None:
-                graph.insert_before(graph[0], w.nodes)
-            else:
-                graph.insert_after(written, w.nodes)
-        bias = biases[meaning.mask]
+Biases = dict[tuple[Mask, ...], ir.Value]
+
+
+def _bias(graph: ir.Graph, masks: tuple[Mask, ...], biases: Biases) -> ir.Value | None:
+    """What is added to the scores to hide what the masks hide."""
+    if masks and masks not in biases:
+        w = Writer(graph, source=", ".join(mask.value.name or "" for mask in masks))
+        biases[masks] = write_mask(w, write_shown(w, masks))
+        made = {node for mask in masks if (node := mask.value.producer()) is not None}
+        last = next((node for node in reversed(graph) if node in made), None)
+        if last is None:
+            graph.insert_before(graph[0], w.nodes)
+        else:
+            graph.insert_after(last, w.nodes)
+    return biases.get(masks)
+
+
+def _rewrite(graph: ir.Graph, region: _Region, meaning: _Meaning, biases: Biases) -> None:
+    bias = _bias(graph, meaning.masks, biases)
     boundary = [region.query.out, region.key.out, region.value.out]
     old = between(region.context, [*boundary, *graph.inputs])
     w = Writer(graph, source=sources(n for n in old if n.op_type in _TELLING))

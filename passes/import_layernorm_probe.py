@@ -20,24 +20,27 @@ __all__ = ["ImportLayerNormProbe"]
 
 _CLOSE = 1e-4
 _STEPS = 12
+_REDUCED = ("ReduceMean", "ReduceSumSquare")
 _ARITHMETIC = frozenset(
-    ("Add", "Sub", "Mul", "Div", "Neg", "Reciprocal", "Pow", "Sqrt", "ReduceMean", "Identity")
+    ("Add", "Sub", "Mul", "Div", "Neg", "Reciprocal", "Pow", "Sqrt", "Identity", *_REDUCED)
 )
 
 
 @dataclass(frozen=True)
 class ImportLayerNormProbe(ir.passes.InPlacePass):
-    """Recognise LayerNorm by its values, anchored at its Sqrt, where `import-layernorm` does not know the order.
+    """Recognise LayerNorm by its values, anchored at its root, where `import-layernorm` does not know the order.
 
     Before::
 
         f = Mul(Reciprocal(Sqrt(variance + epsilon)), gamma);  y = Add(Mul(x, f), Sub(beta, Mul(mean, f)))
+        y = Mul(Sub(x, mean), Pow(Add(variance, epsilon), -0.5))        without gamma, beta or both
 
     After::
 
         y = LayerNormalization(x, gamma, beta; axis=-1, epsilon)
 
-    What lies between x, two vectors and y is run on random numbers and compared.
+    What lies between x, up to two vectors and y is run on random numbers and compared. A vector that is not there
+    is written as ones or zeros.
     """
 
     contract = Contract("ulp")
@@ -45,13 +48,15 @@ class ImportLayerNormProbe(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, count = model.graph, 0
         misses = explanation(model)
-        for root in [n for n in graph if n.op_type == "Sqrt"]:
+        for root in [n for n in graph if _is_root(n)]:
             found = _found(root)
             if found is None or not may_rewrite(root):
                 continue
-            x, gamma, beta, epsilon, out = found
+            x, gamma, beta, width, epsilon, out = found
             w = Writer(graph, source=sources(between(out, [x])))
-            made = write_norm(w, x, gamma, beta, epsilon)
+            ones = gamma or w.const("norm_ones", np.ones(width, np.float32))
+            zeros = beta or w.const("norm_zeros", np.zeros(width, np.float32))
+            made = write_norm(w, x, ones, zeros, epsilon)
             made.shape, made.type = out.shape, out.type or made.type
             producer = out.producer()
             assert producer is not None, "it was just computed"
@@ -65,7 +70,12 @@ class ImportLayerNormProbe(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, count > 0)
 
 
-Found = tuple[ir.Value, ir.Value, ir.Value, float, ir.Value]
+def _is_root(node: ir.Node) -> bool:
+    return node.op_type == "Sqrt" or (node.op_type == "Pow" and scalar(node.inputs[1]) in (0.5, -0.5))
+
+
+Vector = ir.Value | None
+Found = tuple[ir.Value, Vector, Vector, int, float, ir.Value]
 
 
 def _found(root: ir.Node) -> Found | None:
@@ -75,14 +85,22 @@ def _found(root: ir.Node) -> Found | None:
     if epsilon is None:
         return None
     for x in _means(root):
-        for out in _results(root.outputs[0]):
-            vectors = _vectors(out, x)
-            if vectors is None or len(vectors) != 2:
-                continue
-            for gamma, beta in (vectors, vectors[::-1]):
-                if _is_norm(x, gamma, beta, epsilon, out):
-                    return x, gamma, beta, epsilon, out
+        ends = [(out, _vectors(out, x)) for out in _results(root.outputs[0])]
+        for count in (2, 1, 0):
+            for out, vectors in ends:
+                if vectors is None or len(vectors) != count:
+                    continue
+                width = size_of(vectors[0], 0) if vectors else _width(x)
+                both: tuple[Vector, ...] = (*vectors, *[None] * (2 - count))
+                for gamma, beta in (both, both[::-1]):
+                    if width is not None and _is_norm(x, gamma, beta, width, epsilon, out):
+                        return x, gamma, beta, width, epsilon, out
     return None
+
+
+def _width(x: ir.Value) -> int | None:
+    last = None if x.shape is None or not len(x.shape) else x.shape[-1]
+    return last if isinstance(last, int) else None
 
 
 def _means(root: ir.Node) -> Iterator[ir.Value]:
@@ -96,7 +114,7 @@ def _means(root: ir.Node) -> Iterator[ir.Value]:
         seen += 1
         if node.op_type == "ReduceMean" and node.inputs[0] is not None:
             yield node.inputs[0]
-        queue.extend(node.inputs[:1] if node.op_type == "ReduceMean" else node.inputs)
+        queue.extend(node.inputs[:1] if node.op_type in _REDUCED else node.inputs)
 
 
 def _results(value: ir.Value) -> Iterator[ir.Value]:
@@ -125,22 +143,31 @@ def _vectors(out: ir.Value, x: ir.Value) -> list[ir.Value] | None:
         if is_weight(value, 1):
             found.append(value)
         elif node is not None and node.op_type in _ARITHMETIC and len(seen) < 4 * _STEPS:
-            queue.extend(v for v in (node.inputs[:1] if node.op_type == "ReduceMean" else node.inputs) if v)
+            queue.extend(v for v in (node.inputs[:1] if node.op_type in _REDUCED else node.inputs) if v)
         else:
             return None
     return found
 
 
-def _is_norm(x: ir.Value, gamma: ir.Value, beta: ir.Value, epsilon: float, out: ir.Value) -> bool:
-    width = size_of(gamma, 0)
-    if size_of(beta, 0) != width:
+def _is_norm(x: ir.Value, gamma: Vector, beta: Vector, width: int, epsilon: float, out: ir.Value) -> bool:
+    vectors = [v for v in (gamma, beta) if v is not None]
+    if any(size_of(v, 0) != width for v in vectors):
         return False
     rng = np.random.default_rng(0)
     a, g, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, width), width, width))
-    try:
-        (found,) = Probe([out], [x, gamma, beta]).run({x: a, gamma: g, beta: b}, Sizes(2, 3))
-    except ProbeError:
-        return False
-    wide = a.astype(np.float64)
-    normed = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + epsilon)
-    return found.shape == a.shape and np.allclose(found, normed * g + b, atol=_CLOSE)
+    probe = None
+    # Of small numbers the norm tells where epsilon is added.
+    for size in {1.0, epsilon**0.5 or 1.0}:
+        small = a * np.float32(size)
+        feeds = {v: array for v, array in ((x, small), (gamma, g), (beta, b)) if v is not None}
+        try:
+            probe = probe or Probe([out], [x, *vectors])
+            (found,) = probe.run(feeds, Sizes(2, 3))
+        except ProbeError:
+            return False
+        wide = small.astype(np.float64)
+        normed = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + epsilon)
+        wanted = normed * (1 if gamma is None else g) + (0 if beta is None else b)
+        if found.shape != a.shape or not np.allclose(found, wanted, atol=_CLOSE):
+            return False
+    return True

@@ -50,7 +50,9 @@ class ImportMask(ir.passes.InPlacePass):
             if not added and (len(shape) == 2 or not _may_be_zeros_and_ones(value)):
                 continue
             if any(size != 1 for size in shape[1:-1]):
-                _refuse(model, value, shape)
+                if added or _named_mask(value):
+                    text = f"input {value.name!r} {shape} masks every query on its own; bqc takes key-padding masks"
+                    explanation(model).add("mask", value.consumers()[0], text, 20)
                 continue
             if not may_rewrite(value):
                 continue
@@ -71,12 +73,6 @@ def _may_be_zeros_and_ones(value: ir.Value) -> bool:
 
 def _named_mask(value: ir.Value) -> bool:
     return "mask" in (value.name or "").lower()
-
-
-def _refuse(model: ir.Model, value: ir.Value, shape: list[int | str | None]) -> None:
-    if _named_mask(value):
-        text = f"input {value.name!r} {shape} masks every query on its own; bqc takes key-padding masks"
-        explanation(model).add("mask", value.consumers()[0], text, 20)
 
 
 def _added(value: ir.Value) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.errors import BqcError
+from bqc.ir.anatomy import weights_of
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead
 from bqc.passes._graph import block_node, constant, key_of, standard_node, weight_part
@@ -35,7 +38,8 @@ class QuantizeWeights(ir.passes.InPlacePass):
     transposed: its rows are the table's, in the same blocks. Contract: lossy, by the formats of the plan.
 
     Raises:
-        BqcError: nodes that share a weight have different formats in the plan, or a weight is not finite.
+        BqcError: nodes that share a weight have different formats in the plan, or a weight, bias, gamma or beta is not
+            finite.
     """
 
     contract = Contract("lossy", cosine_min=0.8)
@@ -43,6 +47,10 @@ class QuantizeWeights(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         plan = Plan.of(model)
         count = 0
+        for value in weights_of(model):
+            vector = None if value.shape is None or len(value.shape) != 1 else constant(value)
+            if vector is not None:
+                _require_finite("vector", value, key_of(value), vector)
         planned = [(node, weight, axis, key_of(node)) for node, weight, axis in weight_inputs(model)]
         tables = tied_tables(model)
         _check_shared(plan, [(tables.get(weight, weight), key) for _, weight, _, key in planned])
@@ -52,10 +60,7 @@ class QuantizeWeights(ir.passes.InPlacePass):
             data = constant(weight)
             if fmt is None or data is None or not may_rewrite(node):
                 continue
-            if not np.isfinite(data).all():
-                raise BqcError(
-                    f"weight {weight.name!r} ({key}) holds NaN or infinite numbers; the model is damaged"
-                )
+            _require_finite("weight", weight, key, data)
             matrix = data.T if axis == 0 else data
             stored = (tables[weight], 1) if weight in tables else (weight, axis)
             if stored not in parts:
@@ -82,6 +87,11 @@ class QuantizeWeights(ir.passes.InPlacePass):
             count += 1
         drop_dead(model)
         return ir.passes.PassResult(model, count > 0)
+
+
+def _require_finite(what: str, value: ir.Value, key: str, data: npt.NDArray[Any]) -> None:
+    if not np.isfinite(data).all():
+        raise BqcError(f"{what} {value.name!r} ({key}) holds NaN or infinite numbers; the model is damaged")
 
 
 def _check_shared(plan: Plan, uses: list[tuple[ir.Value, str]]) -> None:

@@ -1,7 +1,8 @@
 """Key-padding masks that are not plain `[B, S]` inputs: written once as one, and marked.
 
 A rule that knows a computed value to be a 0/1 key-padding mask `[B, S]` marks it. The attention rule then stops at
-it, as it stops at a graph input, and need not see through how it was computed.
+it, as it stops at a graph input, and need not see through how it was computed. What it makes of them is said in
+`passes/_attention_mask.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _I64 = ir.DataType.INT64
 
 
 def mark_padding(mask: ir.Value) -> ir.Value:
-    """`mask[B, S]` int64 is 1 for keys to attend to and 0 for padding."""
+    """`mask[B, S]` int64 is 0 or 1, and tells keys to attend to from padding."""
     mask.meta[_KEY] = True
     return mask
 

@@ -236,7 +236,7 @@ def _derived(value: ir.Value, sizes: Sizes, seen: Shapes) -> tuple[int, ...] | N
     first = _shape(node.inputs[0], sizes, seen) if node.inputs else None
     if first is None or node.op_type in _SAME_SHAPE:
         return first
-    if node.op_type in ("Add", "Sub", "Mul", "Div", "MatMul", "Gather"):
+    if node.op_type in ("Add", "Sub", "Mul", "Div", "Pow", "MatMul", "Gather"):
         second = _shape(node.inputs[1], sizes, seen)
         return None if second is None else _binary_shape(node, first, second)
     if node.op_type == "Transpose":
@@ -254,7 +254,12 @@ def _derived(value: ir.Value, sizes: Sizes, seen: Shapes) -> tuple[int, ...] | N
 _SHAPES = "bqc.shapes"
 _LIKE = "bqc.same_shape"
 _SAME_SHAPE = frozenset(
-    ("LayerNormalization", "Gelu", "Softmax", "Cast", "Identity", "Tanh", "Erf", "Relu", "Dropout", "Sqrt")
+    (
+        *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "Softmax"),
+        *("Gelu", "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Mish", "Softplus", "Softsign", "Clip"),
+        *("Tanh", "Erf", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "QuickGelu"),
+        *("Cast", "Identity", "Dropout", "Sqrt", "Neg", "Abs", "Exp", "Log", "Reciprocal"),
+    )
 )
 
 

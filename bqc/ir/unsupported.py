@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bqc.ir.match import as_linear, data_inputs, walk_back
+from bqc.ir.match import as_linear, data_inputs, scalar, walk_back
 
 __all__ = ["unsupported"]
 
@@ -22,6 +22,8 @@ def unsupported(graph: ir.Graph) -> str | None:
         kinds = {node.op_type for node in behind}
         if any(_gathers_products(node) for node in behind):
             return "DeBERTa (disentangled attention)"
+        if any(_is_causal(node) for node in behind):
+            return "a decoder, whose tokens see only those before them (causal attention, as in GPT-2),"
         if "Neg" in kinds and "Concat" in kinds and "MatMul" in kinds:
             return "rotary position embedding (RoPE, as in ModernBERT and NomicBERT)"
         if "RotaryEmbedding" in kinds:
@@ -29,15 +31,17 @@ def unsupported(graph: ir.Graph) -> str | None:
         if "Einsum" in kinds:
             return "attention written with Einsum"
     if any(n.op_type == "Conv" for n in graph):
+        if all(v.dtype is not None and v.dtype.is_floating_point() for v in graph.inputs):
+            return "a network for images or sound (as ViT and CLIP), without token ids,"
         return "an encoder with convolutions (ConvBERT, SqueezeBERT)"
+    if any(_is_rms_norm(n) for n in graph):
+        return "RMSNorm (as in T5)"
     if not any(n.op_type == "LayerNormalization" for n in graph) and any(
         n.op_type == "Softmax" for n in graph
     ):
         return "an encoder without LayerNormalization (MobileBERT)"
     if any(_is_gated(node) for node in graph):
         return "a gated feed-forward layer (GeGLU, SwiGLU)"
-    if any(n.op_type in ("RMSNormalization", "SimplifiedLayerNormalization") for n in graph):
-        return "RMSNorm"
     if any(n.op_type == "Softmax" for n in graph) and _is_prenorm(graph):
         return "normalisation before the attention (pre-norm)"
     return None
@@ -48,6 +52,30 @@ def _gathers_products(node: ir.Node) -> bool:
     return node.op_type in ("GatherElements", "GatherND") and any(
         n.op_type == "MatMul" for n in _behind(node)
     )
+
+
+def _is_causal(node: ir.Node) -> bool:
+    """Does it compare places with places, and nothing that depends on values of the inputs?"""
+    if node.op_type == "Trilu":
+        return True
+    if node.op_type not in ("Less", "LessOrEqual", "Greater", "GreaterOrEqual"):
+        return False
+    numbers = any(scalar(v) is not None for v in node.inputs)
+    return not numbers and not walk_back(node.outputs[0], ir.Value.is_graph_input)
+
+
+def _is_rms_norm(node: ir.Node) -> bool:
+    """Is it the norm, or the root of the mean of a square of what no mean was subtracted from?"""
+    if node.op_type in ("RMSNormalization", "SimplifiedLayerNormalization"):
+        return True
+    found = node.op_type == "Sqrt"
+    for kinds in (("Add",), ("ReduceMean",), ("Pow", "Mul")):
+        behind = next((p for v in node.inputs if v is not None and (p := v.producer()) is not None), None)
+        if not found or behind is None or behind.op_type not in kinds:
+            return False
+        node = behind
+    value = node.inputs[0]
+    return value is not None and ((p := value.producer()) is None or p.op_type != "Sub")
 
 
 def _behind(node: ir.Node) -> list[ir.Node]:

@@ -178,7 +178,8 @@ def _made(random: np.random.Generator, value: ir.Value, shape: tuple[int, ...]) 
     name = (value.name or "").lower()
     if "mask" in name or value.dtype is ir.DataType.BOOL:
         # Ones hide nothing in a mask of zeros and ones, and in one that is added they are the same for every key.
-        return np.ones(shape) if floating or len(shape) != 2 else _ragged(shape)
+        shown = np.ones(shape) if floating or len(shape) != 2 else _ragged(shape)
+        return 1 - shown if "padding" in name else shown
     if floating:
         return random.standard_normal(shape)
     if "position" in name and shape:

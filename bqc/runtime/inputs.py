@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "EncoderInputs"]
 
-_TOKEN_IDS, _MASK, _TYPES, _POSITIONS = "token ids", "mask", "types", "positions"
+_TOKEN_IDS, _MASK, _PADDING, _TYPES, _POSITIONS = "token ids", "mask", "padding", "types", "positions"
 
-# Names in use by transformers, tf2onnx and the original BERT code, in the order in which they are tried.
+# Names in use by transformers, tf2onnx, the original BERT code and torch.nn.Transformer (whose masks are 1 at
+# padding), in the order in which they are tried.
 _ROLES = {
     "input_ids": _TOKEN_IDS,
     "input_word_ids": _TOKEN_IDS,
     "attention_mask": _MASK,
     "input_mask": _MASK,
+    "padding_mask": _PADDING,
+    "key_padding_mask": _PADDING,
+    "src_key_padding_mask": _PADDING,
     "token_type_ids": _TYPES,
     "segment_ids": _TYPES,
     "input_type_ids": _TYPES,
@@ -108,6 +112,7 @@ class EncoderInputs:
         values: Mapping[str, npt.NDArray[np.int64]] = {
             _TOKEN_IDS: batch.ids,
             _MASK: batch.mask,
+            _PADDING: 1 - batch.mask,
             _TYPES: batch.types,
             _POSITIONS: np.broadcast_to(np.arange(width, dtype=np.int64), batch.ids.shape),
         }
@@ -126,6 +131,7 @@ class EncoderInputs:
     def mask_of(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.bool_]:
         """Positions of feeds that hold a token, bool ``[batch, sequence]``; all, if there is no mask."""
         for name, role in self.roles.items():
-            if role == _MASK:
-                return feeds[name].astype(np.bool_)
+            if role in (_MASK, _PADDING):
+                shown = feeds[name].astype(np.bool_)
+                return shown if role == _MASK else ~shown
         return np.ones(feeds[self.token_ids].shape, dtype=np.bool_)

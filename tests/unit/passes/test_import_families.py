@@ -15,6 +15,7 @@ import bqc
 from bqc.errors import BqcError
 from bqc.ir import import_model
 from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, nodes_of, role, weights_of
+from bqc.ir.unsupported import unsupported
 from bqc.verify import verify
 from tests.support.exports import largest_difference
 from tests.support.families import Cell, exported
@@ -86,6 +87,44 @@ def test_refused_by_name(family: str) -> None:
     with pytest.raises(BqcError) as error:
         import_model(exported("torchscript", Cell(family, "bare")))
     assert str(error.value).startswith(REFUSED[family])
+
+
+def test_the_layer_after_another_activation_is_recognised() -> None:
+    cell = Cell("bert", "bare", changes=(("hidden_act", "silu"),))
+    _, summary = import_model(exported("torchscript", cell))
+    assert [part.part for part in summary.encoder.float_parts] == ["0:ffn.gelu", "1:ffn.gelu"]
+
+
+def test_a_decoder_is_refused_by_name() -> None:
+    cell = Cell("bert", "bare", changes=(("is_decoder", True), ("use_cache", False)))
+    with pytest.raises(
+        BqcError, match=r"^a decoder, whose tokens see only those before them .* is not supported"
+    ):
+        import_model(exported("torchscript", cell))
+
+
+_VECTORS = "<int64[1] last = {-1}, float two = {2.0}, float eps = {1e-6}, float[1,3,1,1] w = {1.0, 1.0, 1.0}>"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "body", "name"),
+    [
+        (
+            "float[B,S,4] x",
+            "q = Pow(x, two)\nv = ReduceMean(q, last)\ne = Add(v, eps)\ny = Sqrt(e)",
+            "RMSNorm",
+        ),
+        ("float[B,3,8,8] x", "y = Conv(x, w)", "a network for images"),
+        ("float[B,3,8,8] x, int64[B,S] ids", "y = Conv(x, w)", "an encoder with convolutions"),
+        ("float[B,S,4] x", "d = Sub(x, two)\nq = Pow(d, two)\nv = ReduceMean(q, last)\ny = Sqrt(v)", None),
+        ("float[B,S] x", "c = Less(x, two)\nf = Cast<to = 1>(c)\ny = Softmax(f)", "an encoder without Layer"),
+        ("float[S,S] x", "c = Trilu(x)\ny = Softmax(c)", "a decoder"),
+    ],
+)
+def test_names_of_what_is_not_supported(inputs: str, body: str, name: str | None) -> None:
+    text = f'<ir_version: 10, opset_import: ["" : 21]> n ({inputs}) => (float y) {_VECTORS} {{{body}}}'
+    found = unsupported(ir.from_onnx_text(text).graph)
+    assert found is None if name is None else (found or "").startswith(name)
 
 
 def test_positions_that_count_tokens() -> None:

@@ -102,9 +102,15 @@ def test_norm_in_another_order() -> None:
     np.testing.assert_allclose(*(session(m).run(None, {"x": x})[0] for m in (before, model)), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "change", [("Sub(beta, t)", "Add(beta, t)"), ("Mul(d, d)", "Mul(d, m)"), ("Mul(x, f)", "Mul(d, f)")]
-)
+def test_what_follows_a_norm_without_beta_stays() -> None:
+    model = text(NORM.replace("Mul(x, f)", "Mul(d, f)"), **VECTORS)
+    before = ir.from_proto(ir.to_proto(model))
+    assert ImportLayerNormProbe()(model).modified
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    np.testing.assert_allclose(*(session(m).run(None, {"x": x})[0] for m in (before, model)), atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [("Sub(beta, t)", "Add(beta, t)"), ("Mul(d, d)", "Mul(d, m)")])
 def test_no_norm(change: tuple[str, str]) -> None:
     model = text(NORM.replace(*change), **VECTORS)
     assert not ImportLayerNormProbe()(model).modified

@@ -1,0 +1,220 @@
+"""The canonical form of any float encoder with one thing written in another way: masks, norms, activations, inputs.
+
+Each way is a function from a canonical model, whose nodes have labels, to the same computation in other nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from bqc.ir import import_model
+from bqc.ir.anatomy import nodes_of
+from bqc.ir.build import Writer
+
+__all__ = ["EXPORTERS", "WAYS", "Change", "mask", "unlabelled"]
+
+Change = Callable[[ir.Model], None]
+"""Changes a canonical model, whose nodes have labels, in place."""
+
+F32, F64, I32, I64, BOOL = (
+    ir.DataType.FLOAT,
+    ir.DataType.DOUBLE,
+    ir.DataType.INT32,
+    ir.DataType.INT64,
+    ir.DataType.BOOL,
+)
+
+
+def _input(model: ir.Model, name: str) -> ir.Value:
+    return next(v for v in model.graph.inputs if v.name == name)
+
+
+def _written(model: ir.Model, old: ir.Value, make: Callable[[Writer], ir.Value], before: ir.Node) -> None:
+    """What read `old` reads what `make` writes before that node."""
+    users = list(old.uses())
+    w = Writer(model.graph)
+    made = make(w)
+    model.graph.insert_before(before, w.nodes)
+    for user, index in users:
+        user.replace_input_with(index, made)
+
+
+def _ints(w: Writer, *values: int) -> ir.Value:
+    return w.shared("ints", np.array(values, np.int64))
+
+
+# Masks
+
+
+def mask(make: Callable[[Writer, ir.Model], ir.Value], inputs: str = "attention_mask") -> Change:
+    """`make` writes what is added to the scores, of an input that may have another name."""
+
+    def change(model: ir.Model) -> None:
+        bias = [n for n in nodes_of(model, role="attention.mask") if n.op_type == "Mul"][-1]
+        _input(model, "attention_mask").name = inputs
+        first = next(n for n in model.graph if bias.outputs[0] in n.inputs)
+        _written(model, bias.outputs[0], lambda w: make(w, model), first)
+
+    return change
+
+
+def _low(w: Writer, hidden: ir.Value, low: float = -10000.0) -> ir.Value:
+    """`low` at hidden[B, S]."""
+    wide = w.op("Unsqueeze", hidden, _ints(w, 1, 2), dtype=BOOL)
+    return w.op("Where", wide, w.const("low", np.float32(low)), w.const("none", np.float32(0)))
+
+
+def _plain(low: float) -> Callable[[Writer, ir.Model], ir.Value]:
+    def make(w: Writer, model: ir.Model) -> ir.Value:
+        return _low(
+            w, w.op("Equal", _input(model, "attention_mask"), w.const("no", np.int64(0)), dtype=BOOL), low
+        )
+
+    return make
+
+
+def _times(low: float) -> Callable[[Writer, ir.Model], ir.Value]:
+    def make(w: Writer, model: ir.Model) -> ir.Value:
+        m = w.op("Unsqueeze", w.op("Cast", _input(model, "attention_mask"), to=int(F32)), _ints(w, 1, 2))
+        return w.op("Mul", w.op("Sub", w.const("one", np.float32(1)), m), w.const("low", np.float32(low)))
+
+    return make
+
+
+def _inverted(dtype: ir.DataType) -> Callable[[Writer, ir.Model], ir.Value]:
+    def make(w: Writer, model: ir.Model) -> ir.Value:
+        given = _input(model, "padding_mask")
+        given.dtype = dtype
+        m = w.op("Cast", w.op("Unsqueeze", given, _ints(w, 1, 2), dtype=dtype), to=int(F32))
+        return w.op("Mul", m, w.const("low", np.float32(-10000)))
+
+    return make
+
+
+def _inverted_bool(w: Writer, model: ir.Model) -> ir.Value:
+    given = _input(model, "padding_mask")
+    given.dtype = BOOL
+    return _low(w, given, -np.inf)
+
+
+def _and_ids(low: float) -> Callable[[Writer, ir.Model], ir.Value]:
+    def make(w: Writer, model: ir.Model) -> ir.Value:
+        ids, given = _input(model, "input_ids"), _input(model, "attention_mask")
+        no = w.const("no", np.int64(0))
+        kept = w.op("Not", w.op("Equal", ids, no, dtype=BOOL), dtype=BOOL)
+        both = w.op("Mul", given, w.op("Cast", kept, dtype=I64, to=int(I64)), dtype=I64)
+        return _low(w, w.op("Equal", both, no, dtype=BOOL), low)
+
+    return make
+
+
+def _added_ids(w: Writer, model: ir.Model) -> ir.Value:
+    ids = _input(model, "input_ids")
+    padding = _low(w, w.op("Equal", ids, w.const("no", np.int64(0)), dtype=BOOL), -1e9)
+    return w.op("Add", padding, _times(-1e9)(w, model))
+
+
+def _both_sides(w: Writer, model: ir.Model) -> ir.Value:
+    m = w.op("Cast", _input(model, "attention_mask"), to=int(F32))
+    square = w.op("Mul", w.op("Unsqueeze", m, _ints(w, 2)), w.op("Unsqueeze", m, _ints(w, 1)))
+    off = w.op("Sub", w.const("one", np.float32(1)), w.op("Unsqueeze", square, _ints(w, 1)))
+    return w.op("Mul", off, w.const("low", np.float32(-10000)))
+
+
+MASKS = {
+    "mask-where-1e4": mask(_plain(-1e4)),
+    "mask-where-inf": mask(_plain(-np.inf)),
+    "mask-where-min": mask(_plain(float(np.finfo(np.float32).min))),
+    "mask-times-1e9": mask(_times(-1e9)),
+    "mask-times-half-min": mask(_times(-65504)),
+    "mask-inverted-int": mask(_inverted(I64), "padding_mask"),
+    "mask-inverted-float": mask(_inverted(F32), "padding_mask"),
+    "mask-inverted-bool": mask(_inverted_bool, "padding_mask"),
+    "mask-and-ids": mask(_and_ids(-1e9)),
+    "mask-plus-ids": mask(_added_ids),
+    "mask-of-both-sides": mask(_both_sides),
+}
+
+# Norms
+
+
+def _norms(make: Callable[[Writer, ir.Node], ir.Value]) -> Change:
+    """`make` writes each norm in another way."""
+
+    def change(model: ir.Model) -> None:
+        for node in [n for n in model.graph if n.op_type == "LayerNormalization"]:
+            w = Writer(model.graph)
+            made = make(w, node)
+            made.shape = node.outputs[0].shape
+            model.graph.insert_after(node, w.nodes)
+            node.outputs[0].replace_all_uses_with(made, replace_graph_outputs=True)
+            model.graph.remove(node, safe=True)
+
+    return change
+
+
+def _number(w: Writer, name: str, value: float) -> ir.Value:
+    return w.shared(name, np.float32(value))
+
+
+def _without_vectors(w: Writer, node: ir.Node) -> ir.Value:
+    x = node.inputs[0]
+    d = w.op("Sub", x, w.op("ReduceMean", x, _ints(w, -1)))
+    v = w.op("ReduceMean", w.op("Mul", d, d), _ints(w, -1))
+    return w.op("Div", d, w.op("Sqrt", w.op("Add", v, _number(w, "epsilon", 1e-5))))
+
+
+def _by_moments(w: Writer, node: ir.Node) -> ir.Value:
+    x = node.inputs[0]
+    m = w.op("ReduceMean", x, _ints(w, -1))
+    square = w.op("ReduceMean", w.op("Mul", x, x), _ints(w, -1))
+    v = w.op("Sub", square, w.op("Mul", m, m))
+    r = w.op("Pow", w.op("Add", v, _number(w, "epsilon", 1e-5)), _number(w, "root", -0.5))
+    n = w.op("Mul", w.op("Sub", x, m), r)
+    return w.op("Add", w.op("Mul", n, node.inputs[1]), node.inputs[2])
+
+
+def _by_sums(w: Writer, node: ir.Node) -> ir.Value:
+    x = node.inputs[0]
+    assert x is not None
+    assert x.shape is not None
+    d = w.op("Sub", x, w.op("ReduceMean", x, _ints(w, -1)))
+    v = w.op("Div", w.op("ReduceSumSquare", d, _ints(w, -1)), _number(w, "width", float(x.shape[-1])))  # type: ignore[arg-type]
+    r = w.op("Reciprocal", w.op("Sqrt", w.op("Add", v, _number(w, "epsilon", 1e-5))))
+    return w.op("Mul", w.op("Mul", d, r), node.inputs[1])
+
+
+NORMS = {
+    "norm-without-vectors": _norms(_without_vectors),
+    "norm-by-moments": _norms(_by_moments),
+    "norm-by-sums-without-beta": _norms(_by_sums),
+}
+
+WAYS: dict[str, Change] = {**MASKS, **NORMS}
+
+
+def unlabelled(model: ir.Model) -> ir.Model:
+    """A copy as an exporter writes it."""
+    copy = ir.from_proto(ir.to_proto(model))
+    for item in (copy, *copy.graph, *copy.graph.initializers.values()):
+        item.metadata_props.clear()
+    return copy
+
+
+def _exporter(change: Change, name: str) -> Callable[[Path], Path]:
+    def export(path: Path) -> Path:
+        model, _ = import_model(path)
+        change(model)
+        target = path.with_name(f"{path.stem}.{name}.onnx")
+        ir.save(unlabelled(model), target)
+        return target
+
+    return export
+
+
+EXPORTERS = {name: _exporter(change, name) for name, change in WAYS.items()}
+"""From the path of a float model to the path of the one written otherwise, beside it."""
