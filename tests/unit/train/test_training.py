@@ -110,6 +110,22 @@ def test_float_fine_tuning_learns_and_writes_a_float_model(folder: Path, tmp_pat
     assert not any(node.domain for node in onnx.load(out).graph.node)
 
 
+def test_logs_lie_beside_the_checkpoints(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    runs = tmp_path / "runs"
+    recipe = Recipe.fine_tuning(1, 1e-3, dropout=0.0, batch_size=16)
+    out = tmp_path / "out.onnx"
+    train(folder / "model.onnx", TASK, folder, out, scheme="none", recipe=recipe, limit=32, checkpoints=runs)
+    logs = {path.parent.relative_to(runs).as_posix() for path in runs.rglob("events.out.tfevents*")}
+    assert logs == {"logs", "0-labels/logs"}
+    assert not list(here.iterdir())
+
+
 def test_accumulated_batches_train_like_one_larger_batch(folder: Path, tmp_path: Path) -> None:
     trained = []
     for size, accumulate in ((16, 1), (8, 2)):
