@@ -154,7 +154,7 @@ def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
         metric_for_best_model=f"eval_{run.task.metrics[0]}",
         greater_is_better=True,
         logging_steps=10,
-        report_to=["tensorboard"] if _has_tensorboard() else [],
+        report_to=[],
         seed=recipe.seed,
         bf16=recipe.precision == "bf16",
         use_cpu=not has_cuda,
@@ -165,7 +165,7 @@ def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
         disable_tqdm=True,
         log_level="error",
     )
-    callbacks: list[Any] = [_Guard(), _Marker(), _Progress(run.progress)]
+    callbacks: list[Any] = [_Guard(), _Marker(), _Progress(run.progress), *_tensorboard(folder)]
     if recipe.patience:
         callbacks.append(transformers.EarlyStoppingCallback(recipe.patience))
     # The trainer prints its log; ours goes through `progress`, and to TensorBoard.
@@ -221,7 +221,13 @@ def _metrics(task: SentenceTask) -> Callable[[Any], dict[str, float]]:
     return compute
 
 
-def _has_tensorboard() -> bool:
-    from transformers.integrations import is_tensorboard_available
+def _tensorboard(folder: Path) -> list[Any]:
+    """What logs for TensorBoard, if that is installed."""
+    from transformers.integrations import TensorBoardCallback, is_tensorboard_available
 
-    return bool(is_tensorboard_available())
+    if not is_tensorboard_available():
+        return []
+    writer = TensorBoardCallback()
+    # Unless told, it chooses a folder when training begins: evaluation alone would log into the working directory.
+    writer.logging_dir = writer.logging_dir or str(folder / "logs")
+    return [writer]

@@ -7,7 +7,7 @@ it and `torch.compile` takes it whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +18,7 @@ from bqc.errors import BqcError
 from bqc.formats import BlockShift
 from bqc.ir import import_model
 from bqc.ir.anatomy import ANATOMY_KEY
+from bqc.train.deployed import Deployed
 from bqc.train.taps import resolve
 from bqc.train.tracing import Settings, trace
 
@@ -33,6 +34,7 @@ def module(
     frozen: Iterable[str] = (),
     sparse_tables: bool = False,
     fused_attention: bool = True,
+    lower: Callable[[OnnxModule], ir.Model] | None = None,
 ) -> OnnxModule:
     """Make a trainable module of a graph.
 
@@ -45,6 +47,8 @@ def module(
         sparse_tables: gradients of lookup tables are sparse tensors (for SGD, SparseAdam).
         fused_attention: run attention by `scaled_dot_product_attention` where nothing looks inside it. It has no second
             derivative.
+        lower: makes the compiled graph of the module, as `bqc.train.training.Prepared.lowered` does. With it, the
+            module in evaluation mode computes what that graph does, to the last bit, without gradients and taps.
 
     Raises:
         BqcError: an operator that is not in `bqc.train.operators`, or a pattern or tap that matches nothing.
@@ -55,7 +59,7 @@ def module(
     settings = Settings(
         dict(weights or {}), resolve(loaded, taps), dict(dropout or {}), sparse_tables, fused_attention
     )
-    return OnnxModule(loaded, settings, tuple(frozen))
+    return OnnxModule(loaded, settings, tuple(frozen), lower)
 
 
 class OnnxModule(torch.nn.Module):
@@ -70,8 +74,15 @@ class OnnxModule(torch.nn.Module):
         taps: names of the intermediate values that are returned too.
     """
 
-    def __init__(self, model: ir.Model, settings: Settings, frozen: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        settings: Settings,
+        frozen: tuple[str, ...] = (),
+        lower: Callable[[OnnxModule], ir.Model] | None = None,
+    ) -> None:
         super().__init__()
+        self._deployed = None if lower is None else Deployed(lower)
         traced = trace(model, settings)
         self.graph = traced.module
         self.input_names = tuple(value.name or "" for value in model.graph.inputs)
@@ -82,7 +93,8 @@ class OnnxModule(torch.nn.Module):
             self.parameter(name).requires_grad_(False)
 
     def forward(self, **feeds: Tensor) -> dict[str, Tensor]:
-        """Outputs and taps by name. Inputs that the graph does not have are left aside.
+        """Outputs and taps by name; only outputs, those of the compiled graph, where `module` was given ``lower`` and
+        this is evaluation mode. Inputs that the graph does not have are left aside.
 
         Raises:
             BqcError: an input of the graph is missing.
@@ -90,6 +102,8 @@ class OnnxModule(torch.nn.Module):
         missing = [name for name in self.input_names if name not in feeds]
         if missing:
             raise BqcError(f"the model needs the input {missing[0]} (given: {', '.join(feeds) or 'none'})")
+        if self._deployed is not None and not self.training:
+            return self._deployed(self, feeds)
         results = self.graph(*(feeds[name] for name in self.input_names))
         return dict(zip((*self.output_names, *self.taps), results, strict=True))
 

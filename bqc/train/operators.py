@@ -98,6 +98,10 @@ def _cumsum(x: Tensor, axis: int) -> Tensor:
     return torch.cumsum(x, axis)
 
 
+def _sum(x: Tensor, **where: Any) -> Tensor:
+    return torch.sum(x, dtype=x.dtype, **where)
+
+
 def _reduce(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def reduce(x: Tensor, axes: Sequence[int] | None = None, *, keepdims: int = 1, **_: Any) -> Tensor:
         return function(x, dim=tuple(range(x.dim())) if axes is None else axes, keepdim=bool(keepdims))
@@ -208,7 +212,7 @@ _STANDARD = {
     "ReduceL2": Operator(_reduce(torch.linalg.vector_norm), static=(1,)),
     "ReduceMax": Operator(_reduce(torch.amax), static=(1,)),
     "ReduceMean": Operator(_reduce(torch.mean), static=(1,)),
-    "ReduceSum": Operator(_reduce(torch.sum), static=(1,)),
+    "ReduceSum": Operator(_reduce(_sum), static=(1,)),
     "Relu": Operator(torch.relu),
     "Reshape": Operator(_reshape, static=(1,)),
     "Sigmoid": Operator(torch.sigmoid),

@@ -45,11 +45,21 @@ class Prepared:
         model: the annotated float model, with its plan; parameters are written back into it.
         graph: what training runs: ``model`` with quantised activations.
         plan: formats; None without quantisation.
+        lowering: passes from ``model`` to the compiled graph.
     """
 
     model: ir.Model
     graph: ir.Model
     plan: Plan | None
+    lowering: tuple[ir.passes.InPlacePass, ...] = ()
+
+    def lowered(self, trained: OnnxModule) -> ir.Model:
+        """The compiled graph of a module of ``graph``, as `bqc.compile` makes it by ``plan``."""
+        model = self.model.clone()
+        trained.write_back(model)
+        for one in self.lowering:
+            one(model)
+        return model
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ def prepare(model: ir.Model, scheme: str, options: Mapping[str, Any] | None = No
     graph = model.clone()
     for one in chosen.simulate():
         one(graph)
-    return Prepared(model, graph, Plan.of(model))
+    return Prepared(model, graph, Plan.of(model), tuple(chosen.lower()))
 
 
 def train(
@@ -199,6 +209,7 @@ def _student(prepared: Prepared, recipe: Recipe, config: dict[str, Any]) -> Onnx
     return module(
         prepared.graph,
         weights={} if prepared.plan is None else prepared.plan.weights,
+        lower=None if prepared.plan is None else prepared.lowered,
         taps=taps_for([stage.losses for stage in recipe.stages]),
         dropout=dropout,
         frozen=recipe.frozen,

@@ -1,4 +1,4 @@
-"""A real encoder, trained a few steps and lowered: ONNX Runtime gives the logits of the torch module."""
+"""A real encoder, trained a few steps and lowered: ONNX Runtime gives the bits of the torch module."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS = 64
 
 @pytest.mark.slow
 @pytest.mark.accuracy
-@pytest.mark.parametrize("bits", [8, 2])
+@pytest.mark.parametrize("bits", [8, 4, 2])
 @pytest.mark.skipif("BQC_DATA" not in os.environ, reason="needs BQC_DATA")
 def test_logits_on_real_sentences(bits: int, tmp_path: Path) -> None:
     recipe = Recipe.two_stage(epochs=1, learning_rate=2e-4, batch_size=16)
@@ -38,16 +38,13 @@ def test_logits_on_real_sentences(bits: int, tmp_path: Path) -> None:
     trained = train(MODEL, TASK, None, out, options=options, recipe=recipe, limit=48).module
     text = TextEncoder(MODEL.parent, 128)
     examples = load_examples(TASK).head(ROWS)
-    theirs = Predictor(running := session(out), text, 16)(examples.texts)
-    collate = Collator(text, EncoderInputs.of(running))
+    theirs = np.stack(Predictor(running := session(out), text, 16)(text.encode(examples.texts)))
     rows = Rows(examples, text)
+    batch = Collator(text, EncoderInputs.of(running))([rows[i] for i in range(ROWS)])
+    feeds = {name: batch[name] for name in trained.input_names}
+    ours = trained(**feeds)["logits"].numpy()
+    np.testing.assert_array_equal(ours, theirs)  # and so argmax is the same on every row
+    # What training runs is another sum of the same numbers: this test would see it.
     with torch.no_grad():
-        batch = collate([rows[i] for i in range(ROWS)])
-        ours = trained(**{name: batch[name] for name in trained.input_names})["logits"].numpy()
-    # A code that falls on the other side of a rounding boundary moves others in the next layer, so that two ways to
-    # round float32 sums end as far apart as the quantised module in float32 and in float64 do (0.17 at 8 bits).
-    print(f"{bits} bits: largest difference {np.abs(ours - theirs).max():.4f}")
-    assert np.abs(ours - theirs).max() < 0.5
-    other = int((ours.argmax(1) != theirs.argmax(1)).sum())
-    if other:
-        pytest.xfail(f"{other} of {ROWS} predictions differ: a known gap, see docs/results.md")
+        fast = trained.train()(**feeds)["logits"].numpy()
+    assert 0 < np.abs(fast - theirs).max() < 0.5

@@ -219,6 +219,22 @@ def test_autocast_to_bfloat16() -> None:
     assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
 
 
+def test_evaluation_runs_what_the_parameters_lower_to_now() -> None:
+    prepared = prepare(import_model(exported("torchscript", Cell("bert", "classification")))[0], "bbct")
+    made = module(prepared.graph, weights=prepared.plan.weights, taps=["0:ffn.norm"], lower=prepared.lowered)
+    feeds = tensors(next(iter(batches(set(made.input_names)))))
+    trained = made(**feeds)
+    assert set(trained) == {"logits", *made.taps}
+    trained["logits"].sum().backward()
+    first = made.eval()(**feeds)["logits"]
+    assert not first.requires_grad
+    assert torch.equal(first, made(**feeds)["logits"])
+    torch.testing.assert_close(first, trained["logits"], atol=0.05, rtol=0.05)
+    with torch.no_grad():
+        made.parameter(next(name for name in made.initializers() if name.endswith("classifier.bias"))).add_(1)
+    torch.testing.assert_close(made(**feeds)["logits"], first + 1)
+
+
 def test_every_operator_is_documented() -> None:
     text = (Path(__file__).parents[3] / "docs" / "train.md").read_text(encoding="utf-8")
     words = set(re.findall(r"\b[A-Z]\w+\b", text))
