@@ -41,6 +41,7 @@ _MODULES = (
     "import_mask",
     "import_packed",
     "import_padding",
+    "import_heads",
     "import_attention",
     "import_positions",
     "import_embedding",

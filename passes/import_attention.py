@@ -15,13 +15,14 @@ from bqc.errors import BqcError
 from bqc.ir.build import Writer, write_attention_core, write_mask
 from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import NoMatch, explanation, node_name
-from bqc.ir.match import Linear, as_linear, constant, is_weight, size_of, walk_back
+from bqc.ir.match import constant, size_of, walk_back
 from bqc.ir.notes import note
 from bqc.ir.padding import marked_padding
 from bqc.ir.probe import Probe, ProbeError, Sizes, mask_patterns, same_shape
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
 from bqc.passes._attention_bias import label_bias, position_bias
 from bqc.passes._attention_mask import HIDES, Mask, feeds_of, find_masks, ways_to_hide, write_shown
+from bqc.passes._attention_region import Region, regions
 from bqc.passes._attention_terms import require_plain_terms
 
 __all__ = ["ImportAttention"]
@@ -32,18 +33,6 @@ _CLOSE = 2e-4
 _MASKED = 7
 """Predicates that hold before a mask is looked at."""
 _BOUNDS = ("Clip", "Min", "Max", "HardSigmoid", "Relu")
-
-
-@dataclass(frozen=True)
-class _Region:
-    """One attention as found: three linears in, the merged context out."""
-
-    softmax: ir.Node
-    product: ir.Value
-    query: Linear
-    key: Linear
-    value: Linear
-    context: ir.Value
 
 
 @dataclass(frozen=True)
@@ -72,7 +61,8 @@ class ImportAttention(ir.passes.InPlacePass):
         s = Add(Mul(MatMul(q4, k4), scale), bias);  p = Softmax(s);  c = Reshape(Transpose(MatMul(p, v4)))
         s = Add(Add(Mul(...), position_bias), bias)                  where a bias of relative positions is added
 
-    Attention weights that are an output of the graph are p.
+    Heads may be taken one by one (Split, Slice), each with its Softmax, and merged by a Concat. Attention weights
+    that are an output of the graph are p.
 
     The region is run on random projections under several padding masks. It is attention if the Softmax input
     is `scale * q k^T` at keys that are shown and below -5e3 at others, and the result is the weighted mean of v.
@@ -88,9 +78,9 @@ class ImportAttention(ir.passes.InPlacePass):
         biases: Biases = {}
         plain = set[ir.Value]()
         meanings: list[_Meaning] = []
-        for softmax in [n for n in graph if n.op_type == "Softmax"]:
+        for region in regions(graph, misses):
+            softmax = region.softmaxes[0]
             try:
-                region = _find(softmax)
                 meaning = _understand(graph, region, plain)
             except NoMatch as no:
                 misses.add("attention", softmax, str(no), no.depth)
@@ -143,74 +133,17 @@ def _pools(node: ir.Node) -> bool:
     )
 
 
-def _find(softmax: ir.Node) -> _Region:
-    scores_in = softmax.inputs[0]
-    assert scores_in is not None, "Softmax has an input"
-    products = walk_back(scores_in, _is_product)
-    if len(products) != 1:
-        raise NoMatch(f"{len(products)} products of two activations feed the Softmax, not one", 0)
-    scores = products[0].producer()
-    assert scores is not None, "a product has a producer"
-    query = _linear_behind(scores.inputs[0], "query")
-    key = _linear_behind(scores.inputs[1], "key")
-    context, operand = _context_of(softmax.outputs[0])
-    value = _linear_behind(operand, "value")
-    return _Region(softmax, products[0], query, key, value, _merged(context))
-
-
-def _is_product(value: ir.Value) -> bool:
-    node = value.producer()
-    return node is not None and node.op_type == "MatMul" and not any(is_weight(v) for v in node.inputs)
-
-
-def _linear_behind(value: ir.Value | None, what: str) -> Linear:
-    found = [] if value is None else walk_back(value, lambda v: as_linear(v) is not None)
-    linear = as_linear(found[0]) if len(found) == 1 else None
-    if linear is None:
-        raise NoMatch(f"the {what} comes from {len(found)} linears, not one", 1)
-    return linear
-
-
-def _context_of(weights: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """The product of attention weights and values, and its value operand."""
-    seen, queue = set[ir.Value](), [weights]
-    while queue and len(seen) < 40:
-        value = queue.pop(0)
-        seen.add(value)
-        for use in value.consumers():
-            if use.op_type == "MatMul":
-                other = next((v for v in use.inputs if v is not value), None)
-                if other is not None and not is_weight(other):
-                    return use.outputs[0], other
-            elif use.op_type not in ("Shape", "Size"):
-                queue.extend(v for v in use.outputs if v not in seen)
-    raise NoMatch("no product with the values follows the Softmax", 2)
-
-
-def _merged(context: ir.Value) -> ir.Value:
-    """Where the context enters the output linear."""
-    value = context
-    for _ in range(12):
-        uses = [u for u in value.consumers() if u.op_type not in ("Shape", "Size")]
-        if any(u.op_type == "MatMul" and u.inputs[0] is value and is_weight(u.inputs[1], 2) for u in uses):
-            return value
-        if len(uses) != 1:
-            break
-        value = uses[0].outputs[0]
-    raise NoMatch("the context does not reach an output linear", 3)
-
-
-def _understand(graph: ir.Graph, region: _Region, plain: set[ir.Value]) -> _Meaning:
-    scores = region.softmax.inputs[0]
-    assert scores is not None, "Softmax has an input"
+def _understand(graph: ir.Graph, region: Region, plain: set[ir.Value]) -> _Meaning:
     hidden = size_of(region.query.weight, 1)
     if {size_of(one.weight, 1) for one in (region.key, region.value)} != {hidden}:
         raise NoMatch("query, key and value differ in width", 4)
     boundary = [region.query.out, region.key.out, region.value.out]
     marked = marked_padding(graph)
-    bias = position_bias(graph, scores, region.product)
+    scores = [n.inputs[0] for n in region.softmaxes if n.inputs[0] is not None]
+    apart = len(scores) > 1
+    bias = None if apart else position_bias(graph, scores[0], region.product)
     probe = Probe(
-        [scores, region.context, *([] if bias is None else [bias])], [*dict.fromkeys(boundary), *marked]
+        [*scores, region.context, *([] if bias is None else [bias])], [*dict.fromkeys(boundary), *marked]
     )
     if len(set(boundary)) != 3:
         raise NoMatch("query, key and value share one linear", 4)
@@ -220,18 +153,20 @@ def _understand(graph: ir.Graph, region: _Region, plain: set[ir.Value]) -> _Mean
             raise NoMatch(f"{node_name(node)} limits values between the projections and the context", 4)
     pattern = np.ones(astuple(Sizes(2, 4).within(graph)), np.int64)
     pattern[:, -1] = 0
-    masks = find_masks(
-        graph, probe, boundary, lambda feeds: _run(probe, boundary, hidden, feeds, pattern, 1)[1][0], pattern
-    )
-    heads = _heads(probe, boundary, hidden, graph, masks, _told(region))
+    trial = _Trial(probe, boundary, hidden, len(scores))
+    masks = find_masks(graph, probe, boundary, lambda feeds: trial.run(feeds, pattern, 1)[1][0], pattern)
+    told = _told(region)
+    if told and apart:
+        raise NoMatch("the attention weights of single heads are outputs", 5)
+    heads = _heads(trial, graph, masks, told)
     whole = True
     try:
-        scale = _check(probe, boundary, heads, hidden, graph, masks)
+        scale = _check(trial, heads, graph, masks)
     except NoMatch as no:
         if not masks or no.depth < _MASKED:
             raise
         whole = False
-        scale = _check(probe, boundary, heads, hidden, graph, masks, padded_queries=False)
+        scale = _check(trial, heads, graph, masks, padded_queries=False)
     require_plain_terms(graph, probe, boundary, masks, bias, plain, padded_queries=whole)
     return _Meaning(heads, hidden // heads, _exact(scale, hidden // heads), masks, bias, whole)
 
@@ -243,13 +178,47 @@ def _exact(scale: float, head_dim: int) -> float:
     return nearest if nearest and abs(scale / nearest - 1) < 1e-4 else scale
 
 
-def _heads(
-    probe: Probe, boundary: list[ir.Value], hidden: int, graph: ir.Graph, masks: tuple[Mask, ...], told: bool
-) -> int:
+Projections = tuple[Array, Array, Array]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The region as a function of projections and masks."""
+
+    probe: Probe
+    boundary: list[ir.Value]
+    hidden: int
+    softmaxes: int
+
+    def run(self, masks: Mapping[ir.Value, Array], like: Array, seed: int) -> tuple[Projections, list[Array]]:
+        """Random projections of the batch and sequence size of `like`; scores, context and bias.
+
+        Scores that come one head at a time are stacked to `[batch, heads, sequence, sequence]`.
+        """
+        rng = np.random.default_rng(seed)
+        batch, sequence = like.shape
+        shape = (batch, sequence, self.hidden)
+        q, k, v = (rng.standard_normal(shape).astype(np.float32) for _ in range(3))
+        feeds: dict[ir.Value, Array] = dict(zip(self.boundary, (q, k, v), strict=True))
+        for value in self.probe.inputs.values():
+            if value not in feeds:
+                feeds[value] = (like * 0).astype(value.dtype.numpy() if value.dtype else np.int64)
+        found = list(self.probe.run(feeds | dict(masks), Sizes(batch, sequence)))
+        if self.softmaxes == 1:
+            return (q, k, v), found
+        scores, rest = found[: self.softmaxes], found[self.softmaxes :]
+        if any(one.size != batch * sequence * sequence for one in scores):
+            raise NoMatch(f"{self.softmaxes} Softmaxes of one attention are not one a head", 5)
+        stacked = np.stack([one.reshape(batch, sequence, sequence) for one in scores], axis=1)
+        return (q, k, v), [stacked, *rest]
+
+
+def _heads(trial: _Trial, graph: ir.Graph, masks: tuple[Mask, ...], told: bool) -> int:
+    hidden = trial.hidden
     sizes = Sizes(2, 5).within(graph)
     b, s = sizes.batch, sizes.sequence
     ones = np.ones((b, s), np.int64)
-    scores, context, *_ = _run(probe, boundary, hidden, feeds_of(masks, ones), ones, seed=0)[1]
+    scores, context, *_ = trial.run(feeds_of(masks, ones), ones, seed=0)[1]
     heads, rest = divmod(scores.size, b * s * s)
     if rest or scores.shape[-1] != s:
         found = list(scores.shape)
@@ -265,33 +234,9 @@ def _heads(
     return heads
 
 
-Projections = tuple[Array, Array, Array]
-
-
-def _run(
-    probe: Probe,
-    boundary: list[ir.Value],
-    hidden: int,
-    masks: Mapping[ir.Value, Array],
-    like: Array,
-    seed: int,
-) -> tuple[Projections, list[Array]]:
-    """Run on random projections of the batch and sequence size of `like`."""
-    rng = np.random.default_rng(seed)
-    batch, sequence = like.shape
-    q, k, v = (rng.standard_normal((batch, sequence, hidden)).astype(np.float32) for _ in range(3))
-    feeds: dict[ir.Value, Array] = dict(zip(boundary, (q, k, v), strict=True))
-    for value in probe.inputs.values():
-        if value not in feeds:
-            feeds[value] = (like * 0).astype(value.dtype.numpy() if value.dtype else np.int64)
-    return (q, k, v), probe.run(feeds | dict(masks), Sizes(batch, sequence))
-
-
 def _check(
-    probe: Probe,
-    boundary: list[ir.Value],
+    trial: _Trial,
     heads: int,
-    hidden: int,
     graph: ir.Graph,
     masks: tuple[Mask, ...],
     *,
@@ -301,7 +246,7 @@ def _check(
     scale = 0.0
     for n, pattern in enumerate(mask_patterns(graph)):
         for feeds in ways_to_hide(masks, pattern):
-            (q, k, v), (scores, context, *biases) = _run(probe, boundary, hidden, feeds, pattern, n)
+            (q, k, v), (scores, context, *biases) = trial.run(feeds, pattern, n)
             q4, k4, v4 = (_split(a.astype(np.float64), heads) for a in (q, k, v))
             product = q4 @ k4.swapaxes(-1, -2)
             bias = biases[0] if biases else np.zeros(1, np.float32)
@@ -365,7 +310,7 @@ def _bias(graph: ir.Graph, masks: tuple[Mask, ...], biases: Biases) -> ir.Value 
     return biases.get(masks)
 
 
-def _rewrite(graph: ir.Graph, region: _Region, meaning: _Meaning, biases: Biases) -> None:
+def _rewrite(graph: ir.Graph, region: Region, meaning: _Meaning, biases: Biases) -> None:
     bias = _bias(graph, meaning.masks, biases)
     boundary = [region.query.out, region.key.out, region.value.out]
     old = between(region.context, [*boundary, *graph.inputs])
@@ -392,15 +337,15 @@ def _rewrite(graph: ir.Graph, region: _Region, meaning: _Meaning, biases: Biases
     take_place(region.context, made)
     if told:
         weights = next(n for n in w.nodes if n.op_type == "Softmax").outputs[0]
-        take_place(region.softmax.outputs[0], weights)
+        take_place(region.softmaxes[0].outputs[0], weights)
         # Who reads them may come before the context.
         graph.sort()
         note(graph, "attention weights are an output: attention is compiled to several operators there")
 
 
-def _told(region: _Region) -> bool:
+def _told(region: Region) -> bool:
     """Do the attention weights reach an output of the graph otherwise than through the context?"""
-    queue, seen = [region.softmax.outputs[0]], {region.context}
+    queue, seen = [n.outputs[0] for n in region.softmaxes], {region.context}
     while queue:
         value = queue.pop()
         if value in seen:

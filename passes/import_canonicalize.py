@@ -27,6 +27,7 @@ from bqc.passes.import_gelu import ImportGelu
 from bqc.passes.import_gemm import ImportGemm
 from bqc.passes.import_half import ImportHalf
 from bqc.passes.import_head import ImportHead
+from bqc.passes.import_heads import ImportHeads
 from bqc.passes.import_ids import ImportIds
 from bqc.passes.import_layernorm import ImportLayerNorm
 from bqc.passes.import_layernorm_probe import ImportLayerNormProbe
@@ -81,6 +82,7 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportIds,
     ImportMask,
     ImportPacked,
+    ImportHeads,
     ImportAttention,
     ImportShapes,
     ImportResidual,

@@ -14,7 +14,7 @@ from bqc.contract import Contract
 from bqc.ir.counting import may_rewrite
 from bqc.ir.match import STORED, is_weight, rank, size_of, stored_dtype
 
-__all__ = ["ImportWeights", "lazily"]
+__all__ = ["ImportWeights", "free_name", "lazily"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ImportWeights(ir.passes.InPlacePass):
             modified = True
             if how not in shared:
                 shared[how] = made
-                made.name = _free_name(graph, stored.removesuffix(".fp16"))
+                made.name = free_name(graph, stored.removesuffix(".fp16"))
                 graph.register_initializer(made)
         return ir.passes.PassResult(model, modified)
 
@@ -75,7 +75,7 @@ def _matrix(graph: ir.Graph, node: ir.Node, shared: dict[tuple[ir.Value, str], i
     made = shared.get((weight, "matrix"))
     if made is None:
         made = lazily(weight, weight.dtype or ir.DataType.FLOAT, sizes, lambda a: a[0])
-        made.name = _free_name(graph, f"{weight.name}.matrix")
+        made.name = free_name(graph, f"{weight.name}.matrix")
         graph.register_initializer(made)
         shared[weight, "matrix"] = made
     node.replace_input_with(1, made)
@@ -122,7 +122,8 @@ def _absorbed(node: ir.Node, source: ir.Value) -> ir.Value | None:
     return None
 
 
-def _free_name(graph: ir.Graph, name: str) -> str:
+def free_name(graph: ir.Graph, name: str) -> str:
+    """The name, or the first of ``name.1``, ``name.2``, ... that no initializer has."""
     unique, n = name, 0
     while unique in graph.initializers:
         n += 1

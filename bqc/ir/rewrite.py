@@ -40,15 +40,13 @@ def sources(nodes: Iterable[ir.Node]) -> str:
 def between(output: ir.Value, stop: Iterable[ir.Value]) -> list[ir.Node]:
     """The nodes that data flows through from the values `stop` to `output`."""
     ends = set(stop)
-    found: list[ir.Node] = []
+    found: dict[ir.Node, None] = {}
     queue = [output]
     while queue:
         value = queue.pop()
         node = value.producer()
         if value in ends or node is None or node in found:
             continue
-        found.append(node)
+        found[node] = None
         queue.extend(v for v in node.inputs if v is not None and not v.is_initializer())
-        if len(found) > 100:
-            break
-    return found[::-1]
+    return list(found)[::-1]

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from bqc.ir import import_model
-from bqc.ir.anatomy import nodes_of
+from bqc.ir.anatomy import LAYER_KEY, nodes_of
 from bqc.ir.build import Writer
+from bqc.ir.match import as_linear
 
-__all__ = ["EXPORTERS", "WAYS", "Change", "mask", "unlabelled"]
+__all__ = ["EXPORTERS", "WAYS", "Change", "heads_merged_backwards", "mask", "unlabelled"]
 
 Change = Callable[[ir.Model], None]
 """Changes a canonical model, whose nodes have labels, in place."""
@@ -194,7 +196,91 @@ NORMS = {
     "norm-by-sums-without-beta": _norms(_by_sums),
 }
 
-WAYS: dict[str, Change] = {**MASKS, **NORMS}
+# Heads
+
+
+def _heads(take: Callable[[Writer, ir.Value, int, int], list[ir.Value]], order: int = 1) -> Change:
+    """Attention head by head; `take` makes the heads of a projection. They are merged in order, or backwards."""
+
+    def change(model: ir.Model) -> None:
+        for softmax in nodes_of(model, role="attention.softmax"):
+            layer = softmax.metadata_props[LAYER_KEY]
+            last = list(nodes_of(model, layer, "attention.context"))[-1]
+            q, k, v = (
+                next(n for n in nodes_of(model, layer, f"attention.{one}") if n.op_type == "Reshape").inputs[
+                    0
+                ]
+                for one in ("query", "key", "value")
+            )
+            assert q is not None
+            assert k is not None
+            assert v is not None
+            split = next(n for n in nodes_of(model, layer, "attention.query") if n.op_type == "Reshape")
+            shape = split.inputs[1]
+            assert shape is not None
+            assert shape.const_value is not None
+            heads, size = (int(n) for n in shape.const_value.numpy()[-2:])
+            scores = list(nodes_of(model, layer, "attention.scores"))
+            scale = next(n for n in scores if n.op_type == "Mul").inputs[1]
+            bias = next(n for n in scores if n.op_type == "Add").inputs[1]
+            w = Writer(model.graph)
+            rows = w.op("Squeeze", bias, _ints(w, 1))
+            parts = []
+            for qh, kh, vh in zip(*(take(w, x, heads, size) for x in (q, k, v)), strict=True):
+                product = w.op("MatMul", qh, w.op("Transpose", kh, perm=[0, 2, 1]))
+                weights = w.op("Softmax", w.op("Add", w.op("Mul", product, scale), rows), axis=-1)
+                parts.append(w.op("MatMul", weights, vh))
+            made = w.op("Concat", *parts[::order], axis=-1)
+            model.graph.insert_before(last, w.nodes)
+            made.shape = last.outputs[0].shape
+            last.outputs[0].replace_all_uses_with(made)
+        common.RemoveUnusedNodesPass()(model)
+
+    return change
+
+
+def _by_split(w: Writer, x: ir.Value, heads: int, size: int) -> list[ir.Value]:
+    sizes = w.shared(f"sizes_{heads}_{size}", np.full(heads, size, np.int64))
+    node = ir.node("Split", [x, sizes], {"axis": 2}, num_outputs=heads)
+    w.nodes.append(node)
+    return list(node.outputs)
+
+
+def _by_slice(w: Writer, x: ir.Value, heads: int, size: int) -> list[ir.Value]:
+    def ends(at: int) -> ir.Value:
+        return w.shared(f"at_{at}", np.array([at], np.int64))
+
+    axis = w.shared("last_axis", np.array([-1], np.int64))
+    return [w.op("Slice", x, ends(i * size), ends((i + 1) * size), axis) for i in range(heads)]
+
+
+def _by_linear(w: Writer, x: ir.Value, heads: int, size: int) -> list[ir.Value]:
+    linear = as_linear(x)
+    assert linear is not None
+    weight, bias = (
+        np.split(value.const_value.numpy(), heads, axis=-1)
+        for value in (linear.weight, linear.bias)
+        if value.const_value is not None
+    )
+    return [
+        w.op(
+            "Add",
+            w.op("MatMul", linear.x, w.const(f"{x.name}.w{i}", weight[i])),
+            w.const(f"{x.name}.b{i}", bias[i]),
+        )
+        for i in range(heads)
+    ]
+
+
+HEADS = {
+    "heads-by-linear": _heads(_by_linear),
+    "heads-by-split": _heads(_by_split),
+    "heads-by-slice": _heads(_by_slice),
+}
+
+heads_merged_backwards = _heads(_by_split, -1)
+
+WAYS: dict[str, Change] = {**MASKS, **NORMS, **HEADS}
 
 
 def unlabelled(model: ir.Model) -> ir.Model:

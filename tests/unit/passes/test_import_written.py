@@ -11,7 +11,7 @@ from bqc.ir import import_model
 from bqc.ir.anatomy import nodes_of
 from bqc.ir.build import Writer
 from bqc.ir.synthetic import canonical_bert
-from tests.support.exporters_written import WAYS, Change, mask, unlabelled
+from tests.support.exporters_written import WAYS, Change, heads_merged_backwards, mask, unlabelled
 from tests.support.exports import largest_difference
 
 BOOL = ir.DataType.BOOL
@@ -89,3 +89,8 @@ def _causal(w: Writer, model: ir.Model) -> ir.Value:
 def test_other_masks_are_refused(make: object, reason: str) -> None:
     with pytest.raises(BqcError, match=reason):
         import_model(changed(mask(make)))  # type: ignore[arg-type]
+
+
+def test_heads_merged_in_another_order_are_no_attention() -> None:
+    with pytest.raises(BqcError, match="not a multiple of query times key"):
+        import_model(changed(heads_merged_backwards))
