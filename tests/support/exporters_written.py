@@ -272,7 +272,59 @@ def _by_linear(w: Writer, x: ir.Value, heads: int, size: int) -> list[ir.Value]:
     ]
 
 
+def _packed(model: ir.Model) -> None:
+    """One linear for query, key and value, `[B, S, 3, heads, size]`, taken apart by Gather."""
+    for softmax in list(nodes_of(model, role="attention.softmax")):
+        layer = softmax.metadata_props[LAYER_KEY]
+        names = ("query", "key", "value")
+        moves = [
+            [n for n in nodes_of(model, layer, f"attention.{one}") if n.op_type in ("Reshape", "Transpose")]
+            for one in names
+        ]
+        linears = [as_linear(reshape.inputs[0]) for reshape, _ in moves]
+        shape = moves[0][0].inputs[1]
+        assert shape is not None
+        assert shape.const_value is not None
+        heads, size = (int(n) for n in shape.const_value.numpy()[-2:])
+        w = Writer(model.graph)
+        sides = [
+            np.concatenate([getattr(one, kind).const_value.numpy() for one in linears], axis=-1)
+            for kind in ("weight", "bias")
+        ]
+        x = next(one.x for one in linears if one is not None)
+        product = w.op("MatMul", x, w.const(f"packed_weight_{layer}", sides[0]))
+        packed = w.op("Add", w.const(f"packed_bias_{layer}", sides[1]), product)
+        five = w.op("Reshape", packed, _shape(w, 0, 0, 3, heads, size))
+        moved = w.op("Transpose", five, perm=[2, 0, 3, 1, 4])
+        for i, (_, transpose) in enumerate(moves):
+            made = w.op("Gather", moved, w.const(f"part_{layer}_{i}", np.int64(i)), axis=0)
+            if names[i] == "key":
+                made = w.op("Transpose", made, perm=[0, 1, 3, 2])
+            transpose.outputs[0].replace_all_uses_with(made)
+        model.graph.insert_before(softmax, w.nodes)
+    model.graph.sort()
+    common.RemoveUnusedNodesPass()(model)
+
+
+def _shape(w: Writer, *sizes: int) -> ir.Value:
+    return w.shared(f"shape_{'_'.join(map(str, sizes))}", np.array(sizes, np.int64))
+
+
+def _one_weight(model: ir.Model) -> None:
+    """Query, key and the attention's output multiply with the same matrix."""
+    for softmax in nodes_of(model, role="attention.softmax"):
+        layer = softmax.metadata_props[LAYER_KEY]
+        products = [
+            next(n for n in nodes_of(model, layer, f"attention.{one}") if n.op_type == "MatMul")
+            for one in ("query", "key", "output")
+        ]
+        for node in products[1:]:
+            node.replace_input_with(1, products[0].inputs[1])
+
+
 HEADS = {
+    "projections-packed": _packed,
+    "projections-share-weights": _one_weight,
     "heads-by-linear": _heads(_by_linear),
     "heads-by-split": _heads(_by_split),
     "heads-by-slice": _heads(_by_slice),
