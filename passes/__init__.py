@@ -20,6 +20,7 @@ _MODULES = (
     "import_half",
     "import_fold",
     "import_branches",
+    "import_sums",
     "import_contrib_embedding",
     "import_contrib_matmul",
     "import_contrib_gelu",

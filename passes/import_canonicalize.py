@@ -44,6 +44,7 @@ from bqc.passes.import_range import ImportRange
 from bqc.passes.import_residual import ImportResidual
 from bqc.passes.import_shapes import ImportShapes
 from bqc.passes.import_shared import ImportShared
+from bqc.passes.import_sums import ImportSums
 from bqc.passes.import_types import ImportTypes
 from bqc.passes.import_weights import ImportWeights
 from bqc.pipeline import run
@@ -57,6 +58,7 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportHalf,
     ImportFold,
     ImportBranches,
+    ImportSums,
     ImportRange,
     ImportContribEmbedding,
     ImportContribMatMul,

@@ -332,7 +332,50 @@ HEADS = {
 
 heads_merged_backwards = _heads(_by_split, -1)
 
-WAYS: dict[str, Change] = {**MASKS, **NORMS, **HEADS}
+# GELU
+
+
+def _gelus(make: Callable[[Writer, ir.Value], ir.Value]) -> Change:
+    """`make` writes each GELU out."""
+
+    def change(model: ir.Model) -> None:
+        for node in [n for n in model.graph if n.op_type == "Gelu"]:
+            w = Writer(model.graph)
+            x = node.inputs[0]
+            assert x is not None
+            made = make(w, x)
+            model.graph.insert_after(node, w.nodes)
+            node.outputs[0].replace_all_uses_with(made)
+            model.graph.remove(node, safe=True)
+
+    return change
+
+
+def _by_sum(w: Writer, x: ir.Value) -> ir.Value:
+    e = w.op("Erf", w.op("Div", x, _number(w, "root2", 2**0.5)))
+    return w.op("Mul", w.op("Mul", x, _number(w, "half", 0.5)), w.op("Sum", e, _number(w, "one", 1)))
+
+
+def _by_half_first(w: Writer, x: ir.Value) -> ir.Value:
+    e = w.op("Erf", w.op("Mul", x, _number(w, "rsqrt2", 0.5**0.5)))
+    scaled = w.op("Mul", _number(w, "half", 0.5), w.op("Add", _number(w, "one", 1), e))
+    return w.op("Mul", scaled, x)
+
+
+def _by_cube(w: Writer, x: ir.Value) -> ir.Value:
+    cube = w.op("Mul", w.op("Mul", x, x), x)
+    inner = w.op("Sum", x, w.op("Mul", _number(w, "cubic", 0.044715), cube))
+    t = w.op("Tanh", w.op("Mul", inner, _number(w, "root", (2 / np.pi) ** 0.5)))
+    return w.op("Mul", x, w.op("Mul", w.op("Add", t, _number(w, "one", 1)), _number(w, "half", 0.5)))
+
+
+GELUS = {
+    "gelu-by-sum": _gelus(_by_sum),
+    "gelu-by-half-first": _gelus(_by_half_first),
+    "gelu-by-cube": _gelus(_by_cube),
+}
+
+WAYS: dict[str, Change] = {**MASKS, **NORMS, **HEADS, **GELUS}
 
 
 def unlabelled(model: ir.Model) -> ir.Model:
