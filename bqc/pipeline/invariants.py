@@ -177,14 +177,14 @@ def _names(signature: Signature) -> str:
 
 
 def _same_shape(was: list[int | str | None] | None, now: list[int | str | None] | None) -> bool:
-    """The same, or now known where it was not."""
+    """The same, or now known where it was not: the width of `[batch, sequence, width]`, too, if only named before."""
     if was is None:
         return True
-    return (
-        now is not None
-        and len(was) == len(now)
-        and all(a in (None, b) for a, b in zip(was, now, strict=True))
-    )
+    if now is None or len(was) != len(now):
+        return False
+    named_width = len(was) == 3 and isinstance(was[-1], str) and isinstance(now[-1], int)
+    known = len(was) - 1 if named_width else len(was)
+    return all(a in (None, b) for a, b in zip(was[:known], now[:known], strict=True))
 
 
 def _same_sizes(one: list[int | str | None] | None, other: list[int | str | None]) -> bool:
