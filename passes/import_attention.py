@@ -32,6 +32,8 @@ Array = npt.NDArray[Any]
 _CLOSE = 2e-4
 _MASKED = 7
 """Predicates that hold before a mask is looked at."""
+_NEAR = 100
+"""Nodes before the context that lineage names; a mask may have come a long way."""
 _BOUNDS = ("Clip", "Min", "Max", "HardSigmoid", "Relu")
 
 
@@ -313,7 +315,7 @@ def _bias(graph: ir.Graph, masks: tuple[Mask, ...], biases: Biases) -> ir.Value 
 def _rewrite(graph: ir.Graph, region: Region, meaning: _Meaning, biases: Biases) -> None:
     bias = _bias(graph, meaning.masks, biases)
     boundary = [region.query.out, region.key.out, region.value.out]
-    old = between(region.context, [*boundary, *graph.inputs])
+    old = between(region.context, [*boundary, *graph.inputs])[-_NEAR:]
     w = Writer(graph, source=sources(n for n in old if n.op_type in _TELLING))
     made = write_attention_core(
         w,
