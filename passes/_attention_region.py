@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from bqc.ir.explain import Explanation, NoMatch
-from bqc.ir.match import Linear, as_linear, is_weight, walk_back
+from bqc.ir.match import Linear, as_linear, is_product, is_weight, walk_back
 
-__all__ = ["Region", "find", "in_order", "regions"]
+__all__ = ["Region", "in_order", "regions"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,15 @@ class Region:
     context: ir.Value
 
 
-def regions(graph: ir.Graph, misses: Explanation) -> list[Region]:
+def regions(graph: ir.Graph, misses: Explanation | None = None) -> list[Region]:
     """What may be an attention; Softmaxes between the same linears and the same context are its heads."""
     found: dict[tuple[ir.Value, ...], Region] = {}
     for softmax in [n for n in graph if n.op_type == "Softmax"]:
         try:
-            one = find(softmax)
+            one = _find(softmax)
         except NoMatch as no:
-            misses.add("attention", softmax, str(no), no.depth)
+            if misses is not None:
+                misses.add("attention", softmax, str(no), no.depth)
             continue
         ends = (one.query.out, one.key.out, one.value.out, one.context)
         before = found.get(ends)
@@ -51,15 +52,10 @@ def in_order(softmaxes: tuple[ir.Node, ...], context: ir.Value) -> tuple[ir.Node
     return order if len(order) == len(softmaxes) else softmaxes
 
 
-def find(softmax: ir.Node) -> Region:
-    """The linears before and the context after a Softmax.
-
-    Raises:
-        NoMatch: not one product feeds it, an operand is not of one linear, or the context reaches no linear.
-    """
+def _find(softmax: ir.Node) -> Region:
     scores_in = softmax.inputs[0]
     assert scores_in is not None, "Softmax has an input"
-    products = walk_back(scores_in, _is_product)
+    products = walk_back(scores_in, is_product)
     if len(products) != 1:
         raise NoMatch(f"{len(products)} products of two activations feed the Softmax, not one", 0)
     scores = products[0].producer()
@@ -69,11 +65,6 @@ def find(softmax: ir.Node) -> Region:
     context, operand = _context_of(softmax.outputs[0])
     value = _linear_behind(operand, "value")
     return Region((softmax,), products[0], query, key, value, _merged(context))
-
-
-def _is_product(value: ir.Value) -> bool:
-    node = value.producer()
-    return node is not None and node.op_type == "MatMul" and not any(is_weight(v) for v in node.inputs)
 
 
 def _linear_behind(value: ir.Value | None, what: str) -> Linear:

@@ -25,6 +25,7 @@ from bqc.ir.match import (
     Linear,
     as_linear,
     constant,
+    is_product,
     is_weight,
     rank,
     scalar,
@@ -364,13 +365,8 @@ def _is_attention(node: ir.Node) -> bool:
     """Is it a Softmax of a product of two activations?"""
     if node.op_type != "Softmax" or node.inputs[0] is None:
         return False
-    found = walk_back(node.inputs[0], lambda v: _is_product(v) or as_linear(v) is not None)
-    return any(map(_is_product, found))
-
-
-def _is_product(value: ir.Value) -> bool:
-    node = value.producer()
-    return node is not None and node.op_type == "MatMul" and not any(is_weight(v) for v in node.inputs)
+    found = walk_back(node.inputs[0], lambda v: is_product(v) or as_linear(v) is not None)
+    return any(map(is_product, found))
 
 
 def _last_sum(nodes: Sequence[ir.Node]) -> int:

@@ -68,11 +68,11 @@ def _joined(graph: ir.Graph, product: ir.Value, width: int) -> bool:
     for add, value in ((first, product), (second, None if first is None else first.outputs[0])):
         other = None if add is None else next((v for v in add.inputs if v is not value), None)
         data = constant(other)
-        if add is None or add.op_type != "Add" or data is None or data.dtype != np.float32:
+        if add is None or add.op_type != "Add" or other is None or data is None or data.dtype != np.float32:
             return False
         if data.size not in (1, width) or data.ndim > 1:
             return False
-        biases.append((other, data))
+        biases.append((other.name, data))
     assert first is not None
     assert second is not None, "both are there"
     if not may_rewrite(second):
@@ -80,8 +80,7 @@ def _joined(graph: ir.Graph, product: ir.Value, width: int) -> bool:
     w = Writer(graph, source=sources([first, second]))
     out = second.outputs[0]
     total = sum((np.asarray(data, np.float32) for _, data in biases), np.zeros(width, np.float32))
-    name = getattr(biases[0][0], "name", None)
-    made = w.op("Add", product, w.const(f"{name}.sum", total), shape=dims(out))
+    made = w.op("Add", product, w.const(f"{biases[0][0]}.sum", total), shape=dims(out))
     graph.insert_after(second, w.nodes)
     take_place(out, made)
     graph.remove([second, first], safe=True)

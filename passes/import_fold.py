@@ -11,7 +11,7 @@ from onnx_ir.passes import common
 from bqc.contract import Contract
 from bqc.ir.counting import may_rewrite
 from bqc.ir.growth import check_growth
-from bqc.ir.match import constant, is_weight, scalar
+from bqc.ir.match import constant, is_weight, rank, scalar
 from bqc.ir.probe import Probe, ProbeError, Sizes
 
 __all__ = ["ImportFold"]
@@ -72,13 +72,10 @@ def _unchanged(node: ir.Node) -> ir.Value | None:
 def _times_one(node: ir.Node) -> ir.Value | None:
     one, other = node.inputs
     for x, factor in ((one, other), (other, one))[: 2 if node.op_type == "Mul" else 1]:
-        if scalar(factor) == 1 and 0 <= _rank(factor) <= _rank(x):
+        narrow, wide = (None if value is None else rank(value) for value in (factor, x))
+        if scalar(factor) == 1 and narrow is not None and wide is not None and narrow <= wide:
             return x
     return None
-
-
-def _rank(value: ir.Value | None) -> int:
-    return -1 if value is None or value.shape is None else len(value.shape)
 
 
 def _does_nothing(node: ir.Node, x: ir.Value) -> bool:

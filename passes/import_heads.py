@@ -11,10 +11,9 @@ import onnx_ir as ir
 from bqc.contract import Contract
 from bqc.ir.build import Writer, dims, write_linear
 from bqc.ir.counting import may_rewrite
-from bqc.ir.explain import NoMatch
 from bqc.ir.match import Linear, size_of
 from bqc.ir.rewrite import drop_dead, sources, take_place
-from bqc.passes._attention_region import Region, find, in_order
+from bqc.passes._attention_region import Region, in_order, regions
 from bqc.passes.import_weights import free_name, lazily
 
 __all__ = ["ImportHeads"]
@@ -47,14 +46,10 @@ class ImportHeads(ir.passes.InPlacePass):
 
 
 def _groups(graph: ir.Graph) -> list[list[Region]]:
-    """Softmaxes of one context, in the order in which it merges them."""
+    """What ends in one context, in the order in which it merges them."""
     found: dict[ir.Value, dict[ir.Node, Region]] = {}
-    for softmax in [n for n in graph if n.op_type == "Softmax"]:
-        try:
-            one = find(softmax)
-        except NoMatch:
-            continue
-        found.setdefault(one.context, {})[softmax] = one
+    for one in regions(graph):
+        found.setdefault(one.context, {}).update(dict.fromkeys(one.softmaxes, one))
     return [[of[n] for n in in_order(tuple(of), context)] for context, of in found.items() if len(of) > 1]
 
 

@@ -13,10 +13,10 @@ from bqc.contract import Contract
 from bqc.ir.build import Writer, write_linear
 from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import NoMatch, explanation
-from bqc.ir.match import Linear, as_linear, is_weight, size_of, walk_back
+from bqc.ir.match import Linear, as_linear, is_product, size_of, walk_back
 from bqc.ir.probe import Probe, ProbeError, Sizes
 from bqc.ir.rewrite import between, drop_dead, sources
-from bqc.passes.import_weights import lazily
+from bqc.passes.import_weights import free_name, lazily
 
 __all__ = ["ImportPacked"]
 
@@ -77,7 +77,7 @@ Operand = tuple[ir.Value, ir.Node, int]
 
 def _operands(softmax: ir.Node) -> tuple[Linear, list[Operand]] | None:
     """The packed linear and the operands of both products, where all three come from one linear."""
-    products = walk_back(softmax.inputs[0], _is_product) if softmax.inputs[0] is not None else []
+    products = walk_back(softmax.inputs[0], is_product) if softmax.inputs[0] is not None else []
     scores = products[0].producer() if len(products) == 1 else None
     context = _context(softmax)
     if scores is None or context is None:
@@ -96,11 +96,6 @@ def _operands(softmax: ir.Node) -> tuple[Linear, list[Operand]] | None:
         linears.add(found[0])
     packed = as_linear(linears.pop()) if len(linears) == 1 else None
     return None if packed is None else (packed, [(v, n, i) for v, n, i in operands if v is not None])
-
-
-def _is_product(value: ir.Value) -> bool:
-    node = value.producer()
-    return node is not None and node.op_type == "MatMul" and not any(is_weight(v) for v in node.inputs)
 
 
 def _context(softmax: ir.Node) -> tuple[ir.Node, int] | None:
@@ -159,9 +154,6 @@ def _taken(graph: ir.Graph, value: ir.Value, part: str, columns: Array) -> ir.Va
     assert tensor is not None, "a linear has constant weights"
     sizes = [*(int(n) for n in tensor.shape.numpy()[:-1]), len(columns)]
     made = lazily(value, tensor.dtype, sizes, lambda a: a[..., columns])
-    base = f"{value.name}.{part}"
-    made.name = next(
-        n for n in (base, *(f"{base}.{i}" for i in range(1, 1000))) if n not in graph.initializers
-    )
+    made.name = free_name(graph, f"{value.name}.{part}")
     graph.register_initializer(made)
     return made

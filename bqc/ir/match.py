@@ -14,6 +14,7 @@ __all__ = [
     "as_linear",
     "constant",
     "data_inputs",
+    "is_product",
     "is_transposed",
     "is_weight",
     "only_consumer",
@@ -103,6 +104,12 @@ def as_linear(value: ir.Value | None) -> Linear | None:
     if x is None or weight is None or is_weight(x) or not is_weight(weight, 2):
         return None
     return Linear(x, weight, bias, value, (matmul, add))
+
+
+def is_product(value: ir.Value) -> bool:
+    """Is it the product of two activations?"""
+    node = value.producer()
+    return node is not None and node.op_type == "MatMul" and not any(is_weight(v) for v in node.inputs)
 
 
 def only_consumer(value: ir.Value) -> ir.Node | None:

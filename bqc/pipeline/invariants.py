@@ -58,7 +58,8 @@ class Before:
                 yield from (
                     f"{kind[:-1]} {a[0]} is {b[1]} {b[2]}, and was {a[1]} {a[2]}"
                     for a, b in zip(was, now, strict=True)
-                    if a[1] != b[1] or not _same_shape(a[2], b[2])
+                    if a[1] != b[1]
+                    or not (_same_shape(a[2], b[2]) or (kind == "outputs" and _width_known(a[2], b[2])))
                 )
         yield from self._labels_lost(model)
 
@@ -176,15 +177,25 @@ def _names(signature: Signature) -> str:
     return ", ".join(one[0] for one in signature) or "none"
 
 
-def _same_shape(was: list[int | str | None] | None, now: list[int | str | None] | None) -> bool:
-    """The same, or now known where it was not: the width of `[batch, sequence, width]`, too, if only named before."""
+Shape = list[int | str | None] | None
+
+
+def _same_shape(was: Shape, now: Shape) -> bool:
+    """The same, or now known where it was not."""
     if was is None:
         return True
-    if now is None or len(was) != len(now):
+    return (
+        now is not None
+        and len(was) == len(now)
+        and all(a in (None, b) for a, b in zip(was, now, strict=True))
+    )
+
+
+def _width_known(was: Shape, now: Shape) -> bool:
+    """Has the last axis of `[batch, sequence, width]`, only named before, become a number?"""
+    if was is None or now is None or len(was) != 3 or not isinstance(now[-1], int):
         return False
-    named_width = len(was) == 3 and isinstance(was[-1], str) and isinstance(now[-1], int)
-    known = len(was) - 1 if named_width else len(was)
-    return all(a in (None, b) for a, b in zip(was[:known], now[:known], strict=True))
+    return isinstance(was[-1], str) and _same_shape(was[:-1], now[:-1])
 
 
 def _same_sizes(one: list[int | str | None] | None, other: list[int | str | None]) -> bool:

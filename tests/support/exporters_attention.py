@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+
+from tests.support.graphs import exporter
 
 __all__ = ["EXPORTERS", "REWIRINGS"]
 
@@ -78,16 +79,5 @@ REWIRINGS: dict[str, Callable[[onnx.ModelProto], None]] = {
 """Each changes a loaded model in place."""
 
 
-def _exporter(change: Callable[[onnx.ModelProto], None], name: str) -> Callable[[Path], Path]:
-    def export(path: Path) -> Path:
-        model = onnx.load(path)
-        change(model)
-        target = path.with_name(f"{path.stem}.{name}.onnx")
-        onnx.save(model, target)
-        return target
-
-    return export
-
-
-EXPORTERS = {name: _exporter(change, name) for name, change in REWIRINGS.items()}
+EXPORTERS = {name: exporter(change, name) for name, change in REWIRINGS.items()}
 """From the path of a float model to the path of the rewired one, written beside it."""

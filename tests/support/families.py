@@ -23,6 +23,7 @@ __all__ = [
     "VOCABULARY",
     "CannotExport",
     "Cell",
+    "draw_weights",
     "exported",
     "inputs_of",
     "network_of",
@@ -141,10 +142,17 @@ def network_of(cell: Cell) -> Any:
         raise CannotExport("the family has no pooler")
     if cell.head != "pooler" and HEADS[cell.head][0] == "AutoModel" and hasattr(network, "pooler"):
         network.pooler = None
+    draw_weights(network)
+    return _wrapped(torch, network, cell, inputs_of(network)).eval()
+
+
+def draw_weights(network: Any) -> None:
+    """Random weights of a torch module, from torch's generator: large enough that every part counts."""
+    import torch
+
     for name, parameter in network.named_parameters():
         norm = "norm" in name.lower() and name.endswith("weight")
         torch.nn.init.normal_(parameter, mean=float(norm), std=0.1)
-    return _wrapped(torch, network, cell, inputs_of(network)).eval()
 
 
 def inputs_of(network: Any) -> tuple[str, ...]:

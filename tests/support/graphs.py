@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-__all__ = ["EXPORTERS", "ODDITIES"]
+__all__ = ["EXPORTERS", "ODDITIES", "exporter"]
 
 
 def constant_nodes(model: onnx.ModelProto) -> None:
@@ -136,7 +136,9 @@ ODDITIES: dict[str, Callable[[onnx.ModelProto], None]] = {
 """Each changes a loaded model in place."""
 
 
-def _exporter(change: Callable[[onnx.ModelProto], None], name: str) -> Callable[[Path], Path]:
+def exporter(change: Callable[[onnx.ModelProto], None], name: str) -> Callable[[Path], Path]:
+    """From the path of a model to that of the changed one, written beside it under the `name`."""
+
     def export(path: Path) -> Path:
         model = onnx.load(path)
         change(model)
@@ -147,5 +149,5 @@ def _exporter(change: Callable[[onnx.ModelProto], None], name: str) -> Callable[
     return export
 
 
-EXPORTERS = {name: _exporter(change, name) for name, change in ODDITIES.items()}
+EXPORTERS = {name: exporter(change, name) for name, change in ODDITIES.items()}
 """From the path of a float model to the path of the odd one, written beside it."""

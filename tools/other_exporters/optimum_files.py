@@ -11,7 +11,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.support.families import FAMILIES, VOCABULARY
+from tests.support.families import FAMILIES, VOCABULARY, draw_weights
 from tools.other_exporters.folder import Folder
 
 TASKS = {
@@ -52,9 +52,7 @@ def _export(root: Path, family: str, head: str, level: str | None = None) -> Pat
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(kind, **settings)
     network = getattr(transformers, factory).from_config(config)
-    for key, parameter in network.named_parameters():
-        norm = "norm" in key.lower() and key.endswith("weight")
-        torch.nn.init.normal_(parameter, mean=float(norm), std=0.1)
+    draw_weights(network)
     checkpoint = root / f"{family}-{head}"
     network.save_pretrained(checkpoint)
     output = root / f"{family}-{head}-{level}"
