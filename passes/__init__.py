@@ -30,6 +30,7 @@ _MODULES = (
     "import_shared",
     "import_weights",
     "import_pool",
+    "import_later",
     "import_layernorm",
     "import_layernorm_probe",
     "import_gelu",

@@ -1,4 +1,4 @@
-"""What the rules for ONNX Runtime's fused operators share: find the node, write what it computes, replace it."""
+"""What the rules for fused operators share: find the node, write what it computes, replace it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ Rule = Callable[[Writer, ir.Node], Sequence["ir.Value | None"]]
 """Writes what a node computes and returns its outputs; raises NoMatch for what standard operators cannot say."""
 
 
-def apply(model: ir.Model, rule_name: str, rules: Mapping[str, Rule]) -> ir.passes.PassResult:
-    """Replace every contrib node that has a rule; one that the rule refuses stays and is explained."""
+def apply(
+    model: ir.Model, rule_name: str, rules: Mapping[str, Rule], domain: str = CONTRIB
+) -> ir.passes.PassResult:
+    """Replace every node of the domain that has a rule; one that the rule refuses stays and is explained."""
     graph, count = model.graph, 0
     for node in list(graph):
-        rule = rules.get(node.op_type) if node.domain == CONTRIB else None
+        rule = rules.get(node.op_type) if node.domain == domain else None
         if rule is None:
             continue
         w = Writer(graph, source=sources([node]))

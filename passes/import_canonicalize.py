@@ -29,6 +29,7 @@ from bqc.passes.import_half import ImportHalf
 from bqc.passes.import_head import ImportHead
 from bqc.passes.import_heads import ImportHeads
 from bqc.passes.import_ids import ImportIds
+from bqc.passes.import_later import ImportLater
 from bqc.passes.import_layernorm import ImportLayerNorm
 from bqc.passes.import_layernorm_probe import ImportLayerNormProbe
 from bqc.passes.import_linear import ImportLinear
@@ -54,6 +55,7 @@ __all__ = ["IMPORT_PASSES", "ImportCanonicalize"]
 IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportFunctions,
     ImportMend,
+    ImportLater,
     ImportOpset,
     ImportHalf,
     ImportFold,
@@ -101,7 +103,7 @@ _EXPORTERS = "pkg."
 class ImportCanonicalize(ir.passes.InPlacePass):
     """Run every import pass in order.
 
-    Before: what an exporter wrote, opset 11 to 21
+    Before: what an exporter wrote, at any opset
     After: the form of docs/canonical-form.md, without labels (`annotate-anatomy` writes them)
     """
 

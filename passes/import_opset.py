@@ -11,7 +11,7 @@ from onnx_ir.passes import common
 from bqc.contract import Contract
 from bqc.errors import BqcError
 from bqc.ir.notes import note
-from bqc.ir.skeleton import first_line, skeleton
+from bqc.ir.skeleton import check_valid, first_line, skeleton
 
 __all__ = ["ImportOpset"]
 
@@ -48,8 +48,7 @@ class ImportOpset(ir.passes.InPlacePass):
         modified = source != self.opset or model.ir_version != self.ir_version
         if source > self.opset:
             raise BqcError(
-                f"the model is opset {source}; bqc reads opset 11 to {self.opset}: "
-                f"export it again with a lower opset"
+                f"the model is opset {source}, after {self.opset}: `import-later` comes before this pass"
             )
         if source < 1:
             raise BqcError(f"the model states opset {source}, which does not exist")
@@ -61,7 +60,7 @@ class ImportOpset(ir.passes.InPlacePass):
             note(model, f"{node.op_type} is used before opset {_SINCE[node.op_type]}, which introduced it")
         model.ir_version = self.ir_version
         proto, large = skeleton(model)
-        _check(proto)
+        check_valid(proto)
         if source < self.opset:
             _convert(model.graph, proto, large, source, self.opset)
         for node in model.graph:
@@ -69,13 +68,6 @@ class ImportOpset(ir.passes.InPlacePass):
                 node.domain = ""
         model.graph.opset_imports.pop(_MEND, None)
         return ir.passes.PassResult(model, modified)
-
-
-def _check(proto: onnx.ModelProto) -> None:
-    try:
-        onnx.checker.check_model(proto)
-    except Exception as error:
-        raise BqcError(f"the model is not valid ONNX: {first_line(error)}") from error
 
 
 def _convert(

@@ -8,6 +8,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from bqc.contract import Contract
+from bqc.ir.build import dims
+from bqc.ir.match import is_weight, size_of
 
 __all__ = ["ImportTypes"]
 
@@ -18,17 +20,30 @@ class ImportTypes(ir.passes.InPlacePass):
 
     Before: `h = LayerNormalization(...)` of unknown shape, or an output declared `float[batch, sequence, width]`
     After: `h: float[batch, sequence, 48]`
+
+    What is multiplied by a matrix [K, N] has K columns, where nothing else tells.
     """
 
     contract = Contract("exact")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         values = (value for node in model.graph for value in node.outputs)
-        if all(value.dtype is not None and value.shape is not None for value in values) and not any(
-            _open_width(value) for value in model.graph.outputs
-        ):
-            return ir.passes.PassResult(model, False)
-        return ir.passes.PassResult(model, common.ShapeInferencePass()(model).modified)
+        typed = all(value.dtype is not None and value.shape is not None for value in values)
+        inferred = False
+        if not typed or any(_open_width(value) for value in model.graph.outputs):
+            inferred = common.ShapeInferencePass()(model).modified
+        learnt = [_learn_width(node) for node in model.graph if node.op_type == "MatMul"]
+        return ir.passes.PassResult(model, inferred or any(learnt))
+
+
+def _learn_width(product: ir.Node) -> bool:
+    x, weight = product.inputs
+    if x is None or x.shape is None or not len(x.shape) or isinstance(x.shape[-1], int):
+        return False
+    if x.is_graph_input() or weight is None or not is_weight(weight, 2):
+        return False
+    x.shape = ir.Shape([*(dims(x) or [])[:-1], size_of(weight, 0)])
+    return True
 
 
 def _open_width(output: ir.Value) -> bool:

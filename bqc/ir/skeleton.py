@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from bqc.errors import BqcError
 
-__all__ = ["first_line", "skeleton"]
+__all__ = ["check_valid", "first_line", "skeleton"]
 
 _STRIP_ABOVE = 1024
 
@@ -39,6 +39,14 @@ def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Value]]:
         for name, value in large.items():
             graph.inputs.pop()
             graph.initializers[name] = value
+
+
+def check_valid(proto: onnx.ModelProto) -> None:
+    """Raise BqcError, with the checker's own first line, unless it is valid ONNX."""
+    try:
+        onnx.checker.check_model(proto)
+    except Exception as error:
+        raise BqcError(f"the model is not valid ONNX: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

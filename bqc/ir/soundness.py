@@ -6,6 +6,7 @@ further than the file itself.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -15,6 +16,8 @@ __all__ = ["Damage", "all_tensors", "check_graphs"]
 
 NODE_LIMIT = 1_000_000
 """Nodes that a model may have once its functions are written out."""
+INPUT_LIMIT = 1 << 26
+"""Elements that an input may be declared with, in the dimensions that are fixed."""
 
 Function = tuple[str, str, str]
 
@@ -26,13 +29,14 @@ class Damage(Exception):
 def check_graphs(model: onnx.ModelProto) -> None:
     """Raises Damage.
 
-    For duplicate names, cycles, nodes that make nothing, text that is none, and functions that call themselves or
-    multiply too often.
+    For duplicate names, cycles, nodes that make nothing, text that is none, inputs larger than any, and functions that
+    call themselves or multiply too often.
     """
     _check_notes("the model", model.metadata_props)
     for tensor in all_tensors(model):
         _check_notes(f"weight {tensor.name!r}", tensor.metadata_props)
     _check_graph("the graph", model.graph)
+    _check_inputs(model.graph)
     for function in model.functions:
         where = f"function {function.name!r}"
         _check_nodes(where, function.node)
@@ -84,6 +88,15 @@ def _check_graph(where: str, graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for inner in _subgraphs(node):
             _check_graph(f"the graph inside node {node.name!r}", inner)
+
+
+def _check_inputs(graph: onnx.GraphProto) -> None:
+    """Import feeds them; weights among them have their own bounds."""
+    weights = {tensor.name for tensor in graph.initializer}
+    for value in graph.input:
+        sizes = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
+        if value.name not in weights and math.prod(sizes) > INPUT_LIMIT:
+            raise Damage(f"input {value.name!r} is declared {sizes}: more than {INPUT_LIMIT} elements")
 
 
 def _check_nodes(where: str, nodes: Sequence[onnx.NodeProto]) -> None:

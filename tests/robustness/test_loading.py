@@ -292,6 +292,17 @@ def test_nodes_that_make_nothing(tmp_path: Path) -> None:
     assert "node 'idle' (Relu) of the graph makes no value" in text
 
 
+def test_inputs_larger_than_any(tmp_path: Path) -> None:
+    proto = chain(node("Relu", "x", "y"))
+    size = proto.graph.input[0].type.tensor_type.shape.dim[0]
+    size.dim_value = 1 << 26
+    saved(tmp_path / "a.onnx", proto)
+    load(tmp_path / "a.onnx")
+    size.dim_value += 1
+    text = refused(saved(tmp_path / "b.onnx", proto))
+    assert "input 'x' is declared [67108865]" in text
+
+
 def test_attributes_that_are_no_text(tmp_path: Path) -> None:
     damaged = node("Gelu", "x", "y", approximate=b"\xff\xfe")
     text = refused(saved(tmp_path / "a.onnx", chain(damaged)))

@@ -258,6 +258,9 @@ EXPORTERS: dict[str, Callable[[Cell], Path]] = {
     "torchscript-fixed": _torch_exporter("torchscript", 17, fixed=True),
     "torchscript-unfolded": _torch_exporter("torchscript", 17, do_constant_folding=False),
     "torchscript-weights-as-inputs": _torch_exporter("torchscript", 17, keep_initializers_as_inputs=True),
+    "dynamo-22": _torch_exporter("dynamo", 22),
+    "dynamo-23": _torch_exporter("dynamo", 23),
+    "dynamo-24": _torch_exporter("dynamo", 24),
     "dynamo-fixed": _torch_exporter("dynamo", 18, fixed=True),
     "dynamo-unoptimized": _torch_exporter("dynamo", 18, optimize=False),
 }
