@@ -63,7 +63,8 @@ def _inputs(path: Path, folder: Path, padding: bool) -> Path:
     Without `padding`, what is computed at padding is not compared, and the first token, which heads read, is none.
     """
     rows, length = fixed_sizes(session(path))
-    (batch,) = random_batches(VOCABULARY, 2, rows or 64, rows or 64, length or 24, 0)
+    count = 32 * (rows or 2)
+    (batch,) = random_batches(VOCABULARY, 2, count, count, length or 24, 0)
     if not padding:
         whole = Batch(*(part[batch.mask[:, 0] == 1] for part in (batch.ids, batch.mask, batch.types)))
         batch = batch if rows else whole

@@ -56,8 +56,8 @@ class Inputs:
         ours, theirs = (EncoderInputs.of(session) for session in sessions)
         fixed = theirs.sequence is not None
         if file is not None:
-            feeds = read_feeds(file, ours.dtypes)
-            return cls(str(file), fixed, [(feeds, read_feeds(file, theirs.dtypes), ours.mask_of(feeds))])
+            parts = (_by_batch(file, one.dtypes, theirs.batch) for one in (ours, theirs))
+            return cls(str(file), fixed, [(x, y, ours.mask_of(x)) for x, y in zip(*parts, strict=True)])
         folders = [Path(path).parent for path in paths]
         folder = next((place for place in folders if (place / "tokenizer.json").is_file()), None)
         if folder is not None and samples is None and shape is None and theirs.batch is None:
@@ -112,6 +112,18 @@ def read_feeds(path: str | Path, dtypes: Mapping[str, npt.DTypeLike]) -> Feeds:
     if len(shapes) > 1 or len(next(iter(shapes))) != 2:
         raise BqcError(f"{path}: inputs must share one shape [batch, sequence], found {sorted(shapes)}")
     return {name: arrays[name].astype(dtype) for name, dtype in dtypes.items()}
+
+
+def _by_batch(path: str | Path, dtypes: Mapping[str, npt.DTypeLike], batch: int | None) -> list[Feeds]:
+    """The file's rows in one run, or in several of the size that the model is fixed to."""
+    feeds = read_feeds(path, dtypes)
+    rows = len(next(iter(feeds.values())))
+    size = batch or max(rows, 1)
+    if not rows or rows % size:
+        raise BqcError(f"{path} has {rows} rows; the model takes {size} at a time: give a multiple of them")
+    return [
+        {name: array[start : start + size] for name, array in feeds.items()} for start in range(0, rows, size)
+    ]
 
 
 def _sentence_batches(folder: Path, sequence: int | None) -> tuple[str, list[Batch]]:

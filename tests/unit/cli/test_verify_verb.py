@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from bqc.cli import main
@@ -87,6 +88,25 @@ def test_inputs_from_a_file(pair: tuple[Path, Path], tmp_path: Path) -> None:
         verify(compiled, original, inputs=file)
     with pytest.raises(BqcError, match=r"not a readable \.npz"):
         verify(compiled, original, inputs=original)
+
+
+def test_rows_of_a_file_run_in_the_batch_that_a_model_is_fixed_to(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    compiled, original = pair
+    for path in pair:
+        model = onnx.load(path)
+        for value in model.graph.input:
+            value.type.tensor_type.shape.dim[0].dim_value = 2
+        onnx.save(model, path)
+    ids = np.random.default_rng(0).integers(1, 4, (6, 4))
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    file = tmp_path / "inputs.npz"
+    np.savez(file, **dict.fromkeys(names, ids))
+    assert verify(compiled, original, inputs=file).outputs[0].rows == 6
+    np.savez(file, **dict.fromkeys(names, ids[:5]))
+    with pytest.raises(BqcError, match="has 5 rows; the model takes 2 at a time"):
+        verify(compiled, original, inputs=file)
 
 
 def test_nan_passes_no_bound(
