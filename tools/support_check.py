@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -81,8 +82,8 @@ def _inputs(path: Path, folder: Path, padding: bool) -> Path:
 
 
 def line(error: Exception) -> str:
-    """The first line of an error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    """The first line of an error, without the folder that a file lay in."""
+    return re.sub(r"/\S*/", "", (str(error).strip().splitlines() or [type(error).__name__])[0])[:160]
 
 
 @contextlib.contextmanager
