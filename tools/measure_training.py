@@ -105,7 +105,7 @@ def main() -> None:
             save_steps=options.save_steps,
             limit=options.limit,
         )
-        ours = logits_of(result.module, Rows(examples, text), collator)
+        ours = logits_of(result.module, Rows(task, examples, text), collator)
         predict = Predictor(session(path, strict=True, threads=options.threads), text, 32)
         theirs = np.stack(predict(text.encode(examples.texts)))
         report(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from bqc.errors import BqcError
 from bqc.evaluate.tokens import Encoding, Padder, batches
 from bqc.runtime.inputs import Batch, EncoderInputs
 
-__all__ = ["Head", "Predictor", "find_head"]
+__all__ = ["Head", "Predictor", "find_head", "ranks_of"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -47,17 +47,21 @@ class Head:
         return self.kind in ("embedding", "hidden")
 
 
-def find_head(session: onnxruntime.InferenceSession, kind: str | None = None) -> Head:
+def ranks_of(session: onnxruntime.InferenceSession) -> dict[str, int]:
+    """Rank of each output, by name."""
+    return {value.name: len(value.shape) for value in session.get_outputs()}
+
+
+def find_head(ranks: Mapping[str, int], kind: str | None = None) -> Head:
     """Which outputs of the model to evaluate: by their usual names, else by their rank.
 
     Args:
-        session: the model.
+        ranks: of the model's outputs, by name.
         kind: what the task needs: ``sentence`` (an embedding will do), ``tagging`` or ``span``; None takes any.
 
     Raises:
         BqcError: the head is another task's, or no output is one that can be scored here.
     """
-    ranks = {value.name: len(value.shape) for value in session.get_outputs()}
     has = _told_apart(ranks)
     if has is None:
         shown = ", ".join(f"{name} of rank {rank}" for name, rank in ranks.items())
@@ -104,7 +108,7 @@ class Predictor:
         progress: Callable[[int, int], None] | None = None,
         kind: str | None = None,
     ) -> None:
-        self.head = find_head(session, kind)
+        self.head = find_head(ranks_of(session), kind)
         self.seconds = 0.0
         self._session = session
         self._padder = padder
@@ -158,7 +162,7 @@ class Predictor:
         return [row for row in rows if row is not None]
 
 
-def _told_apart(ranks: dict[str, int]) -> Head | None:
+def _told_apart(ranks: Mapping[str, int]) -> Head | None:
     if ranks.get("start_logits") == ranks.get("end_logits") == 2:
         return Head(("start_logits", "end_logits"), "spans")
     for name, kind, rank in (

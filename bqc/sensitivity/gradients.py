@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bqc.evaluate.extras import require
-from bqc.evaluate.predict import find_head
+from bqc.evaluate.predict import find_head, ranks_of
 from bqc.evaluate.tokens import batches
 from bqc.ir.anatomy import weights_of
 from bqc.runtime.inputs import EncoderInputs
@@ -48,7 +48,7 @@ class Losses:
         self._model, self._sample, self._task = subject.model, sample, sample.task
         session = subject.float_session
         self._inputs = EncoderInputs.of(session)
-        self._outputs = find_head(session, sample.task.kind).outputs
+        self._outputs = find_head(ranks_of(session), sample.task.kind).outputs
         # The fused attention has no second derivative.
         self._module = module(subject.model, fused_attention=False).eval().requires_grad_(False)
 

@@ -78,7 +78,7 @@ class Distillation(torch.nn.Module):
             )
 
     def forward(self, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], mask: Tensor) -> Tensor:
-        """The weighted sum; ``mask`` [B, S] is 1 at tokens."""
+        """The weighted sum; ``mask`` [B, S] is 1 at tokens, ``logits`` are [N, C]."""
         keep = mask.bool()
         total = mask.new_zeros((), dtype=torch.float32)
         if self.losses.logits:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from bqc.evaluate.task import Examples
-from bqc.evaluate.tokens import Encoding, TextEncoder
+from bqc.evaluate.task import Examples, Features, Task
+from bqc.evaluate.tokens import TextEncoder
 from bqc.runtime.inputs import EncoderInputs
 
 __all__ = ["MASK", "Collator", "Rows"]
@@ -16,19 +18,29 @@ __all__ = ["MASK", "Collator", "Rows"]
 MASK = "bqc_mask"
 """The key under which a batch carries its mask, whatever the model's own inputs are."""
 
+Row = tuple[Features, int]
 
-class Rows(torch.utils.data.Dataset[tuple[Encoding, float]]):
-    """Tokenised rows, unpadded, with their labels."""
 
-    def __init__(self, examples: Examples, encoder: TextEncoder) -> None:
-        self._encodings = encoder.encode(examples.texts)
-        self._labels = examples.labels
+class Rows(torch.utils.data.Dataset[Row]):
+    """Features of a task's examples, unpadded, and how outputs for them are scored."""
+
+    def __init__(self, task: Task, examples: Examples, encoder: TextEncoder) -> None:
+        self._task, self._examples = task, examples
+        self._features = task.features(examples, encoder)
 
     def __len__(self) -> int:
-        return len(self._encodings)
+        return len(self._features)
 
-    def __getitem__(self, row: int) -> tuple[Encoding, Any]:
-        return self._encodings[row], self._labels[row]
+    def __getitem__(self, row: int) -> Row:
+        return self._features, row
+
+    def score(self, outputs: npt.NDArray[np.float32]) -> dict[str, float]:
+        """The task's metrics of a module's outputs: ``[rows, classes]``, or ``[rows, tokens, ...]`` with padding."""
+        encodings = self._features.encodings
+        by_token = outputs.ndim > 2
+        cut = [row[: len(e.ids)] if by_token else row for row, e in zip(outputs, encodings, strict=True)]
+        found = self._task.predictions(self._examples, self._features, cut)
+        return self._task.measure(self._examples, found)
 
 
 class Collator:
@@ -37,8 +49,10 @@ class Collator:
     def __init__(self, encoder: TextEncoder, inputs: EncoderInputs) -> None:
         self._encoder, self._inputs = encoder, inputs
 
-    def __call__(self, rows: Sequence[tuple[Encoding, Any]]) -> dict[str, torch.Tensor]:
-        batch = self._encoder.pad([encoding for encoding, _ in rows], self._inputs.sequence)
-        feeds = {name: torch.from_numpy(value) for name, value in self._inputs.feeds(batch).items()}
-        labels = torch.tensor([label.item() for _, label in rows])
-        return feeds | {"labels": labels, MASK: torch.from_numpy(batch.mask)}
+    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        features = rows[0][0]
+        batch, targets = features.pad([row for _, row in rows], self._encoder, self._inputs.sequence)
+        feeds: dict[str, Any] = {
+            name: torch.from_numpy(value) for name, value in self._inputs.feeds(batch).items()
+        }
+        return feeds | {"labels": torch.from_numpy(targets), MASK: torch.from_numpy(batch.mask)}

@@ -14,8 +14,7 @@ import torch
 import transformers
 
 from bqc.errors import BqcError
-from bqc.evaluate.metrics import score
-from bqc.evaluate.tasks import SentenceTask
+from bqc.evaluate.task import Task
 from bqc.train.distillation import Distillation
 from bqc.train.examples import Collator, Rows
 from bqc.train.learner import Learner
@@ -35,6 +34,7 @@ class Run:
 
     Args:
         student, teacher: the modules; a recipe without distillation has no teacher.
+        outputs: what each calls its logits (`bqc.evaluate.predict.Head.outputs`).
         layers: the teacher's layer of each of the student's.
         widths: hidden sizes of student and teacher.
         task: labels and metrics.
@@ -52,9 +52,10 @@ class Run:
         student: OnnxModule,
         teacher: OnnxModule | None,
         *,
+        outputs: tuple[tuple[str, ...], tuple[str, ...]],
         layers: tuple[int, ...],
         widths: tuple[int, int],
-        task: SentenceTask,
+        task: Task,
         train: Rows,
         dev: Rows,
         collator: Collator,
@@ -65,7 +66,7 @@ class Run:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.student, self.teacher = student, teacher
-        self.layers, self.widths = layers, widths
+        self.outputs, self.layers, self.widths = outputs, layers, widths
         self.task, self.train, self.dev, self.collator = task, train, dev, collator
         self.recipe, self.folder = recipe, folder
         self.resume, self.save_steps, self.progress = resume, save_steps, progress
@@ -130,8 +131,10 @@ def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
     learner = Learner(
         run.student,
         run.teacher if stage.losses.teacher else None,
+        run.outputs,
         distillation,
-        regression=run.task.regression,
+        kind=run.task.kind,
+        regression=run.task.loss == "mse",
     )
     every = "steps" if run.save_steps else "epoch"
     has_cuda = torch.cuda.is_available()
@@ -176,7 +179,7 @@ def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
         data_collator=run.collator,
         train_dataset=run.train,
         eval_dataset=run.dev,
-        compute_metrics=_metrics(run.task),
+        compute_metrics=lambda found: run.dev.score(np.asarray(found.predictions)),
         callbacks=callbacks,
     )
     # Our losses are means of a batch: several batches a step and several processes are averaged.
@@ -210,15 +213,6 @@ class _Progress(transformers.TrainerCallback):
     def on_step_end(self, _: Any, state: Any, __: Any, **___: Any) -> None:
         if self._progress is not None:
             self._progress(state.global_step, state.max_steps)
-
-
-def _metrics(task: SentenceTask) -> Callable[[Any], dict[str, float]]:
-    def compute(prediction: Any) -> dict[str, float]:
-        logits = np.asarray(prediction.predictions)
-        predicted = logits[:, 0] if task.regression else logits.argmax(axis=1)
-        return score(task.metrics, np.asarray(prediction.label_ids), predicted)
-
-    return compute
 
 
 def _tensorboard(folder: Path) -> list[Any]:

@@ -16,9 +16,9 @@ from bqc.compiler import compile as compile_model
 from bqc.errors import BqcError
 from bqc.evaluate.data import load_examples
 from bqc.evaluate.files import read_json
-from bqc.evaluate.labels import check_labels
+from bqc.evaluate.predict import find_head
 from bqc.evaluate.task import Task
-from bqc.evaluate.tasks import SentenceTask, find_task
+from bqc.evaluate.tasks import find_task
 from bqc.evaluate.tokens import TextEncoder
 from bqc.ir import encoder, import_model
 from bqc.plan import Plan
@@ -150,8 +150,6 @@ def train(
     """
     started = time.perf_counter()
     task = find_task(task) if isinstance(task, str) else task
-    if not isinstance(task, SentenceTask):
-        raise BqcError(f"training is for tasks of a text or a pair; {task.title} is a {task.kind} task")
     if recipe is None:
         recipe = Recipe.fine_tuning() if scheme == FLOAT else Recipe.two_stage()
     source = Path(model)
@@ -163,23 +161,25 @@ def train(
         raise BqcError("to resume, give the folder of the interrupted run with --checkpoints")
     loaded, _ = import_model(source)
     config = read_json(source.with_name("config.json"))
-    check_labels(task, config, _width(loaded))
+    outputs, width = _head(loaded, task)
+    task, _ = task.fit(config, width)
     text = TextEncoder(source.parent, recipe.max_length)
     rows = [load_examples(task, data, split) for split in ("train", "dev")]
     prepared = prepare(loaded, scheme, options)
     student = _student(prepared, recipe, config)
-    guide, layers, widths = _teacher(prepared, recipe, teacher or source)
+    guide, theirs, layers, widths = _teacher(prepared, recipe, teacher or source, task, width)
     inputs = EncoderInputs.of_graph(loaded.graph)
     with tempfile.TemporaryDirectory(prefix="bqc-train-") as temporary:
         metrics = run_stages(
             Run(
                 student,
                 guide,
+                outputs=(outputs, theirs),
                 layers=layers,
                 widths=widths,
                 task=task,
-                train=Rows(rows[0].head(limit), text),
-                dev=Rows(rows[1], text),
+                train=Rows(task, rows[0].head(limit), text),
+                dev=Rows(task, rows[1], text),
                 collator=Collator(text, inputs),
                 recipe=recipe,
                 folder=Path(checkpoints or temporary),
@@ -217,27 +217,31 @@ def _student(prepared: Prepared, recipe: Recipe, config: dict[str, Any]) -> Onnx
 
 
 def _teacher(
-    prepared: Prepared, recipe: Recipe, path: str | Path
-) -> tuple[OnnxModule | None, tuple[int, ...], tuple[int, int]]:
-    """The teacher, its layer of each of the student's, and both hidden sizes."""
+    prepared: Prepared, recipe: Recipe, path: str | Path, task: Task, width: int
+) -> tuple[OnnxModule | None, tuple[str, ...], tuple[int, ...], tuple[int, int]]:
+    """The teacher, what it calls its logits, its layer of each of the student's, and both hidden sizes."""
     own = encoder(prepared.model)
     if not recipe.teacher:
-        return None, (), (own.hidden, own.hidden)
+        return None, (), (), (own.hidden, own.hidden)
     loaded, found = import_model(path)
-    if _width(loaded) != _width(prepared.model):
-        raise BqcError(
-            f"{path}: the teacher has {_width(loaded)} outputs, the student {_width(prepared.model)}"
-        )
+    outputs, wide = _head(loaded, task)
+    if wide != width:
+        raise BqcError(f"{path}: the teacher has {wide} outputs, the student {width}")
     theirs = found.encoder
     layers = layer_map(own.layers, theirs.layers, recipe.layer_map)
     taps = taps_for([stage.losses for stage in recipe.stages])
-    return module(loaded, taps=taps), layers, (own.hidden, theirs.hidden)
+    return module(loaded, taps=taps), outputs, layers, (own.hidden, theirs.hidden)
 
 
-def _width(model: ir.Model) -> int:
-    """Classes that the first output scores."""
-    output = model.graph.outputs[0]
-    shape = output.shape
-    if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
-        raise BqcError(f"output {output.name} scores no classes of a text; train a classification model")
-    return shape[1]
+def _head(model: ir.Model, task: Task) -> tuple[tuple[str, ...], int]:
+    """The outputs that are trained, and what they score: classes of a text, tags or ends of a token."""
+    shapes = {value.name or "": list(value.shape or ()) for value in model.graph.outputs}
+    head = find_head({name: len(shape) for name, shape in shapes.items()}, task.kind)
+    if head.embeds:
+        raise BqcError(f"output {head.outputs[0]} scores no classes of a text; train a classification model")
+    if len(head.outputs) > 1:
+        return head.outputs, len(head.outputs)
+    width = shapes[head.outputs[0]][-1]
+    if not isinstance(width, int):
+        raise BqcError(f"output {head.outputs[0]} does not say how many classes it scores")
+    return head.outputs, width

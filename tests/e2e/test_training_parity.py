@@ -54,7 +54,7 @@ def test_logits_on_real_sentences(bits: int, data: Path, tmp_path: Path) -> None
     examples = load_examples(TASK, data)
     assert len(examples) == ROWS["dev"]
     theirs = np.stack(Predictor(running := session(out), text, 16)(text.encode(examples.texts)))
-    rows = Rows(examples, text)
+    rows = Rows(TASK, examples, text)
     batch = Collator(text, EncoderInputs.of(running))([rows[i] for i in range(len(rows))])
     feeds = {name: batch[name] for name in trained.input_names}
     ours = trained(**feeds)["logits"].numpy()

@@ -67,7 +67,7 @@ def both_logits(folder: Path, path: Path, trained: OnnxModule) -> tuple[np.ndarr
     text = TextEncoder(folder, 128)
     examples = load_examples(TASK, folder)
     collate = Collator(text, EncoderInputs.of_graph(import_model(folder / "model.onnx")[0].graph))
-    rows = Rows(examples, text)
+    rows = Rows(TASK, examples, text)
     batch = collate([rows[i] for i in range(len(rows))])
     feeds = {name: batch[name] for name in trained.input_names}
     with torch.no_grad():
@@ -255,7 +255,7 @@ def test_bad_inputs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
     assert "the model has 2 outputs and STS-B needs 1" in fails(model, "--task", "stsb", "--data", data)
     assert "which is not there" in fails(model, "--task", "sst2", "--data", data)
-    assert "CoNLL-03 is a tagging task" in fails(model, "--task", "conll03", "--data", data)
+    assert "the task needs one output a token" in fails(model, "--task", "conll03", "--data", data)
     assert "--checkpoints" in fails(model, "--task", "mrpc", "--data", data, "--resume")
     empty = tmp_path / "glue" / "MRPC"
     empty.mkdir(parents=True)
