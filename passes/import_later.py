@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from bqc.contract import Contract
 from bqc.errors import BqcError
 from bqc.ir.build import Writer, dims
 from bqc.ir.explain import explanation, node_name
+from bqc.ir.inference import infer_shapes
 from bqc.ir.skeleton import check_valid, skeleton
 from bqc.ir.unsupported import unsupported
 from bqc.passes._contrib import apply, fed, refuse_unless
@@ -59,7 +59,7 @@ class ImportLater(ir.passes.InPlacePass):
         check_valid(skeleton(model)[0])
         attentions = [node for node in graph if node.op_type == "Attention" and not node.domain]
         if any(dims(value) is None or value.dtype is None for node in attentions for value in _read(node)):
-            common.ShapeInferencePass()(model)
+            infer_shapes(model)
         apply(model, _RULE, {"Attention": _attention}, domain="")
         for node in ir.traversal.RecursiveGraphIterator(graph):
             if node.domain == "":

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from bqc.contract import Contract
 from bqc.ir.build import Writer
 from bqc.ir.counting import may_rewrite
+from bqc.ir.inference import infer_shapes
 from bqc.ir.match import rank
 from bqc.ir.rewrite import sources, take_place
 
@@ -33,7 +33,7 @@ class ImportPool(ir.passes.InPlacePass):
         graph, count = model.graph, 0
         pools = [n for n in graph if n.op_type == "GlobalAveragePool"]
         if any(rank(n.outputs[0]) is None for n in pools):
-            common.ShapeInferencePass()(model)
+            infer_shapes(model)
         for node in pools:
             x, out = node.inputs[0], node.outputs[0]
             if x is None or rank(out) != 3 or not may_rewrite(node):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from bqc.contract import Contract
 from bqc.ir.build import dims
+from bqc.ir.inference import infer_shapes
 from bqc.ir.match import is_weight, size_of
 
 __all__ = ["ImportTypes"]
@@ -31,7 +31,7 @@ class ImportTypes(ir.passes.InPlacePass):
         typed = all(value.dtype is not None and value.shape is not None for value in values)
         inferred = False
         if not typed or any(_open_width(value) for value in model.graph.outputs):
-            inferred = common.ShapeInferencePass()(model).modified
+            inferred = infer_shapes(model)
         learnt = [_learn_width(node) for node in model.graph if node.op_type == "MatMul"]
         return ir.passes.PassResult(model, inferred or any(learnt))
 

@@ -7,12 +7,10 @@ docs/robustness.md says what is refused.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from bqc.errors import BqcError
+from bqc.ir.inference import quiet
 from bqc.ir.soundness import all_tensors, check_graphs
 from bqc.ir.text import SUFFIX, from_text
 
@@ -105,7 +104,7 @@ def _from_proto(file: Path, read: Callable[[], onnx.ModelProto]) -> ir.Model:
     try:
         check_graphs(proto)
         data = _check_tensors(file, proto)
-        with _quiet():
+        with quiet():
             model = ir.from_proto(proto)
         _read_or_map(model, file.parent, data)
     except BqcError:
@@ -114,18 +113,6 @@ def _from_proto(file: Path, read: Callable[[], onnx.ModelProto]) -> ir.Model:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise BqcError(f"{file}: the model is damaged ({line})") from error
     return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Dangling names are reported as errors when the graph is checked, so not as warnings here."""
-    logger = logging.getLogger("onnx_ir")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def is_compiled(model: ir.Model) -> bool:

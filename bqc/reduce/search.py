@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from bqc.artifact import inline_bytes
 from bqc.errors import BqcError
 from bqc.ir.build import dims
+from bqc.ir.inference import infer_shapes
 from bqc.ir.load import load
 from bqc.ir.structure import structural_hash
 from bqc.opt import write_model
@@ -111,7 +111,7 @@ class _Search:
         self.kind = failure.kind
         self.allowed = violations(self.best).keys()
         typed = snapshot(self.best)
-        common.ShapeInferencePass()(typed)
+        infer_shapes(typed)
         self.tried(typed)
 
     def reduced(self) -> ir.Model:
