@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -135,7 +136,8 @@ def _changed_attribute(model: onnx.ModelProto, chance: random.Random) -> bool:
 def _inserted_node(model: onnx.ModelProto, chance: random.Random) -> bool:
     at = chance.randrange(len(model.graph.node))
     node = model.graph.node[at]
-    name = f"inserted{len(model.graph.node)}"
+    taken = {node.name for node in model.graph.node}
+    name = next(free for n in itertools.count() if (free := f"inserted{n}") not in taken)
     made = helper.make_node("Erf", [node.input[0]], [name], name=name)
     node.input[0] = name
     rest = list(model.graph.node)
