@@ -17,7 +17,7 @@ _MODULES = (
     "import_functions",
     "import_mend",
     "import_opset",
-    "import_half",
+    "import_precision",
     "import_fold",
     "import_branches",
     "import_sums",

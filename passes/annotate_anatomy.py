@@ -21,6 +21,7 @@ from bqc.ir.anatomy import (
     role,
 )
 from bqc.ir.explain import explanation, node_name
+from bqc.ir.inputs import INPUTS_KEY, tell_inputs
 from bqc.ir.match import (
     Linear,
     as_linear,
@@ -64,8 +65,8 @@ class AnnotateAnatomy(ir.passes.InPlacePass):
        reads.
     4. Linears after the last layer are `pooler` (followed by Tanh), `head.transform` (followed by another
        activation) or `head`. What they read of nodes without a role has the role `head.input`.
-    5. Nodes are renamed after their labels, so that a viewer shows the anatomy; the summary of it all is
-       recorded in the model's metadata.
+    5. Nodes are renamed after their labels, so that a viewer shows the anatomy; the summary of it all, and what
+       each input takes, is recorded in the model's metadata.
 
     Raises:
         BqcError: no attention is recognised, or no layer is whole and the encoder is one that is known and not
@@ -94,6 +95,7 @@ class AnnotateAnatomy(ir.passes.InPlacePass):
             note(model, "the decoder is the word table: both get one format, and one copy is stored")
         _name(graph)
         record(model, len(attentions), parts)
+        model.metadata_props[INPUTS_KEY] = tell_inputs(model).to_json()
         return ir.passes.PassResult(model, True)
 
 
@@ -298,6 +300,8 @@ def _start(value: ir.Value, layer: str, name: str) -> list[FloatPart]:
         raise _Broken(f"a computed {name}, not a graph input")
     if role(node) is not None:
         return []
+    if node.op_type.startswith("Sequence"):
+        raise _Broken(f"a {name} for all tokens at once, not one part of a sequence of chunks")
     label(node, layer, name)
     # A LayerNormalization ends a block that is not recognised, for which there is a reason already.
     if node.op_type == "LayerNormalization":

@@ -9,6 +9,7 @@ from onnx_ir.passes import common
 
 from bqc.contract import Contract
 from bqc.ir.anatomy import ANATOMY_KEY, LAYER_KEY, ROLE_KEY, SOURCE_KEY
+from bqc.ir.inputs import INPUTS_KEY
 from bqc.passes.import_attention import ImportAttention
 from bqc.passes.import_bias import ImportBias
 from bqc.passes.import_branches import ImportBranches
@@ -25,7 +26,6 @@ from bqc.passes.import_fold import ImportFold
 from bqc.passes.import_functions import ImportFunctions
 from bqc.passes.import_gelu import ImportGelu
 from bqc.passes.import_gemm import ImportGemm
-from bqc.passes.import_half import ImportHalf
 from bqc.passes.import_head import ImportHead
 from bqc.passes.import_heads import ImportHeads
 from bqc.passes.import_ids import ImportIds
@@ -41,6 +41,7 @@ from bqc.passes.import_packed import ImportPacked
 from bqc.passes.import_padding import ImportPadding
 from bqc.passes.import_pool import ImportPool
 from bqc.passes.import_positions import ImportPositions
+from bqc.passes.import_precision import ImportPrecision
 from bqc.passes.import_range import ImportRange
 from bqc.passes.import_residual import ImportResidual
 from bqc.passes.import_shapes import ImportShapes
@@ -57,7 +58,7 @@ IMPORT_PASSES: tuple[type[ir.passes.InPlacePass], ...] = (
     ImportMend,
     ImportLater,
     ImportOpset,
-    ImportHalf,
+    ImportPrecision,
     ImportFold,
     ImportBranches,
     ImportSums,
@@ -125,7 +126,10 @@ def _forget(model: ir.Model) -> bool:
     under ``pkg.``, as long as the graph.
     """
     graph = model.graph
-    dropped = model.metadata_props.pop(ANATOMY_KEY, None) is not None
+    known = [key for key in (ANATOMY_KEY, INPUTS_KEY) if key in model.metadata_props]
+    for key in known:
+        del model.metadata_props[key]
+    dropped = bool(known)
     for item in (
         graph,
         *graph,

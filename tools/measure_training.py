@@ -89,7 +89,7 @@ def main() -> None:
     report(what="untrained", metrics=scores(untrained), **formats)
     examples = load_examples(task, options.data)
     text = TextEncoder(options.model.parent, recipe.max_length)
-    collator = Collator(text, EncoderInputs.of_graph(load(options.model).graph))
+    collator = Collator(text, EncoderInputs.of_model(load(options.model)))
     for seed in options.seeds:
         path = options.folder / f"seed-{seed}.onnx"
         checkpoints = options.folder / f"seed-{seed}"

@@ -15,10 +15,11 @@ import numpy as np
 import bqc
 from bqc.errors import BqcError
 from bqc.ir import import_model
+from bqc.ir.skeleton import one_line
 from bqc.runtime.feeds import random_batches
-from bqc.runtime.inputs import Batch
+from bqc.runtime.inputs import Batch, EncoderInputs
 from bqc.verify import verify
-from tests.support.exports import fixed_sizes, largest_difference, session
+from tests.support.exports import largest_difference, session
 from tests.support.families import VOCABULARY
 
 __all__ = ["Result", "check", "line", "silent"]
@@ -46,7 +47,7 @@ def check(path: Path) -> Result:
             if not gap < (HALF_TOLERANCE if half else TOLERANCE):
                 return "wrong", f"the canonical form differs by {gap:.2g}"
             result = bqc.compile(path, output=Path(folder) / "model.bqc.onnx", block=16)
-            report = verify(result.paths[0], path, inputs=_inputs(path, Path(folder), padding), bits=True)
+            report = verify(result.paths[0], path, inputs=_inputs(result.paths[0], padding), bits=True)
             left = dict(result.summary).get("float", "")
     except BqcError as error:
         return "refused", line(error).split("; ")[0]
@@ -58,32 +59,24 @@ def check(path: Path) -> Result:
     return "supported", left
 
 
-def _inputs(path: Path, folder: Path, padding: bool) -> Path:
-    """Ragged rows, padded left and right, for every input there may be; fused lookups do not tell their sizes.
+def _inputs(compiled: Path, padding: bool) -> Path:
+    """Ragged rows, padded left and right, in a file beside the model.
 
     Without `padding`, what is computed at padding is not compared, and the first token, which heads read, is none.
     """
-    rows, length = fixed_sizes(session(path))
-    count = 32 * (rows or 2)
-    (batch,) = random_batches(VOCABULARY, 2, count, count, length or 24, 0)
-    if not padding:
-        whole = Batch(*(part[batch.mask[:, 0] == 1] for part in (batch.ids, batch.mask, batch.types)))
-        batch = batch if rows else whole
-    file = folder / "inputs.npz"
-    np.savez(
-        file,
-        input_ids=batch.ids,
-        attention_mask=batch.mask,
-        padding_mask=1 - batch.mask,
-        token_type_ids=batch.types,
-        position_ids=np.broadcast_to(np.arange(batch.ids.shape[1]), batch.ids.shape),
-    )
+    inputs = EncoderInputs.of(bqc.session(compiled))
+    count = 32 * (inputs.batch or 2)
+    (batch,) = random_batches(VOCABULARY, 2, count, count, inputs.sequence or 24, 0)
+    if not padding and not inputs.batch:
+        batch = Batch(*(part[batch.mask[:, 0] == 1] for part in (batch.ids, batch.mask, batch.types)))
+    file = compiled.with_name("inputs.npz")
+    np.savez(file, **inputs.feeds(batch))
     return file
 
 
 def line(error: Exception) -> str:
-    """The first line of an error, without the folder that a file lay in."""
-    return re.sub(r"/\S*/", "", (str(error).strip().splitlines() or [type(error).__name__])[0])[:160]
+    """An error in one line, without the folder that a file lay in."""
+    return re.sub(r"/\S*/", "", one_line(error))[:160]
 
 
 @contextlib.contextmanager

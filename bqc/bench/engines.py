@@ -10,9 +10,8 @@ from bqc.bench.baselines import BASELINES, make_baseline
 from bqc.bench.workload import Vocabulary
 from bqc.errors import BqcError
 from bqc.ir import import_model, is_compiled, load
-from bqc.ir.anatomy import Encoder, encoder
+from bqc.ir.anatomy import Encoder
 from bqc.runtime.inputs import EncoderInputs
-from bqc.runtime.tables import Tables
 
 __all__ = ["Engine", "engine_names", "find_engines", "vocabulary"]
 
@@ -88,17 +87,12 @@ def vocabulary(path: Path, inputs: EncoderInputs) -> Vocabulary:
     """Token ids and types that a model, float or compiled, has rows for.
 
     Raises:
-        BqcError: the model cannot be read, or does not tell the size of its tables.
+        BqcError: the size of its tables is not known.
     """
-    model = load(path)
-    if is_compiled(model):
-        anatomy = encoder(model)
-        return Vocabulary(anatomy.vocab, max(anatomy.types, 1))
-    # Read from the graph as it is: a float model need not be one that bqc can import.
-    rows = Tables(path).rows
-    if inputs.token_ids not in rows:
+    rows = inputs.takes[inputs.token_ids].rows
+    if not rows:
         raise BqcError(f"{path}: cannot tell the size of the vocabulary")
-    return Vocabulary(rows[inputs.token_ids], rows.get(inputs.token_types or "", 1))
+    return Vocabulary(rows, max(inputs.takes[inputs.token_types].rows if inputs.token_types else 1, 1))
 
 
 def _source(models: Sequence[Path], source: Path | None) -> tuple[Path, Encoder]:

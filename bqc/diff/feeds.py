@@ -15,6 +15,7 @@ from bqc.diff.view import View
 from bqc.errors import BqcError
 from bqc.runtime.feeds import Feeds, Inputs
 from bqc.runtime.inputs import EncoderInputs
+from bqc.runtime.told import told_inside
 
 __all__ = ["InputChoice", "Run", "choose_runs"]
 
@@ -48,8 +49,9 @@ def choose_runs(
         BqcError: the file does not fit, or an input is of a type that cannot be made up.
     """
     try:
+        told = told_inside(sessions)
         for running in sessions:
-            EncoderInputs.of(running)
+            EncoderInputs.of(running, told)
     except BqcError:
         return _any_inputs(views, alignment, choice)
     # The second model of `Inputs.choose` is asked for its vocabulary.

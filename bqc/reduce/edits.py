@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bqc.ir.anatomy import ANATOMY_KEY
 from bqc.ir.build import dims
+from bqc.ir.inputs import INPUTS_KEY
 from bqc.ir.rewrite import drop_dead
 from bqc.ir.structure import captured
 from bqc.pipeline.trial import snapshot
@@ -93,8 +94,9 @@ def resized(model: ir.Model, change: Mapping[int, int]) -> ir.Model:
     """Every axis of one of these sizes, and every number in a shape, gets the other size; weights are cut."""
     small = snapshot(model)
     graph = small.graph
-    # The summary of the anatomy is counted again where it is needed.
-    small.metadata_props.pop(ANATOMY_KEY, None)
+    # What the metadata sums up is counted again where it is needed.
+    for key in (ANATOMY_KEY, INPUTS_KEY):
+        small.metadata_props.pop(key, None)
     for value in graph.initializers.values():
         shape = dims(value) or []
         if _is_shape(value):

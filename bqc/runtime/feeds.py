@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import onnxruntime
 from bqc.errors import BqcError
 from bqc.runtime.inputs import Batch, EncoderInputs
 from bqc.runtime.sentences import SENTENCES
-from bqc.runtime.tables import Tables
+from bqc.runtime.told import told_of
 
 __all__ = ["Feeds", "Inputs", "random_batches", "read_feeds"]
 
@@ -53,10 +53,11 @@ class Inputs:
         Raises:
             BqcError: the file does not fit, or the size of the vocabulary cannot be told.
         """
-        ours, theirs = (EncoderInputs.of(session) for session in sessions)
+        told = told_of(sessions, paths[1])
+        ours, theirs = (EncoderInputs.of(session, told) for session in sessions)
         fixed = theirs.sequence is not None
         if file is not None:
-            parts = (_by_batch(file, one.dtypes, theirs.batch) for one in (ours, theirs))
+            parts = (_by_batch(file, one, theirs.batch) for one in (ours, theirs))
             return cls(str(file), fixed, [(x, y, ours.mask_of(x)) for x, y in zip(*parts, strict=True)])
         folders = [Path(path).parent for path in paths]
         folder = next((place for place in folders if (place / "tokenizer.json").is_file()), None)
@@ -94,8 +95,10 @@ def random_batches(
         yield Batch(ids * mask, mask, kinds * mask)
 
 
-def read_feeds(path: str | Path, dtypes: Mapping[str, npt.DTypeLike]) -> Feeds:
+def read_feeds(path: str | Path, inputs: EncoderInputs) -> Feeds:
     """Feeds from a ``.npz`` with one ``[batch, sequence]`` array an input, cast to the model's dtypes.
+
+    A mask of more axes may be given with them, ``[batch, 1, 1, sequence]``, or without.
 
     Raises:
         BqcError: the file cannot be read, an input is missing from it, or shapes differ.
@@ -105,18 +108,27 @@ def read_feeds(path: str | Path, dtypes: Mapping[str, npt.DTypeLike]) -> Feeds:
             arrays = {name: stored[name] for name in stored.files}
     except Exception as error:  # OSError, ValueError, BadZipFile, AttributeError for a lone .npy
         raise BqcError(f"{path}: not a readable .npz file") from error
-    missing = [name for name in dtypes if name not in arrays]
+    missing = [name for name in inputs.dtypes if name not in arrays]
     if missing:
         raise BqcError(f"{path} lacks {', '.join(missing)} (it has {', '.join(arrays) or 'nothing'})")
-    shapes = {arrays[name].shape for name in dtypes}
+    shapes = {_plain(arrays[name].shape, inputs.ranks[name]) for name in inputs.dtypes}
     if len(shapes) > 1 or len(next(iter(shapes))) != 2:
         raise BqcError(f"{path}: inputs must share one shape [batch, sequence], found {sorted(shapes)}")
-    return {name: arrays[name].astype(dtype) for name, dtype in dtypes.items()}
+    batch, sequence = shapes.pop()
+    return {
+        name: arrays[name].astype(dtype).reshape(batch, *[1] * (inputs.ranks[name] - 2), sequence)
+        for name, dtype in inputs.dtypes.items()
+    }
 
 
-def _by_batch(path: str | Path, dtypes: Mapping[str, npt.DTypeLike], batch: int | None) -> list[Feeds]:
+def _plain(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """Without the axes of one between the first and the last, which only masks of that many axes have."""
+    return (shape[0], shape[-1]) if len(shape) == rank and set(shape[1:-1]) <= {1} else shape
+
+
+def _by_batch(path: str | Path, inputs: EncoderInputs, batch: int | None) -> list[Feeds]:
     """The file's rows in one run, or in several of the size that the model is fixed to."""
-    feeds = read_feeds(path, dtypes)
+    feeds = read_feeds(path, inputs)
     rows = len(next(iter(feeds.values())))
     size = batch or max(rows, 1)
     if not rows or rows % size:
@@ -139,15 +151,14 @@ def _sentence_batches(folder: Path, sequence: int | None) -> tuple[str, list[Bat
 def _random_batches(
     inputs: EncoderInputs, path: str | Path, samples: int | None, shape: tuple[int, int] | None, seed: int
 ) -> tuple[str, list[Batch]]:
-    tables = Tables(path)
-    vocabulary = tables.rows.get(inputs.token_ids)
-    if vocabulary is None:
+    vocabulary = inputs.takes[inputs.token_ids].rows
+    if not vocabulary:
         raise BqcError(f"{path}: cannot tell the size of the vocabulary; give inputs with --inputs FILE.npz")
-    types = tables.rows.get(inputs.token_types or "", 1)
-    batch, sequence = shape or (8, min(64, tables.positions or 64))
+    types = inputs.takes[inputs.token_types].rows if inputs.token_types else 1
+    batch, sequence = shape or (8, min(64, inputs.longest or 64))
     batch, sequence = inputs.batch or batch, inputs.sequence or sequence
     count = samples or 32
     if inputs.batch:
         count = -(-count // batch) * batch
     description = f"{count} random rows of up to {sequence} tokens in batches of {batch}, seed {seed}"
-    return description, list(random_batches(vocabulary, types, count, batch, sequence, seed))
+    return description, list(random_batches(vocabulary, max(types, 1), count, batch, sequence, seed))

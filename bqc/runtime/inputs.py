@@ -4,43 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import onnxruntime
 
 from bqc.errors import BqcError
+from bqc.ir.inputs import (
+    ADDED,
+    HIDDEN,
+    INPUTS_KEY,
+    MASK,
+    POSITIONS,
+    SHOWN,
+    TOKEN_IDS,
+    TYPES,
+    Takes,
+    Told,
+    as_mask,
+)
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-__all__ = ["Batch", "EncoderInputs"]
-
-_TOKEN_IDS, _MASK, _PADDING, _TYPES, _POSITIONS = "token ids", "mask", "padding", "types", "positions"
+__all__ = ["Batch", "EncoderInputs", "stored"]
 
 # Names in use by transformers, tf2onnx, the original BERT code and torch.nn.Transformer (whose masks are 1 at
 # padding), in the order in which they are tried.
-_ROLES = {
-    "input_ids": _TOKEN_IDS,
-    "input_word_ids": _TOKEN_IDS,
-    "attention_mask": _MASK,
-    "input_mask": _MASK,
-    "padding_mask": _PADDING,
-    "key_padding_mask": _PADDING,
-    "src_key_padding_mask": _PADDING,
-    "token_type_ids": _TYPES,
-    "segment_ids": _TYPES,
-    "input_type_ids": _TYPES,
-    "position_ids": _POSITIONS,
+_NAMES = {
+    "input_ids": Takes(TOKEN_IDS),
+    "input_word_ids": Takes(TOKEN_IDS),
+    "attention_mask": Takes(MASK),
+    "input_mask": Takes(MASK),
+    "padding_mask": Takes(MASK, form=HIDDEN),
+    "key_padding_mask": Takes(MASK, form=HIDDEN),
+    "src_key_padding_mask": Takes(MASK, form=HIDDEN),
+    "token_type_ids": Takes(TYPES),
+    "segment_ids": Takes(TYPES),
+    "input_type_ids": Takes(TYPES),
+    "position_ids": Takes(POSITIONS),
 }
 
 _DTYPES: dict[str, npt.DTypeLike] = {
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
     "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
     "tensor(bool)": np.bool_,
+    **{f"tensor({name})": np.dtype(name) for name in ("int8", "int16", "int32", "int64")},
+    **{f"tensor({name})": np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64")},
 }
+
+_LEAST_SHOWN = -50.0
+"""Keys to whose scores a mask adds less are hidden, as `import-mask` reads it."""
 
 
 @dataclass(frozen=True)
@@ -57,81 +70,109 @@ class EncoderInputs:
     """The inputs of a session, told apart.
 
     Attributes:
-        roles: input name -> what it takes.
+        takes: input name -> what it takes.
         dtypes: input name -> numpy dtype it takes.
+        ranks: input name -> its axes: 2, or up to 4 of a mask ``[batch, 1, 1, sequence]``.
         batch: the batch size, where the graph fixes it.
         sequence: the sequence length in tokens, where the graph fixes it.
+        longest: tokens of the longest sequence that the tables allow; 0 where that is not known.
     """
 
-    roles: dict[str, str]
+    takes: dict[str, Takes]
     dtypes: dict[str, npt.DTypeLike]
+    ranks: dict[str, int]
     batch: int | None
     sequence: int | None
+    longest: int = 0
 
     @classmethod
-    def of(cls, session: onnxruntime.InferenceSession) -> EncoderInputs:
-        """Read the inputs of a session.
+    def of(cls, session: onnxruntime.InferenceSession, told: Told | None = None) -> EncoderInputs:
+        """Read the inputs of a session: as ``told``, else as the model's metadata tells, else by their names.
 
         Raises:
-            BqcError: an input is none that an encoder has, or no input takes token ids.
+            BqcError: an input is none that an encoder has, no input takes token ids, or the metadata is damaged.
         """
-        return cls._told_apart([(value.name, value.type, value.shape) for value in session.get_inputs()])
+        inputs = [(value.name, value.type, value.shape) for value in session.get_inputs()]
+        return cls._told_apart(inputs, told or stored(session))
 
     @classmethod
-    def of_graph(cls, graph: ir.Graph) -> EncoderInputs:
-        """Read the inputs of a graph. Raises BqcError as `of` does."""
+    def of_model(cls, model: ir.Model) -> EncoderInputs:
+        """Read the inputs of a model that is not a session. Raises BqcError as `of` does."""
         inputs = []
-        for value in graph.inputs:
+        for value in model.graph.inputs:
             kind = "unknown" if value.dtype is None else f"tensor({value.dtype.name.lower()})"
             shape = [] if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
             inputs.append((value.name or "", kind, shape))
-        return cls._told_apart(inputs)
+        return cls._told_apart(inputs, Told.of_json(model.metadata_props.get(INPUTS_KEY)))
 
     @classmethod
-    def _told_apart(cls, inputs: Sequence[tuple[str, str, Sequence[int | str | None]]]) -> EncoderInputs:
-        roles, dtypes = {}, {}
-        fixed: list[int | None] = [None, None]
+    def _told_apart(
+        cls, inputs: Sequence[tuple[str, str, Sequence[int | str | None]]], told: Told
+    ) -> EncoderInputs:
+        takes, dtypes, ranks = dict[str, Takes](), dict[str, npt.DTypeLike](), dict[str, int]()
+        batch: int | None = None
+        sequence: int | None = None
         for name, kind, shape in inputs:
-            role = _ROLES.get(name.split(":")[0].lower())
-            if role is None or kind not in _DTYPES or len(shape) != 2:
+            one = told.inputs.get(name) or _NAMES.get(name.split(":")[0].lower())
+            # An input of unknown rank has no sizes, either; `import-mend` reads it so, too.
+            sizes = list(shape) or [None, None]
+            if one is None or kind not in _DTYPES or not _fits(one, sizes):
                 raise BqcError(
                     f"input {name} ({kind}, shape {list(shape)}) is none of an encoder's: "
-                    f"expected [batch, sequence] inputs named {', '.join(_ROLES)}"
+                    f"expected [batch, sequence] inputs named {', '.join(_NAMES)}"
                 )
-            roles[name], dtypes[name] = role, _DTYPES[kind]
-            for axis, size in enumerate(shape):
-                if isinstance(size, int):
-                    fixed[axis] = size
-        if _TOKEN_IDS not in roles.values():
-            raise BqcError(f"no input takes token ids (found {', '.join(roles) or 'none'})")
-        return cls(roles, dtypes, *fixed)
+            takes[name], dtypes[name], ranks[name] = one, _DTYPES[kind], len(sizes)
+            batch = sizes[0] if isinstance(sizes[0], int) else batch
+            sequence = sizes[-1] if isinstance(sizes[-1], int) else sequence
+        if not any(one.role == TOKEN_IDS for one in takes.values()):
+            raise BqcError(f"no input takes token ids (found {', '.join(takes) or 'none'})")
+        return cls(takes, dtypes, ranks, batch, sequence, told.longest)
 
     def feeds(self, batch: Batch) -> dict[str, npt.NDArray[np.generic]]:
         """The session's feeds for one batch; inputs the model does not have are left out."""
-        width = batch.ids.shape[1]
+        size, width = batch.ids.shape
         values: Mapping[str, npt.NDArray[np.int64]] = {
-            _TOKEN_IDS: batch.ids,
-            _MASK: batch.mask,
-            _PADDING: 1 - batch.mask,
-            _TYPES: batch.types,
-            _POSITIONS: np.broadcast_to(np.arange(width, dtype=np.int64), batch.ids.shape),
+            TOKEN_IDS: batch.ids,
+            TYPES: batch.types,
+            POSITIONS: np.broadcast_to(np.arange(width, dtype=np.int64), batch.ids.shape),
         }
-        return {name: values[role].astype(self.dtypes[name]) for name, role in self.roles.items()}
+        feeds: dict[str, npt.NDArray[np.generic]] = {}
+        for name, one in self.takes.items():
+            if one.role == MASK:
+                shape = (size, *[1] * (self.ranks[name] - 2), width)
+                feeds[name] = as_mask(batch.mask, one.form, shape).astype(self.dtypes[name])
+            else:
+                feeds[name] = values[one.role].astype(self.dtypes[name])
+        return feeds
 
     @property
     def token_ids(self) -> str:
         """The input that takes token ids."""
-        return next(name for name, role in self.roles.items() if role == _TOKEN_IDS)
+        return next(name for name, one in self.takes.items() if one.role == TOKEN_IDS)
 
     @property
     def token_types(self) -> str | None:
         """The input that takes token types, if the model has one."""
-        return next((name for name, role in self.roles.items() if role == _TYPES), None)
+        return next((name for name, one in self.takes.items() if one.role == TYPES), None)
 
     def mask_of(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.bool_]:
         """Positions of feeds that hold a token, bool ``[batch, sequence]``; all, if there is no mask."""
-        for name, role in self.roles.items():
-            if role in (_MASK, _PADDING):
-                shown = feeds[name].astype(np.bool_)
-                return shown if role == _MASK else ~shown
-        return np.ones(feeds[self.token_ids].shape, dtype=np.bool_)
+        shape = feeds[self.token_ids].shape
+        for name, one in self.takes.items():
+            if one.role == MASK:
+                given = feeds[name].reshape(shape)
+                if one.form == ADDED:
+                    return np.asarray(given.astype(np.float64) >= _LEAST_SHOWN)
+                return np.asarray(given.astype(np.bool_) == (one.form == SHOWN))
+        return np.ones(shape, dtype=np.bool_)
+
+
+def stored(session: onnxruntime.InferenceSession) -> Told:
+    """What a model's metadata tells of its inputs; nothing of one that bqc did not write. Raises BqcError."""
+    return Told.of_json(session.get_modelmeta().custom_metadata_map.get(INPUTS_KEY))
+
+
+def _fits(takes: Takes, sizes: Sequence[int | str | None]) -> bool:
+    """Is it ``[batch, sequence]``, or of a mask with axes of one between?"""
+    between = sizes[1:-1]
+    return len(sizes) >= 2 and (not between or (takes.role == MASK and all(size == 1 for size in between)))

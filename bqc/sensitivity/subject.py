@@ -96,7 +96,7 @@ def from_file(path: Path, file: Path) -> Sample:
         BqcError: it does not fit the model.
     """
     inputs = EncoderInputs.of(session(path))
-    feeds = read_feeds(file, inputs.dtypes)
+    feeds = read_feeds(file, inputs)
     ids, mask = feeds[inputs.token_ids], inputs.mask_of(feeds)
     types = feeds[inputs.token_types] if inputs.token_types else np.zeros_like(ids)
     encodings = [

@@ -168,7 +168,7 @@ def train(
     prepared = prepare(loaded, scheme, options)
     student = _student(prepared, recipe, config)
     guide, theirs, layers, widths = _teacher(prepared, recipe, teacher or source, task, width)
-    inputs = EncoderInputs.of_graph(loaded.graph)
+    inputs = EncoderInputs.of_model(loaded)
     with tempfile.TemporaryDirectory(prefix="bqc-train-") as temporary:
         metrics = run_stages(
             Run(

@@ -197,16 +197,25 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="families-")
 
 
-def _torch_exporter(kind: str, opset: int, *, fixed: bool = False, **options: Any) -> Callable[[Cell], Path]:
-    """`fixed` keeps batch 2 and sequence 7 in the file; `options` are torch.onnx.export's."""
+def _torch_exporter(
+    kind: str, opset: int, *, fixed: bool = False, half: bool = False, added: bool = False, **options: Any
+) -> Callable[[Cell], Path]:
+    """The sizes 2 and 7 `fixed`, weights in `half` precision, a mask that is `added`; `options` are the exporter's."""
 
     def export(cell: Cell) -> Path:
         torch = pytest.importorskip("torch")
         module = network_of(cell)
-        what = "-".join((kind, str(opset), *(["fixed"] if fixed else []), *options))
+        module = module.half() if half else module
+        if added and cell.head.startswith("mean"):
+            raise CannotExport("a mean needs a mask of 0 and 1")
+        ways = {"fixed": fixed, "half": half, "added": added}
+        what = "-".join((kind, str(opset), *(way for way, used in ways.items() if used), *options))
         path = Path(_folder().name) / f"{what}-{cell}.onnx"
         ones = torch.ones((2, 7), dtype=torch.int64)
-        arguments = tuple(ones * 0 if name == "token_type_ids" else ones * 3 for name in module.names)
+        given = {"token_type_ids": ones * 0}
+        if added:
+            given["attention_mask"] = torch.zeros((2, 1, 1, 7))
+        arguments = tuple(given.get(name, ones * 3) for name in module.names)
         names = {"input_names": list(module.names), "output_names": list(cell.outputs)}
         sizes: dict[str, Any] = {"batch": "batch", "sequence": "sequence"}
         try:
@@ -230,6 +239,7 @@ def _torch_exporter(kind: str, opset: int, *, fixed: bool = False, **options: An
                 else:
                     flat = ("sentence_embedding", "pooler_output")
                     axes = {name: {0: "batch", 1: "sequence"} for name in (*module.names, *cell.outputs)}
+                    axes |= {"attention_mask": {0: "batch", 3: "sequence"}} if added else {}
                     axes |= {
                         n: {0: "batch"} for n in cell.outputs if n in flat or cell.head == "classification"
                     }
@@ -255,6 +265,8 @@ EXPORTERS: dict[str, Callable[[Cell], Path]] = {
     "dynamo": _torch_exporter("dynamo", 18),
     "torchscript": _torch_exporter("torchscript", 17),
     "torchscript-11": _torch_exporter("torchscript", 11),
+    "torchscript-half": _torch_exporter("torchscript", 14, half=True),
+    "torchscript-added-mask": _torch_exporter("torchscript", 14, added=True),
     "torchscript-fixed": _torch_exporter("torchscript", 17, fixed=True),
     "torchscript-unfolded": _torch_exporter("torchscript", 17, do_constant_folding=False),
     "torchscript-weights-as-inputs": _torch_exporter("torchscript", 17, keep_initializers_as_inputs=True),

@@ -45,6 +45,16 @@ REFUSED = {
 slow = pytest.mark.slow
 
 
+@pytest.mark.parametrize("exporter", ["torchscript-half", "torchscript-added-mask"])
+def test_half_precision_and_masks_that_are_added(exporter: str, tmp_path: Path) -> None:
+    path = exported(exporter, Cell("bert", "tokens"))
+    model, summary = import_model(path)
+    assert (summary.encoder.attentions, summary.encoder.float_parts) == (2, ())
+    assert largest_difference(path, model) < (2e-2 if exporter == "torchscript-half" else 1e-5)
+    compiled = bqc.compile(path, output=tmp_path / "out.onnx", block=16).paths[0]
+    assert verify(compiled, path).ok
+
+
 @pytest.mark.parametrize("exporter", ["torchscript", pytest.param("dynamo", marks=slow)])
 @pytest.mark.parametrize("cell", [*CELLS, *(pytest.param(c, marks=slow) for c in SLOW)], ids=str)
 def test_canonical_form(exporter: str, cell: Cell) -> None:

@@ -17,8 +17,8 @@ from bqc.ir import import_model, load
 from bqc.ir.anatomy import encoder
 from bqc.ir.synthetic import canonical_bert
 from bqc.passes.import_functions import ImportFunctions
-from bqc.passes.import_half import ImportHalf
 from bqc.passes.import_mend import ImportMend
+from bqc.passes.import_precision import ImportPrecision
 from bqc.verify import verify
 from tests.support.exporters_ort import half, optimized
 from tests.support.exports import Export, batches, largest_difference, session, typed
@@ -88,7 +88,7 @@ def test_half_precision_compiles(tmp_path: Path) -> None:
 
 def test_float_graphs_are_left_alone() -> None:
     model = canonical_bert()
-    assert not ImportHalf()(model).modified
+    assert not ImportPrecision()(model).modified
     assert not ImportMend()(model).modified
     assert not ImportFunctions()(model).modified
 

@@ -66,7 +66,7 @@ def both_logits(folder: Path, path: Path, trained: OnnxModule) -> tuple[np.ndarr
     """Logits of the torch module and of the written model on the dev rows."""
     text = TextEncoder(folder, 128)
     examples = load_examples(TASK, folder)
-    collate = Collator(text, EncoderInputs.of_graph(import_model(folder / "model.onnx")[0].graph))
+    collate = Collator(text, EncoderInputs.of_model(import_model(folder / "model.onnx")[0]))
     rows = Rows(TASK, examples, text)
     batch = collate([rows[i] for i in range(len(rows))])
     feeds = {name: batch[name] for name in trained.input_names}

@@ -1,4 +1,4 @@
-"""Graphs in float16 or bfloat16 are computed in float32; inputs and outputs keep their types."""
+"""Graphs in float16, bfloat16 or float64 are computed in float32; inputs and outputs keep their types."""
 
 from __future__ import annotations
 
@@ -16,37 +16,46 @@ from bqc.contract import Contract
 from bqc.ir.notes import note
 from bqc.passes.import_weights import lazily
 
-__all__ = ["ImportHalf"]
+__all__ = ["ImportPrecision"]
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_DOUBLE = ir.DataType.DOUBLE
+_OTHER = (*_HALF, _DOUBLE)
 _FLOAT = ir.DataType.FLOAT
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
-class ImportHalf(ir.passes.InPlacePass):
-    """Give every half-precision value inside the graph the type float32.
+class ImportPrecision(ir.passes.InPlacePass):
+    """Give every value of another precision inside the graph the type float32.
 
     Before: `x16 = Cast(x; to=FLOAT16)`, `y16 = MatMul(x16, w[fp16])`, output `y16`
     After: `x32 = Cast(x; to=FLOAT)`, `y = MatMul(x32, w[fp32])`, output `Cast(y; to=FLOAT16)`
 
     1. Weights are read as float32 when they are needed; one that is only cast to float32 is left to
        `import-weights`. Single numbers lose their rounding: 1.414 is sqrt(2) again.
-    2. Casts to half precision become casts to float32 (`import-fold` drops those that change nothing).
-    3. Half-precision graph inputs are cast after they come in, outputs before they go out.
+       Numbers beyond float32, as masks add them in float64, are its largest.
+    2. Casts to other precisions become casts to float32 (`import-fold` drops those that change nothing).
+    3. Graph inputs of other precisions are cast after they come in, outputs before they go out.
 
-    Results differ from the half-precision ones by what those round away.
+    Exporters of half precision write parts of a LayerNorm in float64. Results differ from those of the graph as it was
+    by what half precision rounds away, or float32.
     """
 
     contract = Contract("lossy", cosine_min=0.99)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        if not any(_is_half(value) for value in _values(graph)):
+        others = {dtype for value in _values(graph) if (dtype := _dtype(value)) in _OTHER}
+        if not others:
             return ir.passes.PassResult(model, False)
+        half = not others.isdisjoint(_HALF)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        outputs = [(value, value.dtype) for value in graph.outputs if _is_half(value)]
-        changed = sum(_weight(graph, value) for value in list(graph.initializers.values()) if _is_half(value))
-        for value in [v for v in graph.inputs if _is_half(v)]:
+        outputs = [(value, value.dtype) for value in graph.outputs if _is_other(value)]
+        changed = sum(
+            _weight(graph, value) for value in list(graph.initializers.values()) if _is_other(value)
+        )
+        for value in [v for v in graph.inputs if _is_other(v)]:
             _input(graph, value)
             changed += 1
         for node in ir.traversal.RecursiveGraphIterator(graph):
@@ -54,13 +63,17 @@ class ImportHalf(ir.passes.InPlacePass):
         for value, dtype in outputs:
             _output(graph, value, dtype or _FLOAT)
         if changed:
-            note(model, "half precision is computed in float32; inputs and outputs keep their types")
+            what = "half precision" if half else "float64"
+            note(model, f"{what} is computed in float32; inputs and outputs keep their types")
         return ir.passes.PassResult(model, changed > 0)
 
 
-def _is_half(value: ir.Value) -> bool:
-    dtype = value.dtype if value.const_value is None else value.const_value.dtype
-    return dtype in _HALF
+def _dtype(value: ir.Value) -> ir.DataType | None:
+    return value.dtype if value.const_value is None else value.const_value.dtype
+
+
+def _is_other(value: ir.Value) -> bool:
+    return _dtype(value) in _OTHER
 
 
 def _values(graph: ir.Graph) -> Iterable[ir.Value]:
@@ -69,9 +82,9 @@ def _values(graph: ir.Graph) -> Iterable[ir.Value]:
     yield from graph.initializers.values()
     for node in graph:
         yield from node.outputs
-        # Types inside are often not stated, but a cast to half precision is always there or in the weights.
-        if node.op_type == "Cast" and node.attributes["to"].as_int() in _HALF:
-            yield ir.Value(type=ir.TensorType(_HALF[0]))
+        # Types inside are often not stated, but a cast to them is always there or in the weights.
+        if node.op_type == "Cast" and node.attributes["to"].as_int() in _OTHER:
+            yield ir.Value(type=ir.TensorType(ir.DataType(node.attributes["to"].as_int())))
 
 
 def _weight(graph: ir.Graph, value: ir.Value) -> bool:
@@ -107,15 +120,15 @@ def _node(node: ir.Node) -> int:
         if attribute.is_ref():
             continue
         kind = attribute.type
-        if kind == ir.AttributeType.INT and name in ("to", "dtype") and attribute.as_int() in _HALF:
+        if kind == ir.AttributeType.INT and name in ("to", "dtype") and attribute.as_int() in _OTHER:
             node.attributes[name] = ir.AttrInt64(name, int(_FLOAT))
             changed += 1
-        elif kind == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _HALF:
-            wide = ir.tensor(attribute.as_tensor().numpy().astype(np.float32))
+        elif kind == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in _OTHER:
+            wide = ir.tensor(_float32(attribute.as_tensor().numpy()))
             node.attributes[name] = ir.AttrTensor(name, wide)
             changed += 1
     for out in node.outputs:
-        if out.dtype in _HALF:
+        if out.dtype in _OTHER:
             out.type = ir.TensorType(_FLOAT)
             changed += 1
     return changed
@@ -141,9 +154,16 @@ _NUMBERS = [math.sqrt(2 / math.pi), 0.044715, *(n**power for n in range(2, 257) 
 
 def _read(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """In float32; a single number that is the rounding of one that encoders are made of is that number."""
-    wide = stored.astype(np.float32)
+    wide = _float32(stored)
     if stored.size == 1:
         for number in _NUMBERS:
             if np.asarray(number).astype(stored.dtype) == stored.reshape(()):
                 return np.full_like(wide, number)
     return wide
+
+
+def _float32(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        wide = stored.astype(np.float32)
+    beyond = np.isinf(wide) & ~np.isinf(stored)
+    return np.where(beyond, np.copysign(np.float32(_LARGEST), wide), wide)

@@ -1,0 +1,111 @@
+"""What inputs take is told by the graph, kept in the compiled file, and enough to verify it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import bqc
+from bqc.errors import BqcError
+from bqc.ir import import_model
+from bqc.ir.inputs import ADDED, HIDDEN, INPUTS_KEY, MASK, POSITIONS, SHOWN, TOKEN_IDS, TYPES, Takes, Told
+from bqc.ir.synthetic import canonical_bert
+from bqc.runtime.inputs import Batch, EncoderInputs
+from bqc.verify import verify
+from tests.support.exporters_ort import optimized
+from tests.support.exports import Export
+from tests.support.families import Cell, exported
+from tests.support.masks import with_mask
+
+ADDITIVE = [(rank, "float", True) for rank in (2, 3, 4)]
+PLAIN = [(rank, kind, False) for rank in (2, 3, 4) for kind in ("int32", "bool", "float", "float16", "uint8")]
+
+
+def told(model: ir.Model) -> Told:
+    return Told.of_json(import_model(model)[0].metadata_props[INPUTS_KEY])
+
+
+def test_tables_and_masks_tell() -> None:
+    assert told(canonical_bert()) == Told(
+        {
+            "input_ids": Takes(TOKEN_IDS, 100),
+            "token_type_ids": Takes(TYPES, 2),
+            "attention_mask": Takes(MASK),
+        },
+        longest=64,
+    )
+
+
+def test_positions_begin_behind_padding() -> None:
+    model, _ = import_model(exported("torchscript", Cell("roberta", "bare")))
+    found = Told.of_json(model.metadata_props[INPUTS_KEY])
+    assert found.inputs == {"input_ids": Takes(TOKEN_IDS, 120), "attention_mask": Takes(MASK)}
+    assert found.longest == 64  # of 66 rows
+
+
+@pytest.mark.parametrize(("rank", "kind", "additive"), [*PLAIN, *ADDITIVE])
+def test_every_form_of_a_mask(rank: int, kind: str, additive: bool, tmp_path: Path) -> None:
+    """Under a name that is not in use."""
+    source = tmp_path / "model.onnx"
+    model = with_mask(rank, kind, additive, name="mask_of_mine")
+    ir.save(model, source)
+    compiled = bqc.compile(source, output=tmp_path / "out.onnx").paths[0]
+    inputs = EncoderInputs.of(bqc.session(compiled))
+    assert inputs.takes["mask_of_mine"].form == (ADDED if additive else SHOWN)
+    assert inputs.ranks["mask_of_mine"] == rank
+    ids = np.ones((2, 3), np.int64)
+    shown = np.array([[1, 1, 0], [1, 0, 0]])
+    feeds = inputs.feeds(Batch(ids, shown, ids * 0))
+    assert (inputs.mask_of(feeds) == (shown == 1)).all()
+    report = verify(compiled, source)
+    assert report.ok
+    assert report.checks
+    np.savez(tmp_path / "inputs.npz", **feeds)
+    assert verify(compiled, source, inputs=tmp_path / "inputs.npz").outputs[0].rows in (2, 3)
+
+
+def test_a_mask_that_is_one_at_padding() -> None:
+    model = canonical_bert()
+    graph = model.graph
+    mask = next(v for v in graph.inputs if v.name == "attention_mask")
+    mask.name, mask.type = "attention_mask", ir.TensorType(ir.DataType.BOOL)
+    turned = ir.node("Not", [mask])
+    mask.replace_all_uses_with(turned.outputs[0])
+    turned.replace_input_with(0, mask)
+    turned.outputs[0].type, turned.outputs[0].shape = mask.type, mask.shape
+    graph.insert_before(graph[0], turned)
+    assert told(model).inputs["attention_mask"] == Takes(MASK, form=HIDDEN)
+
+
+def test_explicit_positions_have_rows() -> None:
+    model = canonical_bert(token_types=False)
+    places = ir.Value(name="place", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["b", "s"]))
+    model.graph.inputs.append(places)
+    lookup = next(n for n in model.graph if n.op_type == "Gather" and "position" in (n.inputs[0].name or ""))
+    lookup.replace_input_with(1, places)
+    places.name = "position_ids"
+    found = told(model)
+    assert found.inputs["position_ids"] == Takes(POSITIONS, 64)
+    assert found.longest == 64
+
+
+def test_fused_originals_are_verified(tmp_path: Path) -> None:
+    """Their lookups are inside operators of ONNX Runtime; the compiled file knows."""
+    source = Export("torchscript", 14).path
+    path = tmp_path / "model.onnx"
+    path.write_bytes(source.read_bytes())
+    path = optimized(path)
+    compiled = bqc.compile(path, output=tmp_path / "out.onnx", block=16).paths[0]
+    assert verify(compiled, path).ok
+    assert verify(path, path).outputs[0].max_abs == 0  # and of two that bqc did not make, one is imported
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"inputs": 3, "longest": 1}', '{"inputs": {"x": {"rows": 1}}, "longest": 1}']
+)
+def test_damaged_metadata(text: str) -> None:
+    with pytest.raises(BqcError, match=r"metadata bqc\.inputs is not readable"):
+        Told.of_json(text)
