@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from bqc.errors import BqcError
+from bqc.ir.skeleton import one_line
 from bqc.staging import staged, uninterrupted
 
 __all__ = ["ALIGNMENT", "FORMAT_VERSION", "file_sha256", "output_path", "write"]
@@ -87,8 +88,9 @@ def _check(path: Path, fresh: Path) -> None:
     try:
         onnx.checker.check_model(str(fresh), full_check=True)
     except Exception as error:  # onnx has two kinds of its own, and raises others
-        line = " ".join(str(error).split())[:300]
-        raise BqcError(f"{path}: not written, as the compiled model is not valid ONNX: {line}") from error
+        raise BqcError(
+            f"{path}: not written, as the compiled model is not valid ONNX: {one_line(error)}"
+        ) from error
 
 
 def _publish(folder: Path, path: Path, side_files: list[str]) -> list[Path]:

@@ -12,10 +12,10 @@ import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.errors import BqcError
-from bqc.ir.build import Writer, write_attention_core, write_mask
+from bqc.ir.build import Writer, dims, write_attention_core, write_mask
 from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import NoMatch, explanation, node_name
-from bqc.ir.match import constant, size_of, walk_back
+from bqc.ir.match import constant, rank, size_of, walk_back
 from bqc.ir.notes import note
 from bqc.ir.padding import marked_padding
 from bqc.ir.probe import Probe, ProbeError, Sizes, mask_patterns, same_shape
@@ -149,6 +149,11 @@ def _understand(graph: ir.Graph, region: Region, plain: set[ir.Value]) -> _Meani
     )
     if len(set(boundary)) != 3:
         raise NoMatch("query, key and value share one linear", 4)
+    for value in probe.inputs.values():
+        if value.is_graph_input() and rank(value) != 2:
+            raise NoMatch(
+                f"it reads input {value.name!r} {dims(value)}, which is no mask [batch, sequence]", 4
+            )
     for node in between(region.context, boundary):
         # Random numbers need not reach a bound.
         if node.op_type in _BOUNDS and walk_back(node.outputs[0], boundary.__contains__):
@@ -331,7 +336,7 @@ def _rewrite(graph: ir.Graph, region: Region, meaning: _Meaning, biases: Biases)
     )
     if meaning.bias is not None:
         label_bias(meaning.bias)
-        same_shape(made, region.query.out)
+    same_shape(made, region.query.out)
     producer = region.context.producer()
     assert producer is not None, "the context was computed"
     graph.insert_after(producer, w.nodes)

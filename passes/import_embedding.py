@@ -88,7 +88,8 @@ def _lookups(graph: ir.Graph, norm: ir.Node) -> tuple[list[_Lookup], list[ir.Nod
     if len(tables) not in (2, 3):
         raise NoMatch(f"{len(tables)} table lookups are summed, not word (+ type) + position", 2)
     sizes = sorted(size_of(gather.inputs[0], 0) for gather in tables)
-    return [_lookup(graph, gather, sizes) for gather in tables], adds
+    limits = {gather.inputs[1]: size_of(gather.inputs[0], 0) for gather in tables}
+    return [_lookup(graph, gather, sizes, limits) for gather in tables], adds
 
 
 def _terms(value: ir.Value | None, adds: list[ir.Node]) -> Iterator[ir.Value]:
@@ -101,12 +102,16 @@ def _terms(value: ir.Value | None, adds: list[ir.Node]) -> Iterator[ir.Value]:
             yield from _terms(operand, adds)
 
 
-def _lookup(graph: ir.Graph, gather: ir.Node, sizes: list[int]) -> _Lookup:
+_Limits = dict[ir.Value | None, int]
+"""What looks a table up itself, and the rows that it may ask for."""
+
+
+def _lookup(graph: ir.Graph, gather: ir.Node, sizes: list[int], limits: _Limits) -> _Lookup:
     table, index = gather.inputs
     assert table is not None
     assert index is not None, "Gather has two inputs"
     try:
-        kind, source, pad = _meaning(graph, index, size_of(table, 0), sizes)
+        kind, source, pad = _meaning(graph, index, size_of(table, 0), sizes, limits)
     except ProbeError as error:
         raise NoMatch(f"the index into {table.name} is not a small computation: {error}", 3) from error
     return _Lookup(table, gather, kind, source, pad)
@@ -115,7 +120,7 @@ def _lookup(graph: ir.Graph, gather: ir.Node, sizes: list[int]) -> _Lookup:
 _Meaning = tuple[str, ir.Value | None, int]
 
 
-def _meaning(graph: ir.Graph, index: ir.Value, rows: int, tables: list[int]) -> _Meaning:
+def _meaning(graph: ir.Graph, index: ir.Value, rows: int, tables: list[int], limits: _Limits) -> _Meaning:
     if index.is_graph_input():
         return "input", index, 0
     probe = Probe([index])
@@ -137,7 +142,7 @@ def _meaning(graph: ir.Graph, index: ir.Value, rows: int, tables: list[int]) -> 
     longest = rows - pad - (kind == "padded") if kind in _COUNTED else tables[-2] // 2
     top = rows if kind == "input" else tables[-1]
     for ids in every_id(graph, max(longest, 1), top if read else 1):
-        feeds = {v: _typed(v, ids) for v in read}
+        feeds = {v: _typed(v, ids % limits.get(v, top)) for v in read}
         if best not in _fits(probe, feeds, pads, Sizes(*ids.shape)):
             raise ProbeError(f"it is {_KINDS[kind]} for some ids or positions only")
     return best

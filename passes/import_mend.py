@@ -19,8 +19,8 @@ _NEWEST = 21
 class ImportMend(ir.passes.InPlacePass):
     """Make files valid that ONNX Runtime accepts as they are.
 
-    Before: nodes in any order, `com.microsoft` or the default domain without an opset import
-    After: nodes sorted, an opset import for each domain
+    Before: nodes in any order, `com.microsoft` or the default domain without an opset import, inputs without a shape
+    After: nodes sorted, an opset import for each domain, inputs `[batch, sequence]`, every output once
 
     A default domain without version is read as ONNX Runtime reads it: as the newest one (here 21).
 
@@ -32,7 +32,7 @@ class ImportMend(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        modified = _domains(model)
+        modified = _domains(model) | _inputs(model) | _outputs(model)
         if not _sorted(graph):
             try:
                 graph.sort()
@@ -55,6 +55,24 @@ def _domains(model: ir.Model) -> bool:
         imports[domain] = 1 if domain else _NEWEST
         note(model, f"the opset of domain {domain or 'ai.onnx'!r} is not stated; read as {imports[domain]}")
     return bool(missing)
+
+
+def _inputs(model: ir.Model) -> bool:
+    """Token ids, masks and types are what an encoder takes; later passes run what reads them."""
+    unknown = [value for value in model.graph.inputs if value.shape is None and not value.is_initializer()]
+    for value in unknown:
+        value.shape = ir.Shape(["batch", "sequence"])
+        note(model, f"input {value.name!r} has no shape; read as [batch, sequence]")
+    return bool(unknown)
+
+
+def _outputs(model: ir.Model) -> bool:
+    outputs = model.graph.outputs
+    twice = [at for at, value in enumerate(outputs) if value in list(outputs)[:at]]
+    for at in reversed(twice):
+        note(model, f"output {outputs[at].name!r} is listed twice; it is kept once")
+        del outputs[at]
+    return bool(twice)
 
 
 def _sorted(graph: ir.Graph) -> bool:

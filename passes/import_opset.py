@@ -11,7 +11,7 @@ from onnx_ir.passes import common
 from bqc.contract import Contract
 from bqc.errors import BqcError
 from bqc.ir.notes import note
-from bqc.ir.skeleton import check_valid, first_line, skeleton
+from bqc.ir.skeleton import check_valid, one_line, skeleton
 
 __all__ = ["ImportOpset"]
 
@@ -76,7 +76,7 @@ def _convert(
     try:
         converted = ir.from_proto(onnx.version_converter.convert_version(proto, target))
     except Exception as error:
-        raise BqcError(f"cannot convert from opset {source} to {target}: {first_line(error)}") from error
+        raise BqcError(f"cannot convert from opset {source} to {target}: {one_line(error)}") from error
     _take_over(graph, converted.graph, large)
     graph.opset_imports.clear()
     graph.opset_imports.update(converted.graph.opset_imports)

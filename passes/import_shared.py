@@ -30,7 +30,8 @@ class ImportShared(ir.passes.InPlacePass):
     Before: `MatMul(x, w1)`, `MatMul(y, w2)` with equal matrices w1 and w2
     After: `MatMul(x, w1)`, `MatMul(y, w1)`
 
-    Matrices of one type and shape are compared at a few elements first, so that unequal ones are hardly read.
+    Matrices of one type and shape are compared at a few elements first, so that unequal ones are hardly read. Those of
+    one number, zeros say, are equal without being shared.
     """
 
     contract = Contract("exact")
@@ -65,7 +66,7 @@ def _groups(graph: ir.Graph) -> Iterator[list[ir.Value]]:
         sampled: dict[bytes, list[ir.Value]] = defaultdict(list)
         for value in alike:
             sampled[_sample(value)].append(value)
-        yield from (same for same in sampled.values() if len(same) > 1)
+        yield from (same for same in sampled.values() if len(same) > 1 and not _is_filled(same[0]))
 
 
 def _array(value: ir.Value) -> Array:
@@ -78,6 +79,11 @@ def _sample(value: ir.Value) -> bytes:
     rows, columns = array.shape
     steps = np.arange(_SAMPLES)
     return bytes(array[steps * 7919 % rows, steps * 104729 % columns].tobytes())
+
+
+def _is_filled(value: ir.Value) -> bool:
+    array = _array(value)
+    return bool((array == array[0, 0]).all())
 
 
 def _equal(one: ir.Value, other: ir.Value) -> bool:

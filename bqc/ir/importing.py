@@ -55,7 +55,7 @@ def import_model(
     if is_compiled(loaded):
         raise BqcError("the model is already compiled by bqc; give the float model it was made from")
     require_weights(loaded)
-    _require_sizes(loaded)
+    _require_inputs(loaded)
     if explain is not None:
         explain.misses.extend(explanation(loaded).misses)
         loaded.meta["bqc.explanation"] = explain
@@ -67,8 +67,10 @@ def import_model(
     return loaded, ImportSummary(found, misses, opset, before, len(loaded.graph), seconds, notes(loaded))
 
 
-def _require_sizes(model: ir.Model) -> None:
+def _require_inputs(model: ir.Model) -> None:
     for value in model.graph.inputs:
+        if value.dtype == ir.DataType.STRING:
+            raise BqcError(f"input {value.name!r} holds text; bqc compiles the encoder behind the tokenizer")
         shape = dims(value)
         if shape is not None and 0 in shape:
             raise BqcError(

@@ -150,8 +150,8 @@ def _check_external(
     if location not in places:
         places[location] = _place(where, file, location)
     size = places[location].stat().st_size
-    offset = int(entries.get("offset", 0))
-    length = int(entries.get("length", wanted))
+    offset = _number(where, entries, "offset", 0)
+    length = _number(where, entries, "length", wanted)
     if length != wanted:
         raise BqcError(
             f"{where} says {length} bytes but its type and shape need {wanted}; the model is damaged"
@@ -163,6 +163,15 @@ def _check_external(
             f"{where} needs bytes {offset} to {offset + length} of {location}, which has only {size}; "
             f"the data file is truncated or belongs to another model"
         )
+
+
+def _number(where: str, entries: dict[str, str], key: str, default: int) -> int:
+    try:
+        return int(entries.get(key, default))
+    except ValueError:
+        raise BqcError(
+            f"{where} has the {key} {entries[key][:40]!r} in its data file; the model is damaged"
+        ) from None
 
 
 def _place(where: str, file: Path, location: str) -> Path:
@@ -180,6 +189,8 @@ def _place(where: str, file: Path, location: str) -> Path:
         linked = file.is_symlink() and (file.parent / location).is_symlink()
         if not data.is_relative_to(folder) and not (linked and data.parent == file.resolve().parent):
             raise outside
+        if data.exists() and not data.is_file():
+            raise BqcError(f"{where}: its data file {location!r} is a folder or a device, not a file")
         if not data.is_file():
             raise BqcError(f"{where}: its data file {location} is missing; copy it next to the model")
     except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte in it, links in a circle

@@ -20,7 +20,7 @@ import onnx
 import onnx_ir as ir
 
 from bqc.ir.anatomy import TABLE_ROLES, role
-from bqc.ir.match import constant, size_of
+from bqc.ir.match import constant, is_weight, rank, size_of
 
 __all__ = ["MASK_PATTERNS", "Probe", "ProbeError", "Sizes", "mask_patterns", "same_shape", "shape_of"]
 
@@ -173,6 +173,9 @@ class Probe:
         )
         for node in proto.node:
             node.ClearField("metadata_props")
+            node.ClearField(
+                "name"
+            )  # ONNX Runtime takes some files in which names come twice, and refuses others
         opsets = _opsets(self.outputs[0])
         imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
         model = onnx.helper.make_model(proto, opset_imports=imports, ir_version=10)
@@ -234,10 +237,12 @@ def _derived(value: ir.Value, sizes: Sizes, seen: Shapes) -> tuple[int, ...] | N
     if node.op_type == "Gather" and role(node) in TABLE_ROLES:
         return (sizes.batch, sizes.sequence, size_of(node.inputs[0], 1))
     first = _shape(node.inputs[0], sizes, seen) if node.inputs else None
+    if node.op_type in ("Add", "Sub", "Mul", "Div"):
+        return _sum_shape(first, _shape(node.inputs[1], sizes, seen), sizes)
     if first is None or node.op_type in _SAME_SHAPE:
         return first
-    if node.op_type in ("Add", "Sub", "Mul", "Div", "Pow", "MatMul", "Gather"):
-        second = _shape(node.inputs[1], sizes, seen)
+    if node.op_type in ("Pow", "MatMul", "Gather"):
+        second = _shape(node.inputs[1], sizes, seen) or _looked_up(node, sizes)
         return None if second is None else _binary_shape(node, first, second)
     if node.op_type == "Transpose":
         perm = node.attributes.get_ints("perm", tuple(reversed(range(len(first))))) or ()
@@ -263,6 +268,28 @@ _SAME_SHAPE = frozenset(
 )
 
 
+def _looked_up(node: ir.Node, sizes: Sizes) -> tuple[int, ...] | None:
+    """The shape of what a table is looked up by: a matrix of ids, however it was computed, is `[B, S]`."""
+    table, index = node.inputs[:2]
+    known = node.op_type == "Gather" and is_weight(table, 2) and index is not None and rank(index) == 2
+    return (sizes.batch, sizes.sequence) if known else None
+
+
+def _sum_shape(a: tuple[int, ...] | None, b: tuple[int, ...] | None, sizes: Sizes) -> tuple[int, ...] | None:
+    """Of a sum or product; what a hidden state `[B, S, H]` meets makes it no larger, however that was computed."""
+    if a is not None and b is not None:
+        return _broadcast(a, b)
+    known = a or b
+    return known if known is not None and known[:-1] == (sizes.batch, sizes.sequence) else None
+
+
+def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
+    try:
+        return tuple(np.broadcast_shapes(a, b))
+    except ValueError:
+        return None
+
+
 def _binary_shape(node: ir.Node, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
     if node.op_type == "Gather":
         axis = node.attributes.get_int("axis", 0) % len(a)
@@ -271,10 +298,7 @@ def _binary_shape(node: ir.Node, a: tuple[int, ...], b: tuple[int, ...]) -> tupl
         if min(len(a), len(b)) < 2:
             return None
         return (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
-    try:
-        return tuple(np.broadcast_shapes(a, b))
-    except ValueError:
-        return None
+    return _broadcast(a, b)
 
 
 def _reshaped(shape: tuple[int, ...], target: list[int]) -> tuple[int, ...] | None:
@@ -296,4 +320,4 @@ def _opsets(value: ir.Value) -> dict[str, int]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
+    return str(error).strip().splitlines()[0][:600]

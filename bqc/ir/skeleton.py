@@ -7,13 +7,15 @@ import onnx_ir as ir
 
 from bqc.errors import BqcError
 
-__all__ = ["check_valid", "first_line", "skeleton"]
+__all__ = ["check_valid", "one_line", "skeleton"]
 
 _STRIP_ABOVE = 1024
 
 
 def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Value]]:
     """The model with large initializers as inputs, and those initializers; the model itself is unchanged.
+
+    Outputs without a shape, which ONNX Runtime takes and the checker does not, have one here: that of a number.
 
     Raises BqcError if it cannot be written as ONNX.
     """
@@ -27,14 +29,17 @@ def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Value]]:
         del graph.initializers[name]
         graph.inputs.append(value)
     try:
-        return ir.to_proto(model), large
+        proto = ir.to_proto(model)
+        for output in proto.graph.output:
+            output.type.tensor_type.shape.SetInParent()
+        return proto, large
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, BqcError):  # a weight whose data a text left out
             raise cause from None
-        raise BqcError(f"the model is not valid ONNX: {first_line(cause)}") from error
+        raise BqcError(f"the model is not valid ONNX: {one_line(cause)}") from error
     finally:
         for name, value in large.items():
             graph.inputs.pop()
@@ -46,9 +51,9 @@ def check_valid(proto: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(proto)
     except Exception as error:
-        raise BqcError(f"the model is not valid ONNX: {first_line(error)}") from error
+        raise BqcError(f"the model is not valid ONNX: {one_line(error)}") from error
 
 
-def first_line(error: BaseException) -> str:
-    """What an error of another package says, short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def one_line(error: BaseException) -> str:
+    """What an error of another package says, in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from bqc.errors import BqcError
 from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY
 from bqc.ir.build import dims
-from bqc.ir.skeleton import first_line, skeleton
+from bqc.ir.skeleton import one_line, skeleton
 from bqc.ops.registry import DOMAIN, OPERATORS
 from bqc.passes._graph import attributes_of
 from bqc.pipeline.trial import completed
@@ -161,12 +161,12 @@ def _invalid(model: ir.Model) -> Iterator[Problem]:
     except BqcError as error:
         yield "valid ONNX", str(error)
     except Exception as error:  # onnx has two kinds of its own, and raises others
-        yield "valid ONNX", f"the ONNX checker says: {first_line(error)}"
+        yield "valid ONNX", f"the ONNX checker says: {one_line(error)}"
 
 
 def _signatures(graph: ir.Graph) -> tuple[Signature, Signature]:
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
-    return _signature(inputs), _signature(graph.outputs)
+    return _signature(inputs), _signature(dict.fromkeys(graph.outputs))  # one that is listed twice is one
 
 
 def _signature(values: Iterable[ir.Value]) -> Signature:

@@ -94,7 +94,7 @@ def make_feeds(model: ir.Model, *, batch: int = BATCH, sequence: int = SEQUENCE,
     random = np.random.default_rng(seed)
     sequence = min([sequence, *_free_tables(model)])
     sizes: dict[str, int] = {}
-    shapes = {value: _sized(dims(value) or [], sizes, batch, sequence) for value in _inputs(model)}
+    shapes = {value: _sized(_axes(value), sizes, batch, sequence) for value in _inputs(model)}
     feeds = {}
     for value, shape in shapes.items():
         dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
@@ -159,6 +159,12 @@ def _cosine(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> 
 
 def _inputs(model: ir.Model) -> Iterator[ir.Value]:
     return (value for value in model.graph.inputs if value.name not in model.graph.initializers)
+
+
+def _axes(value: ir.Value) -> list[int | str | None]:
+    """Those that import reads where a file states none."""
+    known = dims(value)
+    return ["batch", "sequence"] if known is None else known
 
 
 def _sized(

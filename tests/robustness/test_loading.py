@@ -211,6 +211,29 @@ def test_places_that_are_none(external: Path, location: str) -> None:
     refused(edit(external, relocate(location)))
 
 
+@pytest.mark.parametrize(
+    ("location", "says"), [("pipe", "'pipe' is a folder or a device"), (".", "'.' is a folder or a device")]
+)
+def test_places_that_are_no_files(external: Path, location: str, says: str) -> None:
+    os.mkfifo(external.parent / "pipe")
+    assert says in refused(edit(external, relocate(location)))
+
+
+def test_a_place_that_is_no_number(external: Path) -> None:
+    proto = onnx.load(external, load_external_data=False)
+    tensor = next(t for t in proto.graph.initializer if t.external_data)
+    next(entry for entry in tensor.external_data if entry.key == "offset").value = "abc"
+    assert "has the offset 'abc' in its data file" in refused(saved(external, proto))
+
+
+def test_text_is_no_input(tmp_path: Path) -> None:
+    proto = ir.to_proto(canonical_bert())
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.STRING
+    onnx.save(proto, tmp_path / "text.onnx")
+    with pytest.raises(BqcError, match="input 'input_ids' holds text"):
+        import_model(tmp_path / "text.onnx")
+
+
 def test_a_small_file_cannot_claim_much(external: Path) -> None:
     proto = onnx.load(external, load_external_data=False)
     largest = max((t for t in proto.graph.initializer if t.external_data), key=lambda t: math.prod(t.dims))

@@ -1,4 +1,4 @@
-"""Shapes that contradict each other are no log lines with tracebacks."""
+"""Types and shapes that follow from others; contradictions are no log lines with tracebacks."""
 
 from __future__ import annotations
 
@@ -26,3 +26,14 @@ def test_a_contradiction_is_not_logged(caplog: pytest.LogCaptureFixture) -> None
     assert not infer_shapes(model)
     assert not caplog.records
     assert logging.getLogger("onnx_ir").level == logging.NOTSET
+
+
+def test_a_sequence_stays_one() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 21]> g (float[2, 4] x) => (float[] y) <int64 at = {1}> {
+        parts = SplitToSequence <axis = 1> (x, at)
+        y = SequenceAt(parts, at)
+        }"""
+    )
+    infer_shapes(model)
+    assert model.graph[0].outputs[0].type == ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))

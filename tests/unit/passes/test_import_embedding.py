@@ -9,10 +9,12 @@ import onnx_ir as ir
 import pytest
 
 from bqc.ir import import_model
-from bqc.ir.anatomy import nodes_of
+from bqc.ir.anatomy import ROLE_KEY, nodes_of
 from bqc.ir.build import Writer
+from bqc.ir.inputs import INPUTS_KEY, Told
 from bqc.ir.synthetic import canonical_bert
-from tests.support.exports import session
+from tests.support.exports import largest_difference, session
+from tests.support.families import Cell, exported
 
 I64 = ir.DataType.INT64
 BOOL = ir.DataType.BOOL
@@ -74,3 +76,41 @@ def test_every_id_and_position(role: str, index: Index, whole: bool) -> None:
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     wanted, found = session(source).run(None, feeds)[0], session(model).run(None, feeds)[0]
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_types_that_positions_look_up() -> None:
+    """As transformers writes RoBERTa with positions as an input: a row of zeros as long as the position table."""
+    model = canonical_bert(layers=1, token_types=False)
+    places = ir.Value(name="position_ids", type=ir.TensorType(I64), shape=ir.Shape(["batch", "sequence"]))
+    model.graph.inputs.append(places)
+    lookups = {role: n for n in model.graph if n.op_type == "Gather" and (role := n.metadata_props[ROLE_KEY])}
+    w = Writer(model.graph)
+    sizes = w.op("Shape", places, dtype=I64)
+    rows = w.op("Slice", sizes, *(w.const(f"n{i}", np.array([i], np.int64)) for i in (0, 1)), dtype=I64)
+    wide = w.op("Concat", rows, w.const("all", np.array([64], np.int64)), dtype=I64, axis=0)
+    zeros = w.op("Expand", w.const("zeros", np.zeros((1, 64), np.int64)), wide, dtype=I64)
+    kinds = w.op("GatherElements", zeros, places, dtype=I64, axis=1)
+    model.graph.insert_before(lookups["embedding.word"], w.nodes)
+    lookups["embedding.type"].replace_input_with(1, kinds)
+    lookups["embedding.position"].replace_input_with(1, places)
+    for item in (*model.graph, *model.graph.initializers.values()):
+        item.metadata_props.clear()
+    imported, summary = import_model(ir.from_proto(ir.to_proto(model)))
+    assert summary.encoder.float_parts == ()
+    assert not any(node.op_type == "GatherElements" for node in imported.graph)
+
+
+def test_an_embedding_that_is_not_recognised_stays_float() -> None:
+    """What reads its shape goes on: it is that of the lookups it is a sum of."""
+    path = exported("torchscript", Cell("bert", "bare"))
+    source = ir.load(path)
+    word = next(n for n in source.graph if n.op_type == "Gather" and "word" in (n.inputs[0].name or ""))
+    w = Writer(source.graph)
+    made = w.op("Mod", word.inputs[1], w.const("few", np.int64(50)), dtype=I64)
+    source.graph.insert_before(word, w.nodes)
+    word.replace_input_with(1, made)
+    model, summary = import_model(ir.from_proto(ir.to_proto(source)))
+    assert [miss.rule for miss in summary.misses] == ["embedding"]
+    assert summary.encoder.attentions == 2
+    assert Told.of_json(model.metadata_props[INPUTS_KEY]).inputs["input_ids"].rows == 120
+    assert largest_difference(source, model) < 1e-5
