@@ -15,7 +15,7 @@ _STRIP_ABOVE = 1024
 def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Value]]:
     """The model with large initializers as inputs, and those initializers; the model itself is unchanged.
 
-    Outputs without a shape, which ONNX Runtime takes and the checker does not, have one here: that of a number.
+    Outputs without a shape, which ONNX Runtime takes and the checker does not, are none here.
 
     Raises BqcError if it cannot be written as ONNX.
     """
@@ -30,8 +30,9 @@ def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Value]]:
         graph.inputs.append(value)
     try:
         proto = ir.to_proto(model)
-        for output in proto.graph.output:
-            output.type.tensor_type.shape.SetInParent()
+        whole = [value for value in proto.graph.output if value.type.tensor_type.HasField("shape")]
+        del proto.graph.output[:]
+        proto.graph.output.extend(whole)
         return proto, large
     except Exception as error:
         cause: BaseException = error

@@ -105,6 +105,13 @@ def _mask(model: onnx.ModelProto, dtype: int) -> None:
     _first(graph, [helper.make_node("Cast", [value.name], ["mask.cast"], to=old)])
 
 
+def outputs_without_shapes(model: onnx.ModelProto) -> None:
+    """As writers leave them that infer nothing."""
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+
+
 def _reads(graph: onnx.GraphProto, old: str, new: str) -> None:
     for node in graph.node:
         for i, name in enumerate(node.input):
@@ -131,6 +138,7 @@ ODDITIES: dict[str, Callable[[onnx.ModelProto], None]] = {
         inputs_as_initializers,
         functions,
         no_names,
+        outputs_without_shapes,
     )
 }
 """Each changes a loaded model in place."""

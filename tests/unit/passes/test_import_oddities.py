@@ -100,6 +100,18 @@ def graph(nodes: list[onnx.NodeProto], domains: dict[str, int]) -> ir.Model:
     return ir.from_proto(helper.make_model(made, opset_imports=imports, ir_version=8))
 
 
+def test_inputs_without_shapes(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    proto = onnx.load(PLAIN.path)
+    for value in proto.graph.input:
+        value.type.tensor_type.ClearField("shape")
+    onnx.save(proto, path)
+    compiled = bqc.compile(path, output=tmp_path / "out.onnx", block=16).paths[0]
+    _, summary = import_model(path)
+    assert "input 'input_ids' has no shape; read as [batch, sequence]" in summary.notes
+    assert verify(compiled, path).ok
+
+
 def test_missing_opset_imports() -> None:
     fused = helper.make_node("Gelu", ["x"], ["z"], domain="com.microsoft")
     model = graph([fused, helper.make_node("Relu", ["z"], ["y"])], {"": 17})
