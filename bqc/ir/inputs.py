@@ -39,6 +39,8 @@ TOKEN_IDS, MASK, TYPES, POSITIONS = "token ids", "mask", "types", "positions"
 SHOWN, HIDDEN, ADDED = "1 at tokens", "1 at padding", "added to scores"
 """How a mask says it; one that is added is 0 at tokens and very low at padding."""
 
+_ROLES = (TOKEN_IDS, MASK, TYPES, POSITIONS)
+_FORMS = (SHOWN, HIDDEN, ADDED)
 _LOW = -1e4
 _HIDES = -5e3
 _MOVES = frozenset(("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Expand"))
@@ -76,29 +78,36 @@ class Told:
         try:
             found = json.loads(text)
             inputs = {str(name): Takes(**takes) for name, takes in found["inputs"].items()}
-            if not all(isinstance(one.rows, int) and isinstance(one.form, str) for one in inputs.values()):
-                raise TypeError("rows and forms")
-            return cls(inputs, int(found["longest"]))
+            counts = [int(found["longest"]), *(int(one.rows) for one in inputs.values())]
+            if min(counts) < 0 or not all(
+                one.role in _ROLES and one.form in _FORMS for one in inputs.values()
+            ):
+                raise ValueError("a role, form or count that is none")
+            return cls(inputs, counts[0])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise BqcError(f"the model's metadata {INPUTS_KEY} is not readable: {text[:80]}") from error
 
 
 def tell_inputs(model: ir.Model) -> Told:
     """What the inputs of an annotated float model take, as far as its tables and its mask tell."""
-    lookups = [n for n in model.graph if n.op_type == "Gather" and is_weight(n.inputs[0], 2)]
     inputs: dict[str, Takes] = {}
     limits = []
-    for node in lookups:
+    for node in filter(_is_embedding, model.graph):
         rows, source = size_of(node.inputs[0], 0), _source(node)
         if source is not None:
-            kind = _kind(node, source)
-            inputs.setdefault(source.name or "", Takes(kind, rows))
+            kind, before = _kind(node, source), inputs.get(source.name or "")
+            inputs[source.name or ""] = Takes(kind, rows if before is None else min(rows, before.rows))
             if kind == POSITIONS:
                 limits.append(rows)
         elif rows > 2:  # a model without type ids looks a constant up in a table of one or two types
             limits.append(rows - _first_position(model.graph, node.inputs[1]))
     inputs.update(_masks(model, {name: one for name, one in inputs.items() if one.role == TOKEN_IDS}))
     return Told(inputs, max(min(limits, default=0), 0))
+
+
+def _is_embedding(node: ir.Node) -> bool:
+    """Does it look a table of an embedding up? Those of relative positions limit no sequence."""
+    return node.op_type == "Gather" and is_weight(node.inputs[0], 2) and role(node) in (None, *TABLE_ROLES)
 
 
 def _source(lookup: ir.Node) -> ir.Value | None:

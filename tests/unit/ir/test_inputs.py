@@ -39,8 +39,10 @@ def test_tables_and_masks_tell() -> None:
     )
 
 
-def test_positions_begin_behind_padding() -> None:
-    model, _ = import_model(exported("torchscript", Cell("roberta", "bare")))
+@pytest.mark.parametrize("family", ["roberta", "mpnet"])
+def test_positions_begin_behind_padding(family: str) -> None:
+    """And MPNet's table of relative positions, of 32 rows, limits nothing."""
+    model, _ = import_model(exported("torchscript", Cell(family, "bare")))
     found = Told.of_json(model.metadata_props[INPUTS_KEY])
     assert found.inputs == {"input_ids": Takes(TOKEN_IDS, 120), "attention_mask": Takes(MASK)}
     assert found.longest == 64  # of 66 rows
@@ -104,7 +106,13 @@ def test_fused_originals_are_verified(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"inputs": 3, "longest": 1}', '{"inputs": {"x": {"rows": 1}}, "longest": 1}']
+    "text",
+    [
+        *("", "[]", "{}", '{"inputs": 3, "longest": 1}', '{"inputs": {"x": {"rows": 1}}, "longest": 1}'),
+        '{"inputs": {"x": {"role": "mask", "form": "upside down"}}, "longest": 1}',
+        '{"inputs": {"x": {"role": "pixels"}}, "longest": 1}',
+        '{"inputs": {"x": {"role": "token ids", "rows": -1}}, "longest": 1}',
+    ],
 )
 def test_damaged_metadata(text: str) -> None:
     with pytest.raises(BqcError, match=r"metadata bqc\.inputs is not readable"):
