@@ -9,7 +9,7 @@ import onnx_ir as ir
 from bqc.ir.explain import Explanation, NoMatch
 from bqc.ir.match import Linear, as_linear, is_product, is_weight, walk_back
 
-__all__ = ["Region", "in_order", "regions"]
+__all__ = ["Region", "context_of", "in_order", "regions"]
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def _find(softmax: ir.Node) -> Region:
     assert scores is not None, "a product has a producer"
     query = _linear_behind(scores.inputs[0], "query")
     key = _linear_behind(scores.inputs[1], "key")
-    context, operand = _context_of(softmax.outputs[0])
-    value = _linear_behind(operand, "value")
-    return Region((softmax,), products[0], query, key, value, _merged(context))
+    context, operand = context_of(softmax)
+    value = _linear_behind(context.inputs[operand], "value")
+    return Region((softmax,), products[0], query, key, value, _merged(context.outputs[0]))
 
 
 def _linear_behind(value: ir.Value | None, what: str) -> Linear:
@@ -75,17 +75,21 @@ def _linear_behind(value: ir.Value | None, what: str) -> Linear:
     return linear
 
 
-def _context_of(weights: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """The product of attention weights and values, and its value operand."""
-    seen, queue = set[ir.Value](), [weights]
+def context_of(softmax: ir.Node) -> tuple[ir.Node, int]:
+    """The product of attention weights and values, and which operand the values are.
+
+    Raises:
+        NoMatch: none follows the Softmax.
+    """
+    seen, queue = set[ir.Value](), [softmax.outputs[0]]
     while queue and len(seen) < 40:
         value = queue.pop(0)
         seen.add(value)
         for use in value.consumers():
             if use.op_type == "MatMul":
-                other = next((v for v in use.inputs if v is not value), None)
-                if other is not None and not is_weight(other):
-                    return use.outputs[0], other
+                at = 1 - list(use.inputs).index(value)
+                if not is_weight(use.inputs[at]):
+                    return use, at
             elif use.op_type not in ("Shape", "Size"):
                 queue.extend(v for v in use.outputs if v not in seen)
     raise NoMatch("no product with the values follows the Softmax", 2)

@@ -16,6 +16,7 @@ from bqc.ir.explain import NoMatch, explanation
 from bqc.ir.match import Linear, as_linear, is_product, size_of, walk_back
 from bqc.ir.probe import Probe, ProbeError, Sizes
 from bqc.ir.rewrite import between, drop_dead, sources
+from bqc.passes._attention_region import context_of
 from bqc.passes.import_weights import free_name, lazily
 
 __all__ = ["ImportPacked"]
@@ -79,10 +80,12 @@ def _operands(softmax: ir.Node) -> tuple[Linear, list[Operand]] | None:
     """The packed linear and the operands of both products, where all three come from one linear."""
     products = walk_back(softmax.inputs[0], is_product) if softmax.inputs[0] is not None else []
     scores = products[0].producer() if len(products) == 1 else None
-    context = _context(softmax)
-    if scores is None or context is None:
+    if scores is None:
         return None
-    user, index = context
+    try:
+        user, index = context_of(softmax)
+    except NoMatch:
+        return None
     operands = [
         (scores.inputs[0], scores, 0),
         (scores.inputs[1], scores, 1),
@@ -96,19 +99,6 @@ def _operands(softmax: ir.Node) -> tuple[Linear, list[Operand]] | None:
         linears.add(found[0])
     packed = as_linear(linears.pop()) if len(linears) == 1 else None
     return None if packed is None else (packed, [(v, n, i) for v, n, i in operands if v is not None])
-
-
-def _context(softmax: ir.Node) -> tuple[ir.Node, int] | None:
-    """The product of the attention weights with the values, and which operand the values are."""
-    queue, seen = [softmax.outputs[0]], 0
-    while queue and seen < 20:
-        value = queue.pop(0)
-        seen += 1
-        for use in value.consumers():
-            if use.op_type == "MatMul":
-                return use, 1 - list(use.inputs).index(value)
-            queue.extend(use.outputs)
-    return None
 
 
 def _columns(packed: Linear, value: ir.Value) -> tuple[Array, bool, float]:

@@ -35,12 +35,16 @@ class Rows(torch.utils.data.Dataset[Row]):
         return self._features, row
 
     def score(self, outputs: npt.NDArray[np.float32]) -> dict[str, float]:
-        """The task's metrics of a module's outputs: ``[rows, classes]``, or ``[rows, tokens, ...]`` with padding."""
+        """Metrics of a module's outputs: ``[rows, classes]``, or ``[rows, tokens, ...]`` with padding.
+
+        Raises:
+            BqcError: the task's own metric function fails.
+        """
         encodings = self._features.encodings
         by_token = outputs.ndim > 2
         cut = [row[: len(e.ids)] if by_token else row for row, e in zip(outputs, encodings, strict=True)]
         found = self._task.predictions(self._examples, self._features, cut)
-        return self._task.measure(self._examples, found)
+        return self._task.score(self._examples, found)
 
 
 class Collator:
