@@ -21,7 +21,7 @@ from bqc.ir.anatomy import (
     role,
 )
 from bqc.ir.explain import explanation, node_name
-from bqc.ir.inputs import INPUTS_KEY, tell_inputs
+from bqc.ir.inputs import INPUTS_KEY, input_specs
 from bqc.ir.match import (
     Linear,
     as_linear,
@@ -95,7 +95,7 @@ class AnnotateAnatomy(ir.passes.InPlacePass):
             note(model, "the decoder is the word table: both get one format, and one copy is stored")
         _name(graph)
         record(model, len(attentions), parts)
-        model.metadata_props[INPUTS_KEY] = tell_inputs(model).to_json()
+        model.metadata_props[INPUTS_KEY] = input_specs(model).to_json()
         return ir.passes.PassResult(model, True)
 
 

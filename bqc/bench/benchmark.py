@@ -22,7 +22,7 @@ from bqc.runtime.feeds import Feeds
 from bqc.runtime.inputs import EncoderInputs
 from bqc.runtime.native import native
 from bqc.runtime.session import session
-from bqc.runtime.told import told_of
+from bqc.runtime.specs import specs_of
 
 __all__ = ["Options", "Watcher", "bench"]
 
@@ -96,8 +96,8 @@ def bench(
             raise BqcError(f"no engine '{reference}' to compare with: engines are {', '.join(names)}")
         watcher.say("loading the engines")
         sessions = {engine.name: session(engine.path, threads=options.threads) for engine in engines}
-        told = told_of(list(sessions.values()), engines[-1].path)
-        inputs = {name: EncoderInputs.of(one, told) for name, one in sessions.items()}
+        specs = specs_of(list(sessions.values()), engines[-1].path)
+        inputs = {name: EncoderInputs.of(one, specs) for name, one in sessions.items()}
         known = [vocabulary(engine.path, inputs[engine.name]) for engine in engines if engine.path in models]
         chosen = workloads(Vocabulary(min(one.ids for one in known), min(one.types for one in known)))
         reports = _timings(sessions, inputs, chosen, reference, options.plan, watcher)

@@ -15,7 +15,7 @@ from bqc.diff.view import View
 from bqc.errors import BqcError
 from bqc.runtime.feeds import Feeds, Inputs
 from bqc.runtime.inputs import EncoderInputs
-from bqc.runtime.told import told_inside
+from bqc.runtime.specs import specs_inside
 
 __all__ = ["InputChoice", "Run", "choose_runs"]
 
@@ -49,9 +49,9 @@ def choose_runs(
         BqcError: the file does not fit, or an input is of a type that cannot be made up.
     """
     try:
-        told = told_inside(sessions)
+        specs = specs_inside(sessions)
         for running in sessions:
-            EncoderInputs.of(running, told)
+            EncoderInputs.of(running, specs)
     except BqcError:
         return _any_inputs(views, alignment, choice)
     # The second model of `Inputs.choose` is asked for its vocabulary.

@@ -25,14 +25,14 @@ __all__ = [
     "SHOWN",
     "TOKEN_IDS",
     "TYPES",
-    "Takes",
-    "Told",
+    "InputSpec",
+    "InputSpecs",
     "as_mask",
-    "tell_inputs",
+    "input_specs",
 ]
 
 INPUTS_KEY = "bqc.inputs"
-"""Metadata key: the JSON of a `Told`."""
+"""Metadata key: the JSON of a `InputSpecs`."""
 
 TOKEN_IDS, MASK, TYPES, POSITIONS = "token ids", "mask", "types", "positions"
 """What an input may take."""
@@ -47,7 +47,7 @@ _MOVES = frozenset(("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Slic
 
 
 @dataclass(frozen=True)
-class Takes:
+class InputSpec:
     """What one input takes: `rows` of the table that ids, types or positions look up, the `form` of a mask."""
 
     role: str
@@ -56,10 +56,10 @@ class Takes:
 
 
 @dataclass(frozen=True)
-class Told:
+class InputSpecs:
     """Inputs by name, and the tokens of the longest sequence that the tables allow; 0 where none limits it."""
 
-    inputs: Mapping[str, Takes] = field(default_factory=dict)
+    inputs: Mapping[str, InputSpec] = field(default_factory=dict)
     longest: int = 0
 
     def to_json(self) -> str:
@@ -67,7 +67,7 @@ class Told:
         return json.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
-    def of_json(cls, text: str | None) -> Told:
+    def of_json(cls, text: str | None) -> InputSpecs:
         """Read back; empty where a model has none.
 
         Raises:
@@ -77,7 +77,7 @@ class Told:
             return cls()
         try:
             found = json.loads(text)
-            inputs = {str(name): Takes(**takes) for name, takes in found["inputs"].items()}
+            inputs = {str(name): InputSpec(**takes) for name, takes in found["inputs"].items()}
             counts = [int(found["longest"]), *(int(one.rows) for one in inputs.values())]
             if min(counts) < 0 or not all(
                 one.role in _ROLES and one.form in _FORMS for one in inputs.values()
@@ -88,21 +88,21 @@ class Told:
             raise BqcError(f"the model's metadata {INPUTS_KEY} is not readable: {text[:80]}") from error
 
 
-def tell_inputs(model: ir.Model) -> Told:
+def input_specs(model: ir.Model) -> InputSpecs:
     """What the inputs of an annotated float model take, as far as its tables and its mask tell."""
-    inputs: dict[str, Takes] = {}
+    inputs: dict[str, InputSpec] = {}
     limits = []
     for node in filter(_is_embedding, model.graph):
         rows, source = size_of(node.inputs[0], 0), _source(node)
         if source is not None:
             kind, before = _kind(node, source), inputs.get(source.name or "")
-            inputs[source.name or ""] = Takes(kind, rows if before is None else min(rows, before.rows))
+            inputs[source.name or ""] = InputSpec(kind, rows if before is None else min(rows, before.rows))
             if kind == POSITIONS:
                 limits.append(rows)
         elif rows > 2:  # a model without type ids looks a constant up in a table of one or two types
             limits.append(rows - _first_position(model.graph, node.inputs[1]))
     inputs.update(_masks(model, {name: one for name, one in inputs.items() if one.role == TOKEN_IDS}))
-    return Told(inputs, max(min(limits, default=0), 0))
+    return InputSpecs(inputs, max(min(limits, default=0), 0))
 
 
 def _is_embedding(node: ir.Node) -> bool:
@@ -155,7 +155,7 @@ def _shape(value: ir.Value, sizes: Sizes) -> tuple[int, ...]:
     return (sizes.batch, *[1] * between, sizes.sequence)
 
 
-def _masks(model: ir.Model, ids: Mapping[str, Takes]) -> dict[str, Takes]:
+def _masks(model: ir.Model, ids: Mapping[str, InputSpec]) -> dict[str, InputSpec]:
     """Inputs that hide keys, and in which form: found by running what is added to the scores."""
     added = next((v for node in nodes_of(model, role="attention.scores") for v in _biases(node)), None)
     if added is None:
@@ -172,7 +172,7 @@ def _masks(model: ir.Model, ids: Mapping[str, Takes]) -> dict[str, Takes]:
         for forms in itertools.product(*map(_forms, masks)):
             given = list(zip(masks, forms, strict=True))
             if _hide(probe, known, given, sizes):
-                return {v.name or "": Takes(MASK, form=form) for v, form in given}
+                return {v.name or "": InputSpec(MASK, form=form) for v, form in given}
     return {}
 
 

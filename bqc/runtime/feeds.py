@@ -13,7 +13,7 @@ import onnxruntime
 from bqc.errors import BqcError
 from bqc.runtime.inputs import Batch, EncoderInputs
 from bqc.runtime.sentences import SENTENCES
-from bqc.runtime.told import told_of
+from bqc.runtime.specs import specs_of
 
 __all__ = ["Feeds", "Inputs", "random_batches", "read_feeds"]
 
@@ -53,8 +53,8 @@ class Inputs:
         Raises:
             BqcError: the file does not fit, or the size of the vocabulary cannot be told.
         """
-        told = told_of(sessions, paths[1])
-        ours, theirs = (EncoderInputs.of(session, told) for session in sessions)
+        specs = specs_of(sessions, paths[1])
+        ours, theirs = (EncoderInputs.of(session, specs) for session in sessions)
         fixed = theirs.sequence is not None
         if file is not None:
             parts = (_by_batch(file, one, theirs.batch) for one in (ours, theirs))
@@ -151,10 +151,10 @@ def _sentence_batches(folder: Path, sequence: int | None) -> tuple[str, list[Bat
 def _random_batches(
     inputs: EncoderInputs, path: str | Path, samples: int | None, shape: tuple[int, int] | None, seed: int
 ) -> tuple[str, list[Batch]]:
-    vocabulary = inputs.takes[inputs.token_ids].rows
+    vocabulary = inputs.specs[inputs.token_ids].rows
     if not vocabulary:
         raise BqcError(f"{path}: cannot tell the size of the vocabulary; give inputs with --inputs FILE.npz")
-    types = inputs.takes[inputs.token_types].rows if inputs.token_types else 1
+    types = inputs.specs[inputs.token_types].rows if inputs.token_types else 1
     batch, sequence = shape or (8, min(64, inputs.longest or 64))
     batch, sequence = inputs.batch or batch, inputs.sequence or sequence
     count = samples or 32

@@ -20,8 +20,8 @@ from bqc.ir.inputs import (
     SHOWN,
     TOKEN_IDS,
     TYPES,
-    Takes,
-    Told,
+    InputSpec,
+    InputSpecs,
     as_mask,
 )
 
@@ -30,17 +30,17 @@ __all__ = ["Batch", "EncoderInputs", "stored"]
 # Names in use by transformers, tf2onnx, the original BERT code and torch.nn.Transformer (whose masks are 1 at
 # padding), in the order in which they are tried.
 _NAMES = {
-    "input_ids": Takes(TOKEN_IDS),
-    "input_word_ids": Takes(TOKEN_IDS),
-    "attention_mask": Takes(MASK),
-    "input_mask": Takes(MASK),
-    "padding_mask": Takes(MASK, form=HIDDEN),
-    "key_padding_mask": Takes(MASK, form=HIDDEN),
-    "src_key_padding_mask": Takes(MASK, form=HIDDEN),
-    "token_type_ids": Takes(TYPES),
-    "segment_ids": Takes(TYPES),
-    "input_type_ids": Takes(TYPES),
-    "position_ids": Takes(POSITIONS),
+    "input_ids": InputSpec(TOKEN_IDS),
+    "input_word_ids": InputSpec(TOKEN_IDS),
+    "attention_mask": InputSpec(MASK),
+    "input_mask": InputSpec(MASK),
+    "padding_mask": InputSpec(MASK, form=HIDDEN),
+    "key_padding_mask": InputSpec(MASK, form=HIDDEN),
+    "src_key_padding_mask": InputSpec(MASK, form=HIDDEN),
+    "token_type_ids": InputSpec(TYPES),
+    "segment_ids": InputSpec(TYPES),
+    "input_type_ids": InputSpec(TYPES),
+    "position_ids": InputSpec(POSITIONS),
 }
 
 _DTYPES: dict[str, npt.DTypeLike] = {
@@ -70,7 +70,7 @@ class EncoderInputs:
     """The inputs of a session, told apart.
 
     Attributes:
-        takes: input name -> what it takes.
+        specs: input name -> what it takes.
         dtypes: input name -> numpy dtype it takes.
         ranks: input name -> its axes: 2, or up to 4 of a mask ``[batch, 1, 1, sequence]``.
         batch: the batch size, where the graph fixes it.
@@ -78,7 +78,7 @@ class EncoderInputs:
         longest: tokens of the longest sequence that the tables allow; 0 where that is not known.
     """
 
-    takes: dict[str, Takes]
+    specs: dict[str, InputSpec]
     dtypes: dict[str, npt.DTypeLike]
     ranks: dict[str, int]
     batch: int | None
@@ -86,14 +86,14 @@ class EncoderInputs:
     longest: int = 0
 
     @classmethod
-    def of(cls, session: onnxruntime.InferenceSession, told: Told | None = None) -> EncoderInputs:
-        """Read the inputs of a session: as ``told``, else as the model's metadata tells, else by their names.
+    def of(cls, session: onnxruntime.InferenceSession, specs: InputSpecs | None = None) -> EncoderInputs:
+        """Read the inputs of a session: as ``specs`` say, else as the model's metadata tells, else by their names.
 
         Raises:
             BqcError: an input is none that an encoder has, no input takes token ids, or the metadata is damaged.
         """
         inputs = [(value.name, value.type, value.shape) for value in session.get_inputs()]
-        return cls._told_apart(inputs, told or stored(session))
+        return cls._told_apart(inputs, specs or stored(session))
 
     @classmethod
     def of_model(cls, model: ir.Model) -> EncoderInputs:
@@ -103,17 +103,17 @@ class EncoderInputs:
             kind = "unknown" if value.dtype is None else f"tensor({value.dtype.name.lower()})"
             shape = [] if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
             inputs.append((value.name or "", kind, shape))
-        return cls._told_apart(inputs, Told.of_json(model.metadata_props.get(INPUTS_KEY)))
+        return cls._told_apart(inputs, InputSpecs.of_json(model.metadata_props.get(INPUTS_KEY)))
 
     @classmethod
     def _told_apart(
-        cls, inputs: Sequence[tuple[str, str, Sequence[int | str | None]]], told: Told
+        cls, inputs: Sequence[tuple[str, str, Sequence[int | str | None]]], known: InputSpecs
     ) -> EncoderInputs:
-        takes, dtypes, ranks = dict[str, Takes](), dict[str, npt.DTypeLike](), dict[str, int]()
+        specs, dtypes, ranks = dict[str, InputSpec](), dict[str, npt.DTypeLike](), dict[str, int]()
         batch: int | None = None
         sequence: int | None = None
         for name, kind, shape in inputs:
-            one = told.inputs.get(name) or _NAMES.get(name.split(":")[0].lower())
+            one = known.inputs.get(name) or _NAMES.get(name.split(":")[0].lower())
             # An input of unknown rank has no sizes, either; `import-mend` reads it so, too.
             sizes = list(shape) or [None, None]
             if one is None or kind not in _DTYPES or not _fits(one, sizes):
@@ -121,12 +121,12 @@ class EncoderInputs:
                     f"input {name} ({kind}, shape {list(shape)}) is none of an encoder's: "
                     f"expected [batch, sequence] inputs named {', '.join(_NAMES)}"
                 )
-            takes[name], dtypes[name], ranks[name] = one, _DTYPES[kind], len(sizes)
+            specs[name], dtypes[name], ranks[name] = one, _DTYPES[kind], len(sizes)
             batch = sizes[0] if isinstance(sizes[0], int) else batch
             sequence = sizes[-1] if isinstance(sizes[-1], int) else sequence
-        if not any(one.role == TOKEN_IDS for one in takes.values()):
-            raise BqcError(f"no input takes token ids (found {', '.join(takes) or 'none'})")
-        return cls(takes, dtypes, ranks, batch, sequence, told.longest)
+        if not any(one.role == TOKEN_IDS for one in specs.values()):
+            raise BqcError(f"no input takes token ids (found {', '.join(specs) or 'none'})")
+        return cls(specs, dtypes, ranks, batch, sequence, known.longest)
 
     def feeds(self, batch: Batch) -> dict[str, npt.NDArray[np.generic]]:
         """The session's feeds for one batch; inputs the model does not have are left out."""
@@ -137,7 +137,7 @@ class EncoderInputs:
             POSITIONS: np.broadcast_to(np.arange(width, dtype=np.int64), batch.ids.shape),
         }
         feeds: dict[str, npt.NDArray[np.generic]] = {}
-        for name, one in self.takes.items():
+        for name, one in self.specs.items():
             if one.role == MASK:
                 shape = (size, *[1] * (self.ranks[name] - 2), width)
                 feeds[name] = as_mask(batch.mask, one.form, shape).astype(self.dtypes[name])
@@ -148,17 +148,17 @@ class EncoderInputs:
     @property
     def token_ids(self) -> str:
         """The input that takes token ids."""
-        return next(name for name, one in self.takes.items() if one.role == TOKEN_IDS)
+        return next(name for name, one in self.specs.items() if one.role == TOKEN_IDS)
 
     @property
     def token_types(self) -> str | None:
         """The input that takes token types, if the model has one."""
-        return next((name for name, one in self.takes.items() if one.role == TYPES), None)
+        return next((name for name, one in self.specs.items() if one.role == TYPES), None)
 
     def mask_of(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.bool_]:
         """Positions of feeds that hold a token, bool ``[batch, sequence]``; all, if there is no mask."""
         shape = feeds[self.token_ids].shape
-        for name, one in self.takes.items():
+        for name, one in self.specs.items():
             if one.role == MASK:
                 given = feeds[name].reshape(shape)
                 if one.form == ADDED:
@@ -167,12 +167,12 @@ class EncoderInputs:
         return np.ones(shape, dtype=np.bool_)
 
 
-def stored(session: onnxruntime.InferenceSession) -> Told:
+def stored(session: onnxruntime.InferenceSession) -> InputSpecs:
     """What a model's metadata tells of its inputs; nothing of one that bqc did not write. Raises BqcError."""
-    return Told.of_json(session.get_modelmeta().custom_metadata_map.get(INPUTS_KEY))
+    return InputSpecs.of_json(session.get_modelmeta().custom_metadata_map.get(INPUTS_KEY))
 
 
-def _fits(takes: Takes, sizes: Sequence[int | str | None]) -> bool:
+def _fits(spec: InputSpec, sizes: Sequence[int | str | None]) -> bool:
     """Is it ``[batch, sequence]``, or of a mask with axes of one between?"""
     between = sizes[1:-1]
-    return len(sizes) >= 2 and (not between or (takes.role == MASK and all(size == 1 for size in between)))
+    return len(sizes) >= 2 and (not between or (spec.role == MASK and all(size == 1 for size in between)))

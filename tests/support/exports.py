@@ -16,7 +16,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from bqc.ir.inputs import INPUTS_KEY, Told
+from bqc.ir.inputs import INPUTS_KEY, InputSpecs
 from bqc.runtime.inputs import Batch, EncoderInputs
 
 __all__ = [
@@ -203,7 +203,7 @@ def largest_difference(one: Path | ir.Model, other: Path | ir.Model, *, padding:
     first, second = session(one), session(other)
     names = [out.name for out in first.get_outputs()]
     assert names == [out.name for out in second.get_outputs()]
-    inputs = [EncoderInputs.of(running, _told(one, other)) for running in (first, second)]
+    inputs = [EncoderInputs.of(running, _specs(one, other)) for running in (first, second)]
     worst = 0.0
     for feeds in batches({"input_ids", "attention_mask", "token_type_ids"}, fixed=fixed_sizes(first)):
         batch = Batch(feeds["input_ids"], feeds["attention_mask"], feeds["token_type_ids"])
@@ -222,10 +222,10 @@ def largest_difference(one: Path | ir.Model, other: Path | ir.Model, *, padding:
     return worst
 
 
-def _told(*models: Path | ir.Model) -> Told:
+def _specs(*models: Path | ir.Model) -> InputSpecs:
     """What the inputs take, as one of the models tells that was imported."""
     texts = (one.metadata_props.get(INPUTS_KEY) for one in models if isinstance(one, ir.Model))
-    return Told.of_json(next(filter(None, texts), None))
+    return InputSpecs.of_json(next(filter(None, texts), None))
 
 
 def fixed_sizes(one: ort.InferenceSession) -> tuple[int | None, int | None]:

@@ -11,7 +11,18 @@ import pytest
 import bqc
 from bqc.errors import BqcError
 from bqc.ir import import_model
-from bqc.ir.inputs import ADDED, HIDDEN, INPUTS_KEY, MASK, POSITIONS, SHOWN, TOKEN_IDS, TYPES, Takes, Told
+from bqc.ir.inputs import (
+    ADDED,
+    HIDDEN,
+    INPUTS_KEY,
+    MASK,
+    POSITIONS,
+    SHOWN,
+    TOKEN_IDS,
+    TYPES,
+    InputSpec,
+    InputSpecs,
+)
 from bqc.ir.synthetic import canonical_bert
 from bqc.runtime.inputs import Batch, EncoderInputs
 from bqc.verify import verify
@@ -24,16 +35,16 @@ ADDITIVE = [(rank, "float", True) for rank in (2, 3, 4)]
 PLAIN = [(rank, kind, False) for rank in (2, 3, 4) for kind in ("int32", "bool", "float", "float16", "uint8")]
 
 
-def told(model: ir.Model) -> Told:
-    return Told.of_json(import_model(model)[0].metadata_props[INPUTS_KEY])
+def specs(model: ir.Model) -> InputSpecs:
+    return InputSpecs.of_json(import_model(model)[0].metadata_props[INPUTS_KEY])
 
 
 def test_tables_and_masks_tell() -> None:
-    assert told(canonical_bert()) == Told(
+    assert specs(canonical_bert()) == InputSpecs(
         {
-            "input_ids": Takes(TOKEN_IDS, 100),
-            "token_type_ids": Takes(TYPES, 2),
-            "attention_mask": Takes(MASK),
+            "input_ids": InputSpec(TOKEN_IDS, 100),
+            "token_type_ids": InputSpec(TYPES, 2),
+            "attention_mask": InputSpec(MASK),
         },
         longest=64,
     )
@@ -43,8 +54,8 @@ def test_tables_and_masks_tell() -> None:
 def test_positions_begin_behind_padding(family: str) -> None:
     """And MPNet's table of relative positions, of 32 rows, limits nothing."""
     model, _ = import_model(exported("torchscript", Cell(family, "bare")))
-    found = Told.of_json(model.metadata_props[INPUTS_KEY])
-    assert found.inputs == {"input_ids": Takes(TOKEN_IDS, 120), "attention_mask": Takes(MASK)}
+    found = InputSpecs.of_json(model.metadata_props[INPUTS_KEY])
+    assert found.inputs == {"input_ids": InputSpec(TOKEN_IDS, 120), "attention_mask": InputSpec(MASK)}
     assert found.longest == 64  # of 66 rows
 
 
@@ -56,7 +67,7 @@ def test_every_form_of_a_mask(rank: int, kind: str, additive: bool, tmp_path: Pa
     ir.save(model, source)
     compiled = bqc.compile(source, output=tmp_path / "out.onnx").paths[0]
     inputs = EncoderInputs.of(bqc.session(compiled))
-    assert inputs.takes["mask_of_mine"].form == (ADDED if additive else SHOWN)
+    assert inputs.specs["mask_of_mine"].form == (ADDED if additive else SHOWN)
     assert inputs.ranks["mask_of_mine"] == rank
     ids = np.ones((2, 3), np.int64)
     shown = np.array([[1, 1, 0], [1, 0, 0]])
@@ -79,7 +90,7 @@ def test_a_mask_that_is_one_at_padding() -> None:
     turned.replace_input_with(0, mask)
     turned.outputs[0].type, turned.outputs[0].shape = mask.type, mask.shape
     graph.insert_before(graph[0], turned)
-    assert told(model).inputs["attention_mask"] == Takes(MASK, form=HIDDEN)
+    assert specs(model).inputs["attention_mask"] == InputSpec(MASK, form=HIDDEN)
 
 
 def test_explicit_positions_have_rows() -> None:
@@ -89,8 +100,8 @@ def test_explicit_positions_have_rows() -> None:
     lookup = next(n for n in model.graph if n.op_type == "Gather" and "position" in (n.inputs[0].name or ""))
     lookup.replace_input_with(1, places)
     places.name = "position_ids"
-    found = told(model)
-    assert found.inputs["position_ids"] == Takes(POSITIONS, 64)
+    found = specs(model)
+    assert found.inputs["position_ids"] == InputSpec(POSITIONS, 64)
     assert found.longest == 64
 
 
@@ -116,4 +127,4 @@ def test_fused_originals_are_verified(tmp_path: Path) -> None:
 )
 def test_damaged_metadata(text: str) -> None:
     with pytest.raises(BqcError, match=r"metadata bqc\.inputs is not readable"):
-        Told.of_json(text)
+        InputSpecs.of_json(text)

@@ -11,7 +11,7 @@ import pytest
 from bqc.ir import import_model
 from bqc.ir.anatomy import ROLE_KEY, nodes_of
 from bqc.ir.build import Writer
-from bqc.ir.inputs import INPUTS_KEY, Told
+from bqc.ir.inputs import INPUTS_KEY, InputSpecs
 from bqc.ir.synthetic import canonical_bert
 from tests.support.exports import largest_difference, session
 from tests.support.families import Cell, exported
@@ -112,5 +112,5 @@ def test_an_embedding_that_is_not_recognised_stays_float() -> None:
     model, summary = import_model(ir.from_proto(ir.to_proto(source)))
     assert [miss.rule for miss in summary.misses] == ["embedding"]
     assert summary.encoder.attentions == 2
-    assert Told.of_json(model.metadata_props[INPUTS_KEY]).inputs["input_ids"].rows == 120
+    assert InputSpecs.of_json(model.metadata_props[INPUTS_KEY]).inputs["input_ids"].rows == 120
     assert largest_difference(source, model) < 1e-5
