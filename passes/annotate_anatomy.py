@@ -216,7 +216,8 @@ def _attention(
     _put(layer, "attention.scores", product, made, *reversed(sums))
     _put(layer, "attention.softmax", softmax)
     _put(layer, "attention.context", context, turned, merged)
-    return _block(layer, merged.outputs[0], hidden, "attention.output", "attention.norm")
+    width = size_of(linears[2].weight, 1)
+    return _block(layer, merged.outputs[0], hidden, "attention.output", "attention.norm", width)
 
 
 def _projection(value: ir.Value | None, what: str, order: list[int]) -> tuple[Linear, ir.Node, ir.Node]:
@@ -258,7 +259,7 @@ def _ffn(attended: ir.Value, layer: str, parts: list[FloatPart]) -> None:
     if activation.op_type not in _ACTIVATIONS or activation.inputs[0] is not inner.out:
         names = ", ".join(n.op_type for n in between(activation.outputs[0], [inner.out]))
         parts.append(FloatPart(f"{layer}:ffn.gelu", f"the activation ({names}) is neither Gelu nor Relu"))
-    _block(layer, activation.outputs[0], attended, "ffn.output", "ffn.norm")
+    _block(layer, activation.outputs[0], attended, "ffn.output", "ffn.norm", size_of(inner.weight, 1))
 
 
 def _activation(x: ir.Value) -> ir.Node:
@@ -278,9 +279,13 @@ def _activation(x: ir.Value) -> ir.Node:
     )
 
 
-def _block(layer: str, x: ir.Value, residual: ir.Value, linear_role: str, norm_role: str) -> ir.Value:
-    """Linear, residual sum, LayerNormalization; returns the normalised value."""
+def _block(
+    layer: str, x: ir.Value, residual: ir.Value, linear_role: str, norm_role: str, width: int
+) -> ir.Value:
+    """Linear of `width` inputs, residual sum, LayerNormalization; returns the normalised value."""
     linear = _one_linear(x, f"the linear of {linear_role}")
+    found = size_of(linear.weight, 0)
+    _require(found == width, f"a linear of {width} inputs as {linear_role} (it has {found})")
     _put(layer, linear_role, *linear.nodes)
     total = _next(linear.out, "Add")
     _require(

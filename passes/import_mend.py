@@ -22,6 +22,8 @@ class ImportMend(ir.passes.InPlacePass):
     Before: nodes in any order, `com.microsoft` or the default domain without an opset import, inputs without a shape
     After: nodes sorted, an opset import for each domain, inputs `[batch, sequence]`, every output once
 
+    Sizes below zero, which stand for unknown ones, become unknown.
+
     A default domain without version is read as ONNX Runtime reads it: as the newest one (here 21).
 
     Raises:
@@ -32,7 +34,7 @@ class ImportMend(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        modified = _domains(model) | _inputs(model) | _outputs(model)
+        modified = _domains(model) | _inputs(model) | _outputs(model) | _sizes(model)
         if not _sorted(graph):
             try:
                 graph.sort()
@@ -64,6 +66,19 @@ def _inputs(model: ir.Model) -> bool:
         value.shape = ir.Shape(["batch", "sequence"])
         note(model, f"input {value.name!r} has no shape; read as [batch, sequence]")
     return bool(unknown)
+
+
+def _sizes(model: ir.Model) -> bool:
+    below = [
+        value
+        for value in (*model.graph.inputs, *model.graph.outputs)
+        if value.shape is not None and any(isinstance(size, int) and size < 0 for size in value.shape)
+    ]
+    for value in below:
+        assert value.shape is not None, "just asked"
+        value.shape = ir.Shape([None if isinstance(n, int) and n < 0 else n for n in value.shape])
+        note(model, f"{value.name!r} has a size below zero; read as unknown")
+    return bool(below)
 
 
 def _outputs(model: ir.Model) -> bool:

@@ -29,7 +29,7 @@ class OutputErrors:
         rows: vectors compared: texts, or tokens for an output with a sequence axis.
         max_abs: largest absolute error of an element.
         mean_abs: mean absolute error over all elements.
-        cosine_min: lowest cosine of a row; of all rows as one vector where a row is narrower than 16.
+        cosine_min: lowest cosine of a row; of rows with fewer than 16 elements, all of them as one vector.
         argmax_agreement: fraction of rows with the same largest element; None where that means nothing.
     """
 
@@ -75,10 +75,9 @@ class Comparison:
         self._rows += len(first)
         self._errors.append(np.abs(first - second)[valid])
         pair = np.stack([np.where(valid, values, 0.0) for values in (first, second)])
-        if first.shape[1] < _NARROW and not span:
-            self._narrow.append(pair.reshape(2, -1))
-        else:
-            self._cosines.append(_cosine(*pair))
+        narrow = valid.sum(axis=1) < _NARROW
+        self._narrow.append(pair[:, narrow].reshape(2, -1))
+        self._cosines.append(_cosine(*pair[:, ~narrow]))
         if first.shape[1] == 1 or weights:
             return
         best, expected = (np.where(valid, values, -np.inf).argmax(axis=1) for values in (first, second))
@@ -87,10 +86,8 @@ class Comparison:
     def result(self) -> OutputErrors:
         """The errors of all runs together; NaN where either model gave NaN."""
         errors = np.concatenate(self._errors)
-        cosines = self._cosines
-        if self._narrow:
-            whole = np.concatenate(self._narrow, axis=1)
-            cosines = [*cosines, _cosine(whole[:1], whole[1:])]
+        whole = np.concatenate(self._narrow, axis=1)
+        cosines = [*self._cosines, _cosine(whole[:1], whole[1:])]
         ranked = self._agree and not any(word in self.name.lower() for word in _VECTORS)
         return OutputErrors(
             name=self.name,

@@ -37,6 +37,17 @@ def test_a_broken_second_layer_stays_float() -> None:
     assert str(part) == "1:ffn (not found: LayerNormalization after Add (but Gather))"
 
 
+def test_a_linear_that_does_not_fit_stays_float() -> None:
+    """A row of its matrix is missing: what runs it would fail, and no block of it can be quantised."""
+    model = canonical_bert()
+    (weight,) = [w for w in weights_of(model, "1", "attention.output") if len(w.shape or ()) == 2]
+    assert weight.const_value is not None
+    data = weight.const_value.numpy()[:-1]
+    weight.const_value, weight.shape = ir.tensor(data), ir.Shape(data.shape)
+    _, summary = import_model(model)
+    assert str(summary.encoder.float_parts[0]).startswith("1:attention (not found: a linear of 32 inputs")
+
+
 def test_reading_labels() -> None:
     model = canonical_bert(layers=3, hidden=24, heads=2, ffn=40, vocab=50, positions=16)
     found = encoder(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -100,15 +101,33 @@ def graph(nodes: list[onnx.NodeProto], domains: dict[str, int]) -> ir.Model:
     return ir.from_proto(helper.make_model(made, opset_imports=imports, ir_version=8))
 
 
-def test_inputs_without_shapes(tmp_path: Path) -> None:
+def shapeless(value: onnx.ValueInfoProto) -> None:
+    value.type.tensor_type.ClearField("shape")
+
+
+def below_zero(value: onnx.ValueInfoProto) -> None:
+    for size in value.type.tensor_type.shape.dim:
+        size.dim_value = -1
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (shapeless, "input 'input_ids' has no shape; read as [batch, sequence]"),
+        (below_zero, "'input_ids' has a size below zero; read as unknown"),
+    ],
+)
+def test_inputs_that_state_no_sizes(
+    change: Callable[[onnx.ValueInfoProto], None], note: str, tmp_path: Path
+) -> None:
     path = tmp_path / "model.onnx"
     proto = onnx.load(PLAIN.path)
     for value in proto.graph.input:
-        value.type.tensor_type.ClearField("shape")
+        change(value)
     onnx.save(proto, path)
     compiled = bqc.compile(path, output=tmp_path / "out.onnx", block=16).paths[0]
     _, summary = import_model(path)
-    assert "input 'input_ids' has no shape; read as [batch, sequence]" in summary.notes
+    assert note in summary.notes
     assert verify(compiled, path).ok
 
 

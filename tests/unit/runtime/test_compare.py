@@ -14,3 +14,22 @@ def test_attention_weights_have_rows_of_texts_and_no_classes() -> None:
     found = compared.result()
     assert (found.rows, found.argmax_agreement) == (1, None)
     assert found.cosine_min < 1
+
+
+def test_scores_of_few_tokens_are_one_vector() -> None:
+    """The one logit of a text of one token points the opposite way at the least change."""
+    want = np.zeros((2, 20), np.float32)
+    want[0, :18] = np.arange(18)
+    want[1, 0] = 1e-3
+    got = want + 0
+    got[1, 0] = -1e-3
+    mask = np.zeros((2, 20), np.bool_)
+    mask[0, :18] = mask[1, :1] = True
+    one = Comparison("start_logits", per_token=True)
+    one.add(got, want, mask)
+    assert one.result().cosine_min == -1  # the only such row
+    got[0, 10:18], want[0, 10:18], mask[0, 10:18] = 0, 0, False
+    both = Comparison("start_logits", per_token=True)
+    both.add(got, want, mask)
+    assert both.result().cosine_min > 0.999
+    assert both.result().rows == 2
