@@ -13,10 +13,11 @@ import onnx
 import onnx_ir as ir
 
 from bqc.errors import BqcError
+from bqc.ir.load import data_files
 from bqc.ir.skeleton import one_line
 from bqc.staging import staged, uninterrupted
 
-__all__ = ["ALIGNMENT", "FORMAT_VERSION", "file_sha256", "output_path", "write"]
+__all__ = ["ALIGNMENT", "FORMAT_VERSION", "file_sha256", "output_path", "require_own_files", "write"]
 
 FORMAT_VERSION = "1"
 ALIGNMENT = 64
@@ -53,6 +54,17 @@ def output_path(source: Path, output: str | None, kind: str = "bqc") -> tuple[Pa
     if path.suffix != ".onnx":
         raise BqcError(f"{output}: the output is a .onnx file, or a folder written with a final /")
     return path, False
+
+
+def require_own_files(output: Path, source: Path | None, model: ir.Model) -> None:
+    """Raise BqcError if writing ``output`` would replace ``source``, or a file that has weights of ``model``."""
+    data = output.with_name(f"{output.name}.data")
+    if source is not None and output.resolve() == source.resolve():
+        raise BqcError(f"{output}: the output would overwrite the input; give another -o")
+    for place in {output.resolve(), data.resolve()} & {file.resolve() for file in data_files(model)}:
+        raise BqcError(
+            f"{output}: writing it would overwrite {place.name}, which has the input's weights; give another -o"
+        )
 
 
 def write(

@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from bqc.artifact import FORMAT_VERSION, file_sha256, inline_bytes, output_path, write
+from bqc.artifact import FORMAT_VERSION, file_sha256, inline_bytes, output_path, require_own_files, write
 from bqc.errors import BqcError
 from bqc.ir import import_model
 from bqc.ir.anatomy import FloatPart
@@ -114,8 +114,6 @@ def compile(
             "a model in memory or on standard input needs an output: give compile(..., output='model.bqc.onnx')"
         )
     path, with_side_files = output_path(source or Path("model.onnx"), None if output is None else str(output))
-    if source is not None and path.resolve() == source.resolve():
-        raise BqcError(f"{path}: the output would overwrite the input; give another -o")
 
     planning = chosen.plan(None if given is None else given.to_yaml(), str(recipe))
     lowering = [] if dry_run else chosen.lower()
@@ -123,6 +121,7 @@ def compile(
     if progress is not None:
         progress(0, total)
     read = model if isinstance(model, ir.Model) else load(model)
+    require_own_files(path, source, read)
     stored = None if source is None else _stored(read, source)
     with watching(instruments):
         loaded, found = _import(read, explain)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from bqc.artifact import write
+from bqc.artifact import require_own_files, write
 from bqc.errors import BqcError
 from bqc.ir.load import load, read_text
 from bqc.ir.text import SEPARATOR, SUFFIX, Tensors, attach_weights, from_text, require_weights, split, to_text
@@ -48,15 +48,11 @@ def optimize(
     loaded = model if isinstance(model, ir.Model) else load(model)
     if weights is not None:
         attach_weights(loaded, load(weights))
+    if output is not None and output != STDOUT:
+        require_own_files(Path(output), None if isinstance(model, ir.Model) else Path(model), loaded)
     with watching(instruments, limit=rewrite_limit):
         steps = run(loaded, passes)
     if output is not None:
-        if (
-            not isinstance(model, ir.Model)
-            and output != STDOUT
-            and Path(output).resolve() == Path(model).resolve()
-        ):
-            raise BqcError(f"{output}: the output would overwrite the input; give another -o")
         write_model(loaded, Path(output), tensors=tensors)
     return steps
 

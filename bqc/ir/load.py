@@ -22,12 +22,13 @@ from bqc.ir.inference import quiet
 from bqc.ir.soundness import all_tensors, check_graphs
 from bqc.ir.text import SUFFIX, from_text
 
-__all__ = ["FORMAT_KEY", "STDIN", "is_compiled", "load", "read_text"]
+__all__ = ["FORMAT_KEY", "STDIN", "data_files", "is_compiled", "load", "read_text"]
 
 FORMAT_KEY = "bqc.format_version"
 STDIN = "-"
 """The path that stands for standard input."""
 
+_DATA = "bqc.data_files"
 _PROTOBUF_LIMIT = (1 << 31) - 1
 _TEXT_STARTS = (b"<", b"/", b"#")
 """How a text begins, and no protobuf message of a model does."""
@@ -107,12 +108,20 @@ def _from_proto(file: Path, read: Callable[[], onnx.ModelProto]) -> ir.Model:
         with quiet():
             model = ir.from_proto(proto)
         _read_or_map(model, file.parent, data)
+        model.meta[_DATA] = set(data.values())
     except BqcError:
         raise
     except Exception as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise BqcError(f"{file}: the model is damaged ({line})") from error
     return model
+
+
+def data_files(model: ir.Model) -> set[Path]:
+    """The files beside the model's own that its weights were read from, or still are."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    mapped = {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    return mapped | set(model.meta.get(_DATA, ()))
 
 
 def is_compiled(model: ir.Model) -> bool:

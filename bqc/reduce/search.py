@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bqc.artifact import inline_bytes
+from bqc.artifact import inline_bytes, require_own_files
 from bqc.errors import BqcError
 from bqc.ir.build import dims
 from bqc.ir.inference import infer_shapes
@@ -73,9 +73,8 @@ def reduce(
 
     Raises BqcError if the model cannot be read, the check finds nothing wrong with it, or the result cannot be written.
     """
-    if Path(output).resolve() == Path(model).resolve():
-        raise BqcError(f"{output}: the output would overwrite the input; give another -o")
     whole = load(model)
+    require_own_files(Path(output), Path(model), whole)
     search = _Search(check, whole, progress)
     small = search.reduced()
     failure = check.failure(small)

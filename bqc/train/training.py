@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bqc.artifact import INLINE_LIMIT, inline_bytes, output_path, write
+from bqc.artifact import INLINE_LIMIT, inline_bytes, output_path, require_own_files, write
 from bqc.compiler import compile as compile_model
 from bqc.errors import BqcError
 from bqc.evaluate.data import load_examples
@@ -155,11 +155,10 @@ def train(
     source = Path(model)
     kind = "tuned" if scheme == FLOAT else "bqc"
     target, side_files = output_path(source, None if output is None else str(output), kind)
-    if target.resolve() == source.resolve():
-        raise BqcError(f"{target}: the output would overwrite the input; give another -o")
     if resume and checkpoints is None:
         raise BqcError("to resume, give the folder of the interrupted run with --checkpoints")
     loaded, _ = import_model(source)
+    require_own_files(target, source, loaded)
     config = read_json(source.with_name("config.json"))
     outputs, width = _head(loaded, task)
     task, _ = task.fit(config, width)

@@ -17,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import bqc
+from bqc.cli import main
 from bqc.errors import BqcError
 from bqc.ir import encoder, import_model, load
 from bqc.ir.synthetic import canonical_bert
@@ -241,6 +242,22 @@ def test_a_small_file_cannot_claim_much(external: Path) -> None:
         proto.graph.initializer.add().CopyFrom(largest)
         proto.graph.initializer[-1].name = f"copy {i}"
     assert "refusing" in refused(saved(external, proto))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["compile"], ["compile", "--single-file"], ["opt", "-p", "import-canonicalize"]]
+)
+def test_no_output_takes_the_place_of_the_weights(
+    arguments: list[str], external: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A renamed model still has its weights in the file that the new one's would be called."""
+    renamed = external.rename(external.with_name("renamed.onnx"))
+    data = external.with_name("model.onnx.data").read_bytes()
+    verb, *options = arguments
+    assert main([verb, str(renamed), *options, "-o", str(external)]) == 2
+    assert "would overwrite model.onnx.data, which has the input's weights" in capsys.readouterr().err
+    assert external.with_name("model.onnx.data").read_bytes() == data
+    assert not external.exists()
 
 
 def hub(external: Path, tmp_path: Path) -> Path:
