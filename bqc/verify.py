@@ -32,7 +32,7 @@ class Bounds:
 
     Attributes:
         cosine_min: lowest cosine of any row.
-        argmax_agreement_min: fraction of rows whose largest element is the same.
+        argmax_agreement_min: fraction of rows whose largest element is the same, and of integers that are the same.
         max_abs: largest absolute error of any element.
     """
 
@@ -61,19 +61,16 @@ class Bounds:
 
     def check(self, output: OutputErrors) -> list[Check]:
         """One check a bound that applies to the output. NaN passes none."""
-        checks = []
-        if self.cosine_min is not None:
-            ok = output.cosine_min >= self.cosine_min
-            checks.append(
-                Check(ok, f"{output.name}: cosine {output.cosine_min:.6f}, at least {self.cosine_min:g}")
-            )
-        agreement, least = output.argmax_agreement, self.argmax_agreement_min
-        if agreement is not None and least is not None:
-            checks.append(
-                Check(
-                    agreement >= least, f"{output.name}: argmax agreement {agreement:.4f}, at least {least:g}"
-                )
-            )
+        floors = (
+            ("cosine", output.cosine_min, self.cosine_min, ".6f"),
+            ("argmax agreement", output.argmax_agreement, self.argmax_agreement_min, ".4f"),
+            ("equal", output.equal, self.argmax_agreement_min, ".4f"),
+        )
+        checks = [
+            Check(found >= least, f"{output.name}: {what} {found:{digits}}, at least {least:g}")
+            for what, found, least, digits in floors
+            if found is not None and least is not None
+        ]
         if self.max_abs is not None:
             ok = output.max_abs <= self.max_abs
             checks.append(

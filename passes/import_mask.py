@@ -20,6 +20,9 @@ __all__ = ["ImportMask"]
 _HIDDEN = -50.0
 _I64 = ir.DataType.INT64
 _FLOAT = ir.DataType.FLOAT
+_FLOATS = (_FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+_HALF_LOW = -1e4
+"""What hides a key in half precision, which has no -FLT_MAX."""
 _SOFTMAX = frozenset(("Softmax", "Exp"))
 _ENDS = frozenset(("MatMul", "Gemm", "Einsum", "LayerNormalization"))
 _MOVES = frozenset(("Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Cast", "Transpose", "Slice"))
@@ -46,7 +49,7 @@ class ImportMask(ir.passes.InPlacePass):
             shape = dims(value)
             if shape is None or not 2 <= len(shape) <= 4 or not value.uses():
                 continue
-            added = value.dtype == _FLOAT and _added(value)
+            added = value.dtype in _FLOATS and _added(value)
             if not added and (len(shape) == 2 or not _may_be_zeros_and_ones(value)):
                 continue
             if any(size != 1 for size in shape[1:-1]):
@@ -110,14 +113,20 @@ def _rewrite(model: ir.Model, value: ir.Value, added: bool) -> None:
     dtype = value.dtype or _FLOAT
     m = value if len(shape) == 2 else w.op("Squeeze", value, axes, shape=plain, dtype=dtype)
     if added:
+        if dtype != _FLOAT:
+            m = w.op("Cast", m, shape=plain, to=int(_FLOAT))
         limit = w.shared("mask_hidden", np.float32(_HIDDEN))
         m = w.op("GreaterOrEqual", m, limit, shape=plain, dtype=ir.DataType.BOOL)
         note(model, f"input {value.name!r} is an additive mask; keys with less than {_HIDDEN:g} are hidden")
     m = mark_padding(w.op("Cast", m, shape=plain, dtype=_I64, to=int(_I64)))
-    back = w.op("Cast", m, shape=plain, dtype=dtype, to=int(dtype))
+    kind = _FLOAT if added else dtype
+    back = w.op("Cast", m, shape=plain, dtype=kind, to=int(kind))
     if added:
         off = w.op("Sub", w.shared("mask_one", np.float32(1)), back, shape=plain)
-        back = w.op("Mul", off, w.shared("mask_low", np.float32(-FLT_MAX)), shape=plain)
+        low = ("mask_low", -FLT_MAX) if dtype == _FLOAT else ("mask_half_low", _HALF_LOW)
+        back = w.op("Mul", off, w.shared(low[0], np.float32(low[1])), shape=plain)
+        if dtype != _FLOAT:
+            back = w.op("Cast", back, shape=plain, dtype=dtype, to=int(dtype))
     if len(shape) > 2:
         back = w.op("Unsqueeze", back, axes, shape=shape, dtype=dtype)
     first = w.nodes[0]

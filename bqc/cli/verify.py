@@ -123,18 +123,21 @@ def command(
     if settings.json:
         emit_json(SCHEMA_VERSION, report.to_dict())
     elif not settings.quiet:
+        integers = any(output.equal is not None for output in report.outputs)
         rows = [
             (
                 output.name,
                 output.rows,
                 f"{output.max_abs:.3g}",
                 f"{output.mean_abs:.3g}",
-                f"{output.cosine_min:.6f}",
-                "-" if output.argmax_agreement is None else f"{output.argmax_agreement:.4f}",
+                _number(output.cosine_min, 6),
+                _number(output.argmax_agreement, 4),
+                *([_number(output.equal, 4)] if integers else []),
             )
             for output in report.outputs
         ]
-        columns = ("output", ">rows", ">max error", ">mean error", ">min cosine", ">argmax agreement")
+        columns = ["output", ">rows", ">max error", ">mean error", ">min cosine", ">argmax agreement"]
+        columns += [">equal"] if integers else []
         table(f"{report.compiled} against {report.against}: {report.inputs}", columns, rows)
         if all_tensors:
             _show_tensors(settings, report)
@@ -143,6 +146,10 @@ def command(
         if not report.checks:
             say(settings, "no bounds: the model stores none and none were given")
     return 0 if report.ok else 1
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _show_tensors(settings: Settings, report: VerifyReport) -> None:

@@ -29,16 +29,19 @@ class OutputErrors:
         rows: vectors compared: texts, or tokens for an output with a sequence axis.
         max_abs: largest absolute error of an element.
         mean_abs: mean absolute error over all elements.
-        cosine_min: lowest cosine of a row; of rows with fewer than 16 elements, all of them as one vector.
+        cosine_min: lowest cosine of a row; of rows with fewer than 16 elements, all of them as one vector; None of
+            integers.
         argmax_agreement: fraction of rows with the same largest element; None where that means nothing.
+        equal: fraction of elements that are the same, of an output of integers (labels, indices); None of numbers.
     """
 
     name: str
     rows: int
     max_abs: float
     mean_abs: float
-    cosine_min: float
+    cosine_min: float | None
     argmax_agreement: float | None
+    equal: float | None = None
 
 
 class Comparison:
@@ -56,6 +59,7 @@ class Comparison:
         self._cosines: list[Floats] = []
         self._agree: list[npt.NDArray[np.bool_]] = []
         self._narrow: list[Floats] = []
+        self._integers = False
         self._rows = 0
 
     def add(
@@ -73,7 +77,10 @@ class Comparison:
             first, second = (values.astype(np.float64).reshape(len(mask), -1) for values in (got, want))
         valid = mask if span else np.ones(first.shape, dtype=np.bool_)
         self._rows += len(first)
+        self._integers = want.dtype.kind in "iub"
         self._errors.append(np.abs(first - second)[valid])
+        if self._integers:
+            return
         pair = np.stack([np.where(valid, values, 0.0) for values in (first, second)])
         narrow = valid.sum(axis=1) < _NARROW
         self._narrow.append(pair[:, narrow].reshape(2, -1))
@@ -86,14 +93,18 @@ class Comparison:
     def result(self) -> OutputErrors:
         """The errors of all runs together; NaN where either model gave NaN."""
         errors = np.concatenate(self._errors)
+        far = float(errors.max(initial=0.0)), float(errors.mean()) if errors.size else 0.0
+        if self._integers:
+            same = float((errors == 0).mean()) if errors.size else 1.0
+            return OutputErrors(self.name, self._rows, *far, None, None, same)
         whole = np.concatenate(self._narrow, axis=1)
         cosines = [*self._cosines, _cosine(whole[:1], whole[1:])]
         ranked = self._agree and not any(word in self.name.lower() for word in _VECTORS)
         return OutputErrors(
             name=self.name,
             rows=self._rows,
-            max_abs=float(errors.max(initial=0.0)),
-            mean_abs=float(errors.mean()) if errors.size else 0.0,
+            max_abs=far[0],
+            mean_abs=far[1],
             cosine_min=float(np.concatenate(cosines).min(initial=1.0)),
             argmax_agreement=float(np.concatenate(self._agree).mean()) if ranked else None,
         )

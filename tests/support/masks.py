@@ -42,7 +42,8 @@ def with_mask(
     cast.replace_input_with(0, new)
     missing = w.const("missing_axes", np.arange(1, 5 - rank, dtype=np.int64))
     if additive:
-        value = w.op("Unsqueeze", new, missing) if rank < 4 else new
+        wide = new if dtype == ir.DataType.FLOAT else w.op("Cast", new, to=int(ir.DataType.FLOAT))
+        value = w.op("Unsqueeze", wide, missing) if rank < 4 else wide
         last.outputs[0].replace_all_uses_with(value)
     else:
         value = w.op("Unsqueeze", cast.outputs[0], missing) if rank < 4 else cast.outputs[0]

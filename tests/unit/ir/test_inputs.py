@@ -31,7 +31,7 @@ from tests.support.exports import Export
 from tests.support.families import Cell, exported
 from tests.support.masks import with_mask
 
-ADDITIVE = [(rank, "float", True) for rank in (2, 3, 4)]
+ADDITIVE = [(rank, kind, True) for rank in (2, 3, 4) for kind in ("float", "float16")]
 PLAIN = [(rank, kind, False) for rank in (2, 3, 4) for kind in ("int32", "bool", "float", "float16", "uint8")]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from bqc.runtime.compare import Comparison
+from bqc.verify import Bounds
 
 
 def test_attention_weights_have_rows_of_texts_and_no_classes() -> None:
@@ -33,3 +34,17 @@ def test_scores_of_few_tokens_are_one_vector() -> None:
     both.add(got, want, mask)
     assert both.result().cosine_min > 0.999
     assert both.result().rows == 2
+
+
+def test_labels_are_equal_or_not() -> None:
+    """Whatever their numbers are: close ones are other labels, and none is a class score."""
+    want = np.array([[1001, 1002, 7], [1003, 1004, 8]])
+    mask = np.array([[True, True, False], [True, True, False]])
+    compared = Comparison("label", per_token=True)
+    compared.add(want + np.array([0, 0, 1]), want, mask)
+    found = compared.result()
+    assert (found.equal, found.cosine_min, found.argmax_agreement) == (1.0, None, None)
+    compared.add(want + 1, want, mask)
+    found = compared.result()
+    assert (found.equal, found.rows) == (0.5, 4)
+    assert [check.ok for check in Bounds(0.97, 0.9).check(found)] == [False]
