@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,12 +17,13 @@ from bqc.ir.rewrite import between
 __all__ = ["label_bias", "position_bias"]
 
 _SIZES = Sizes(2, 5)
+_MOST_INPUTS = 4
 
 
 def position_bias(graph: ir.Graph, scores: ir.Value, product: ir.Value) -> ir.Value | None:
     """The value `[1|B, 1|h, S, S]` that is added to the product of queries and keys, beside the mask.
 
-    A mask adds nothing while it hides nothing, so what adds something then is a bias.
+    A mask adds nothing while it hides nothing, where it is 1 or where it is 0: what adds something then too is a bias.
 
     Raises:
         NoMatch: there is more than one.
@@ -76,11 +78,17 @@ def _adds_something(graph: ir.Graph, value: ir.Value) -> bool:
     try:
         probe = Probe([value])
         sizes = _SIZES.within(graph)
-        ones = np.ones((sizes.batch, sizes.sequence), np.int64)
         read = [v for v in graph.inputs if probe.depends_on(v)]
-        feeds = {v: ones.astype(v.dtype.numpy() if v.dtype else np.int64) for v in read}
-        (found,) = probe.run(feeds, sizes)
+        for numbers in itertools.product((0, 1), repeat=min(len(read), _MOST_INPUTS)):
+            filled = (*numbers, *[1] * (len(read) - len(numbers)))
+            feeds = {
+                v: np.full((sizes.batch, sizes.sequence), number, v.dtype.numpy() if v.dtype else np.int64)
+                for v, number in zip(read, filled, strict=True)
+            }
+            (found,) = probe.run(feeds, sizes)
+            square = found.shape[-2:] == (sizes.sequence, sizes.sequence)
+            if found.ndim != 4 or not square or not np.any(found):
+                return False
     except ProbeError:
         return False
-    square = found.shape[-2:] == (sizes.sequence, sizes.sequence)
-    return found.ndim == 4 and square and bool(np.any(found))
+    return True

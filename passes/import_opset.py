@@ -30,7 +30,7 @@ class ImportOpset(ir.passes.InPlacePass):
     2. Mend: operators that carry a name before the opset that introduced it (exporters and optimizers do
        write LayerNormalization into opset 11 files) step aside: the converter does not know them there.
     3. Check and convert with the weights left out: large initializers become inputs for the time of it, so
-       size does not matter and nothing is copied.
+       size does not matter and nothing is copied. Types of values between nodes that contradict the nodes are dropped.
 
     Raises:
         BqcError: a later opset or one below 1, invalid ONNX, or an operator the converter cannot bring to this opset.
@@ -74,12 +74,23 @@ def _convert(
     graph: ir.Graph, proto: onnx.ModelProto, large: dict[str, ir.Value], source: int, target: int
 ) -> None:
     try:
-        converted = ir.from_proto(onnx.version_converter.convert_version(proto, target))
+        converted = ir.from_proto(_converted(proto, target))
     except Exception as error:
         raise BqcError(f"cannot convert from opset {source} to {target}: {one_line(error)}") from error
     _take_over(graph, converted.graph, large)
     graph.opset_imports.clear()
     graph.opset_imports.update(converted.graph.opset_imports)
+
+
+def _converted(proto: onnx.ModelProto, target: int) -> onnx.ModelProto:
+    try:
+        return onnx.version_converter.convert_version(proto, target)
+    except Exception:
+        if not proto.graph.value_info:
+            raise
+        # Optimizers that change types leave those of values between nodes as they were.
+        del proto.graph.value_info[:]
+        return onnx.version_converter.convert_version(proto, target)
 
 
 def _take_over(graph: ir.Graph, new: ir.Graph, large: dict[str, ir.Value]) -> None:

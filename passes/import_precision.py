@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from bqc.contract import Contract
+from bqc.ir.inference import infer_shapes
 from bqc.ir.notes import note
 from bqc.passes.import_weights import lazily
 
@@ -63,6 +64,8 @@ class ImportPrecision(ir.passes.InPlacePass):
         for value, dtype in outputs:
             _output(graph, value, dtype or _FLOAT)
         if changed:
+            if any(out.dtype is None for node in graph for out in node.outputs):
+                infer_shapes(model)  # so that `import-fold` sees which casts change nothing
             what = "half precision" if half else "float64"
             note(model, f"{what} is computed in float32; inputs and outputs keep their types")
         return ir.passes.PassResult(model, changed > 0)

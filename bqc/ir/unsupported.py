@@ -9,6 +9,18 @@ from bqc.ir.match import as_linear, data_inputs, scalar, walk_back
 __all__ = ["unsupported"]
 
 _LIMIT = 200
+_QUANTISED = frozenset(
+    (
+        *(
+            "DequantizeLinear",
+            "DynamicQuantizeLinear",
+            "MatMulInteger",
+            "ConvInteger",
+            "MatMulIntegerToFloat",
+        ),
+        *("DynamicQuantizeMatMul", "MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"),
+    )
+)
 _ACTIVATIONS = frozenset(("Gelu", "Erf", "Sigmoid", "Tanh", "Relu", "HardSigmoid", "Mish"))
 
 
@@ -17,6 +29,9 @@ def unsupported(graph: ir.Graph) -> str | None:
 
     Asked only when no whole layer was recognised, so this need not be a proof.
     """
+    quantised = next((n.op_type for n in graph if _is_quantised(n)), None)
+    if quantised is not None:
+        return f"a model that is quantised already ({quantised}; give the float model it was made from)"
     for softmax in [n for n in graph if n.op_type == "Softmax"]:
         behind = _behind(softmax)
         kinds = {node.op_type for node in behind}
@@ -45,6 +60,12 @@ def unsupported(graph: ir.Graph) -> str | None:
     if any(n.op_type == "Softmax" for n in graph) and _is_prenorm(graph):
         return "normalisation before the attention (pre-norm)"
     return None
+
+
+def _is_quantised(node: ir.Node) -> bool:
+    """Is it one of the operators that quantisers of ONNX Runtime and others write?"""
+    name = node.op_type
+    return name in _QUANTISED or name.startswith(("QLinear", "QAttention", "QEmbed", "QGemm"))
 
 
 def _gathers_products(node: ir.Node) -> bool:
