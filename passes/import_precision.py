@@ -15,6 +15,7 @@ from onnx_ir.passes import common
 from bqc.contract import Contract
 from bqc.ir.inference import infer_shapes
 from bqc.ir.notes import note
+from bqc.passes._contrib import CONTRIB
 from bqc.passes.import_weights import lazily
 
 __all__ = ["ImportPrecision"]
@@ -23,6 +24,7 @@ _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _DOUBLE = ir.DataType.DOUBLE
 _OTHER = (*_HALF, _DOUBLE)
 _FLOAT = ir.DataType.FLOAT
+_KEEP_TYPE = frozenset(("MatMul", "Add", "Sub", "Mul", "Div", "Reshape", "Transpose", "LayerNormalization"))
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -64,8 +66,7 @@ class ImportPrecision(ir.passes.InPlacePass):
         for value, dtype in outputs:
             _output(graph, value, dtype or _FLOAT)
         if changed:
-            if any(out.dtype is None for node in graph for out in node.outputs):
-                infer_shapes(model)  # so that `import-fold` sees which casts change nothing
+            _learn_types(model)
             what = "half precision" if half else "float64"
             note(model, f"{what} is computed in float32; inputs and outputs keep their types")
         return ir.passes.PassResult(model, changed > 0)
@@ -77,6 +78,18 @@ def _dtype(value: ir.Value) -> ir.DataType | None:
 
 def _is_other(value: ir.Value) -> bool:
     return _dtype(value) in _OTHER
+
+
+def _learn_types(model: ir.Model) -> None:
+    """So that `import-fold` sees which casts change nothing; what ONNX Runtime's operators make is not inferred."""
+    untyped = [node for node in model.graph if node.outputs[0].dtype is None]
+    if not untyped or (infer_shapes(model) and all(node.outputs[0].dtype is not None for node in untyped)):
+        return
+    for node in model.graph:
+        out, x = node.outputs[0], node.inputs[0] if node.inputs else None
+        known = x is not None and x.dtype == _FLOAT
+        if out.dtype is None and known and (node.domain == CONTRIB or node.op_type in _KEEP_TYPE):
+            out.type = ir.TensorType(_FLOAT)
 
 
 def _values(graph: ir.Graph) -> Iterable[ir.Value]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,11 @@ def session_optimized(path: Path, level: str = "extended") -> Path:
     return target
 
 
-def half(path: Path, keep_io_types: bool = True) -> Path:
-    """ONNX Runtime's conversion to float16."""
+def half(path: Path, keep_io_types: bool = True, blocked: Sequence[str] = ()) -> Path:
+    """ONNX Runtime's conversion to float16, except of `blocked` operators."""
     convert = pytest.importorskip("onnxruntime.transformers.float16").convert_float_to_float16
-    model = convert(onnx.load(path), keep_io_types=keep_io_types)
+    options = {"op_block_list": list(blocked)} if blocked else {}
+    model = convert(onnx.load(path), keep_io_types=keep_io_types, **options)
     target = path.with_name(f"{path.stem}.fp16{'-io32' * keep_io_types}.onnx")
     onnx.save(model, target)
     return target

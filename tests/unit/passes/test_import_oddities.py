@@ -80,6 +80,15 @@ def test_half_precision(keep_io_types: bool, fused: bool, tmp_path: Path) -> Non
             np.testing.assert_allclose(a, b, atol=1e-5 if keep_io_types else 2e-3)
 
 
+def test_half_precision_but_norms(tmp_path: Path) -> None:
+    """The converter leaves types between nodes that are wrong, and casts around operators of ONNX Runtime."""
+    path = optimized(Path(shutil.copy(Export("torchscript", 17).path, tmp_path / "model.onnx")))
+    path = half(path, blocked=["LayerNormalization", "SkipLayerNormalization", "Softmax"])
+    model, summary = import_model(path)
+    assert (summary.encoder.float_parts, summary.encoder.gelus) == ((), 2)
+    assert largest_difference(path, model) < 2e-2
+
+
 def test_half_precision_compiles(tmp_path: Path) -> None:
     path = half(Path(shutil.copy(PLAIN.path, tmp_path / "model.onnx")), keep_io_types=False)
     compiled = bqc.compile(path, output=tmp_path / "out.onnx").paths[0]
