@@ -82,7 +82,9 @@ def test_half_precision(keep_io_types: bool, fused: bool, tmp_path: Path) -> Non
 
 def test_half_precision_but_norms(tmp_path: Path) -> None:
     """The converter leaves types between nodes that are wrong, and casts around operators of ONNX Runtime."""
-    path = optimized(Path(shutil.copy(Export("torchscript", 17).path, tmp_path / "model.onnx")))
+    path = optimized(
+        Path(shutil.copy(Export("dynamo", 18, "sdpa", act="gelu_new").path, tmp_path / "model.onnx"))
+    )
     path = half(path, blocked=["LayerNormalization", "SkipLayerNormalization", "Softmax"])
     model, summary = import_model(path)
     assert (summary.encoder.float_parts, summary.encoder.gelus) == ((), 2)
