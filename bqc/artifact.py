@@ -48,8 +48,14 @@ def output_path(source: Path, output: str | None, kind: str = "bqc") -> tuple[Pa
     name = f"{source.stem}.{kind}.onnx"
     if output is None:
         return source.with_name(name), False
+    if not output:
+        raise BqcError("the output has no name; give a .onnx file, or a folder written with a final /")
     path = Path(output)
-    if output.endswith(("/", os.sep)) or path.is_dir():
+    try:
+        folder = output.endswith(("/", os.sep)) or path.is_dir()
+    except OSError as error:
+        raise BqcError(f"{output[:80]}: cannot be written: {error.strerror or error}") from None
+    if folder:
         return path / name, True
     if path.suffix != ".onnx":
         raise BqcError(f"{output}: the output is a .onnx file, or a folder written with a final /")

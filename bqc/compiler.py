@@ -108,10 +108,10 @@ def compile(
     if given is not None:
         scheme = given.scheme or scheme
     chosen = _scheme(scheme, known)
-    source = None if isinstance(model, ir.Model) or str(model) == STDIN else Path(model)
+    source = None if isinstance(model, ir.Model) or str(model) == STDIN else _named(model)
     if source is None and output is None and not dry_run:
         raise BqcError(
-            "a model in memory or on standard input needs an output: give compile(..., output='model.bqc.onnx')"
+            "a model in memory or on standard input needs an output; give -o FILE (output= in Python)"
         )
     path, with_side_files = output_path(source or Path("model.onnx"), None if output is None else str(output))
 
@@ -157,6 +157,13 @@ def compile(
         ("time", f"{time.perf_counter() - started:.1f} s"),
     )
     return CompileResult(tuple(paths), plan, rows, tuple(steps), before, after, operators, parts)
+
+
+def _named(model: str | Path) -> Path:
+    path = Path(model)
+    if not path.name:
+        raise BqcError(f"{path}: is a directory; give the .onnx file in it")
+    return path
 
 
 def _stored(model: ir.Model, source: Path) -> int:

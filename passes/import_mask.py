@@ -54,7 +54,14 @@ class ImportMask(ir.passes.InPlacePass):
                 continue
             if any(size != 1 for size in shape[1:-1]):
                 if added or _named_mask(value):
-                    text = f"input {value.name!r} {shape} masks every query on its own; bqc takes key-padding masks"
+                    alike = (
+                        "masks every query on its own"
+                        if shape[-2] == shape[-1]
+                        else "is of more than one text a row"
+                    )
+                    text = (
+                        f"input {value.name!r} {shape} {alike}; bqc takes key-padding masks [batch, sequence]"
+                    )
                     explanation(model).add("mask", value.consumers()[0], text, 20)
                 continue
             if not may_rewrite(value):

@@ -100,6 +100,7 @@ def bench(
         inputs = {name: EncoderInputs.of(one, specs) for name, one in sessions.items()}
         known = [vocabulary(engine.path, inputs[engine.name]) for engine in engines if engine.path in models]
         chosen = workloads(Vocabulary(min(one.ids for one in known), min(one.types for one in known)))
+        _require_positions(chosen, inputs)
         reports = _timings(sessions, inputs, chosen, reference, options.plan, watcher)
         sessions.clear()  # their memory
         footprints: dict[str, Footprint] = {}
@@ -129,6 +130,17 @@ def bench(
         profiles=profiles,
         warnings=[engine.warning for engine in engines if engine.warning] + noise(reports),
     )
+
+
+def _require_positions(workloads: Sequence[Workload], inputs: Mapping[str, EncoderInputs]) -> None:
+    longest = min((one.longest for one in inputs.values() if one.longest), default=None)
+    for workload in workloads:
+        width = max(batch.ids.shape[1] for batch in workload.batches)
+        if longest is not None and width > longest:
+            raise BqcError(
+                f"{workload.name}: sequences of {width} tokens, and the model has positions for {longest}; "
+                f"give --shape 1x{longest} or less"
+            )
 
 
 def _timings(

@@ -41,6 +41,7 @@ SHOWN, HIDDEN, ADDED = "1 at tokens", "1 at padding", "added to scores"
 
 _ROLES = (TOKEN_IDS, MASK, TYPES, POSITIONS)
 _FORMS = (SHOWN, HIDDEN, ADDED)
+_MOST_TYPES = 16
 _LOW = -1e4
 _HIDES = -5e3
 _MOVES = frozenset(("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Expand"))
@@ -123,9 +124,14 @@ def _source(lookup: ir.Node) -> ir.Value | None:
 
 
 def _kind(lookup: ir.Node, source: ir.Value) -> str:
+    """By the label; of a second encoder or an embedding that is not recognised by the name, else by the size."""
     kinds = dict(zip(TABLE_ROLES, (TOKEN_IDS, TYPES, POSITIONS), strict=True))
-    by_name = POSITIONS if "position" in (source.name or "") else TYPES
-    return kinds.get(role(lookup) or "", by_name)
+    known = kinds.get(role(lookup) or "")
+    if known is not None:
+        return known
+    if "position" in (source.name or ""):
+        return POSITIONS
+    return TYPES if size_of(lookup.inputs[0], 0) <= _MOST_TYPES else TOKEN_IDS
 
 
 def _first_position(graph: ir.Graph, index: ir.Value | None) -> int:
@@ -157,11 +163,16 @@ def _shape(value: ir.Value, sizes: Sizes) -> tuple[int, ...]:
 
 def _masks(model: ir.Model, ids: Mapping[str, InputSpec]) -> dict[str, InputSpec]:
     """Inputs that hide keys, and in which form: found by running what is added to the scores."""
-    added = next((v for node in nodes_of(model, role="attention.scores") for v in _biases(node)), None)
-    if added is None:
-        return {}
+    added = dict.fromkeys(v for node in nodes_of(model, role="attention.scores") for v in _biases(node))
+    found: dict[str, InputSpec] = {}
+    for bias in added:
+        found.update(_mask(model, bias, ids))
+    return found
+
+
+def _mask(model: ir.Model, bias: ir.Value, ids: Mapping[str, InputSpec]) -> dict[str, InputSpec]:
     try:
-        probe = Probe([added])
+        probe = Probe([bias])
     except ProbeError:
         return {}
     read = [v for v in model.graph.inputs if probe.depends_on(v)]

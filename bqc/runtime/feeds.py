@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import numpy.typing as npt
 import onnxruntime
 
 from bqc.errors import BqcError
-from bqc.runtime.inputs import Batch, EncoderInputs
+from bqc.ir.inputs import MASK, TOKEN_IDS, InputSpec
+from bqc.runtime.inputs import DTYPES, Batch, EncoderInputs
 from bqc.runtime.sentences import SENTENCES
 from bqc.runtime.specs import specs_of
 
@@ -54,11 +55,19 @@ class Inputs:
             BqcError: the file does not fit, or the size of the vocabulary cannot be told.
         """
         specs = specs_of(sessions, paths[1])
-        ours, theirs = (EncoderInputs.of(session, specs) for session in sessions)
+        try:
+            ours, theirs = (EncoderInputs.of(session, specs) for session in sessions)
+        except BqcError:
+            if file is None:
+                raise
+            return cls(str(file), False, _any_inputs(file, sessions))
         fixed = theirs.sequence is not None
         if file is not None:
             parts = (_by_batch(file, one, theirs.batch) for one in (ours, theirs))
-            return cls(str(file), fixed, [(x, y, ours.mask_of(x)) for x, y in zip(*parts, strict=True)])
+            runs = [(x, y, ours.mask_of(x)) for x, y in zip(*parts, strict=True)]
+            if not any(mask.any() for _, _, mask in runs):
+                raise BqcError(f"{file}: the mask hides every token, so that there is nothing to compare")
+            return cls(str(file), fixed, runs)
         folders = [Path(path).parent for path in paths]
         folder = next((place for place in folders if (place / "tokenizer.json").is_file()), None)
         if folder is not None and samples is None and shape is None and theirs.batch is None:
@@ -67,6 +76,21 @@ class Inputs:
             description, batches = _random_batches(theirs, paths[1], samples, shape, seed)
         runs = [(ours.feeds(batch), theirs.feeds(batch), batch.mask != 0) for batch in batches]
         return cls(description, fixed, runs)
+
+
+def _any_inputs(
+    file: str | Path, sessions: tuple[onnxruntime.InferenceSession, onnxruntime.InferenceSession]
+) -> list[tuple[Feeds, Feeds, npt.NDArray[np.bool_]]]:
+    """What a file has for inputs that are not those of an encoder, in one run; no mask is known."""
+    feeds = []
+    for session in sessions:
+        dtypes = {value.name: DTYPES.get(value.type) for value in session.get_inputs()}
+        arrays = _arrays(file, dtypes)
+        feeds.append({name: arrays[name].astype(dtype) for name, dtype in dtypes.items()})
+    rows = {len(array) if array.ndim else 0 for array in feeds[0].values()}
+    if len(rows) != 1 or not max(rows):
+        raise BqcError(f"{file}: inputs must have one number of rows, found {sorted(rows)}")
+    return [(feeds[0], feeds[1], np.ones((max(rows), 1), np.bool_))]
 
 
 def random_batches(
@@ -98,32 +122,62 @@ def random_batches(
 def read_feeds(path: str | Path, inputs: EncoderInputs) -> Feeds:
     """Feeds from a ``.npz`` with one ``[batch, sequence]`` array an input, cast to the model's dtypes.
 
-    A mask of more axes may be given with them, ``[batch, 1, 1, sequence]``, or without.
+    A mask of more axes may be given with them, ``[batch, 1, 1, sequence]``, or without. Where a model reads two
+    texts, their sequences may differ.
 
     Raises:
-        BqcError: the file cannot be read, an input is missing from it, or shapes differ.
+        BqcError: the file cannot be read, an input is missing from it, shapes differ, or an array holds what the input
+            cannot take: ids that are not in the table, more tokens than there are positions, fractions, text.
     """
+    arrays = _arrays(path, inputs.dtypes)
+    shapes = {name: _plain(arrays[name].shape, inputs.ranks[name]) for name in inputs.dtypes}
+    texts = sum(one.role == TOKEN_IDS for one in inputs.specs.values())
+    distinct = {shape[: 1 if texts > 1 else 2] for shape in shapes.values()}
+    if len(distinct) > 1 or any(len(shape) != 2 for shape in shapes.values()):
+        found = ", ".join(f"{name} {list(arrays[name].shape)}" for name in shapes)
+        raise BqcError(f"{path}: inputs must share one shape [batch, sequence], found {found}")
+    for name, (batch, sequence) in shapes.items():
+        problem = _unfit(arrays[name], inputs.specs[name], inputs.dtypes[name])
+        if inputs.longest and sequence > inputs.longest:
+            problem = f"has sequences of {sequence} tokens, and the model has positions for {inputs.longest}"
+        if not batch or not sequence:
+            problem = f"has the shape {[batch, sequence]}, without a token"
+        if problem:
+            raise BqcError(f"{path}: {name} {problem}")
+    return {
+        name: arrays[name].astype(dtype).reshape(batch, *[1] * (inputs.ranks[name] - 2), sequence)
+        for (name, dtype), (batch, sequence) in zip(inputs.dtypes.items(), shapes.values(), strict=True)
+    }
+
+
+def _arrays(path: str | Path, names: Iterable[str]) -> Feeds:
     try:
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except Exception as error:  # OSError, ValueError, BadZipFile, AttributeError for a lone .npy
         raise BqcError(f"{path}: not a readable .npz file") from error
-    missing = [name for name in inputs.dtypes if name not in arrays]
+    missing = [name for name in names if name not in arrays]
     if missing:
         raise BqcError(f"{path} lacks {', '.join(missing)} (it has {', '.join(arrays) or 'nothing'})")
-    shapes = {_plain(arrays[name].shape, inputs.ranks[name]) for name in inputs.dtypes}
-    if len(shapes) > 1 or len(next(iter(shapes))) != 2:
-        raise BqcError(f"{path}: inputs must share one shape [batch, sequence], found {sorted(shapes)}")
-    batch, sequence = shapes.pop()
-    return {
-        name: arrays[name].astype(dtype).reshape(batch, *[1] * (inputs.ranks[name] - 2), sequence)
-        for name, dtype in inputs.dtypes.items()
-    }
+    return arrays
+
+
+def _unfit(array: npt.NDArray[np.generic], spec: InputSpec, dtype: npt.DTypeLike) -> str | None:
+    """Why an input cannot take an array, in words."""
+    if array.dtype.kind not in "biuf":
+        return f"holds {array.dtype}, not numbers"
+    numbers = array.astype(np.float64)
+    if np.dtype(dtype).kind != "f" and not (numbers == np.floor(numbers)).all():
+        return "holds fractions or NaN, and the model takes whole numbers"
+    low, high = numbers.min(initial=0), numbers.max(initial=0)
+    if spec.role != MASK and (low < 0 or (spec.rows and high >= spec.rows)):
+        return f"has ids from {low:.0f} to {high:.0f}, and the table has {spec.rows} rows"
+    return None
 
 
 def _plain(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
     """Without the axes of one between the first and the last, which only masks of that many axes have."""
-    return (shape[0], shape[-1]) if len(shape) == rank and set(shape[1:-1]) <= {1} else shape
+    return (shape[0], shape[-1]) if len(shape) == rank > 1 and set(shape[1:-1]) <= {1} else shape
 
 
 def _by_batch(path: str | Path, inputs: EncoderInputs, batch: int | None) -> list[Feeds]:
@@ -151,7 +205,7 @@ def _sentence_batches(folder: Path, sequence: int | None) -> tuple[str, list[Bat
 def _random_batches(
     inputs: EncoderInputs, path: str | Path, samples: int | None, shape: tuple[int, int] | None, seed: int
 ) -> tuple[str, list[Batch]]:
-    vocabulary = inputs.specs[inputs.token_ids].rows
+    vocabulary = min(one.rows for one in inputs.specs.values() if one.role == TOKEN_IDS)
     if not vocabulary:
         raise BqcError(f"{path}: cannot tell the size of the vocabulary; give inputs with --inputs FILE.npz")
     types = inputs.specs[inputs.token_types].rows if inputs.token_types else 1

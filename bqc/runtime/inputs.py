@@ -25,7 +25,7 @@ from bqc.ir.inputs import (
     as_mask,
 )
 
-__all__ = ["Batch", "EncoderInputs", "stored"]
+__all__ = ["DTYPES", "Batch", "EncoderInputs", "stored"]
 
 # Names in use by transformers, tf2onnx, the original BERT code and torch.nn.Transformer (whose masks are 1 at
 # padding), in the order in which they are tried.
@@ -43,7 +43,7 @@ _NAMES = {
     "position_ids": InputSpec(POSITIONS),
 }
 
-_DTYPES: dict[str, npt.DTypeLike] = {
+DTYPES: dict[str, npt.DTypeLike] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
@@ -51,6 +51,7 @@ _DTYPES: dict[str, npt.DTypeLike] = {
     **{f"tensor({name})": np.dtype(name) for name in ("int8", "int16", "int32", "int64")},
     **{f"tensor({name})": np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64")},
 }
+"""Types of inputs, as ONNX Runtime calls them, and numpy's."""
 
 _LEAST_SHOWN = -50.0
 """Keys to whose scores a mask adds less are hidden, as `import-mask` reads it."""
@@ -116,12 +117,12 @@ class EncoderInputs:
             one = known.inputs.get(name) or _NAMES.get(name.split(":")[0].lower())
             # An input of unknown rank has no sizes, either; `import-mend` reads it so, too.
             sizes = list(shape) or [None, None]
-            if one is None or kind not in _DTYPES or not _fits(one, sizes):
+            if one is None or kind not in DTYPES or not _fits(one, sizes):
                 raise BqcError(
                     f"input {name} ({kind}, shape {list(shape)}) is none of an encoder's: "
                     f"expected [batch, sequence] inputs named {', '.join(_NAMES)}"
                 )
-            specs[name], dtypes[name], ranks[name] = one, _DTYPES[kind], len(sizes)
+            specs[name], dtypes[name], ranks[name] = one, DTYPES[kind], len(sizes)
             batch = sizes[0] if isinstance(sizes[0], int) else batch
             sequence = sizes[-1] if isinstance(sizes[-1], int) else sequence
         if not any(one.role == TOKEN_IDS for one in specs.values()):

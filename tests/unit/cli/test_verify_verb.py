@@ -184,3 +184,52 @@ def test_a_level_that_changes_bits_is_reported(
     args = ["verify", compiled, "--against", original, "--samples", "2", "--shape", "2x8"]
     assert main([*args, "--ort-levels", "none"]) == 1
     assert "[x] other bits with ONNX Runtime's optimisation level none: logits by" in capsys.readouterr().out
+
+
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"input_ids": np.full((2, 3), 999)},
+            r"input_ids has ids from 999 to 999, and the table has \d+ rows",
+        ),
+        ({"input_ids": np.full((2, 3), -1)}, "input_ids has ids from -1 to"),
+        ({"input_ids": np.full((2, 3), 1.5)}, "input_ids holds fractions or NaN"),
+        ({"input_ids": np.full((2, 3), "word")}, "input_ids holds <U4, not numbers"),
+        ({"input_ids": np.ones((2, 3), np.complex64)}, "input_ids holds complex64, not numbers"),
+        ({name: np.ones((2, 0)) for name in NAMES}, "without a token"),
+        ({"attention_mask": np.zeros((2, 3))}, "the mask hides every token"),
+        ({"attention_mask": np.full((2, 3), 0.5)}, "attention_mask holds fractions"),
+        (
+            {"attention_mask": np.ones((2, 4))},
+            r"inputs must share one shape \[batch, sequence\], found input_ids",
+        ),
+    ],
+)
+def test_inputs_that_a_model_cannot_take(
+    change: dict[str, np.ndarray], says: str, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    compiled, original = pair
+    ones = np.ones((2, 3), np.int64)
+    file = tmp_path / "inputs.npz"
+    given = dict(zip(NAMES, (ones, ones, ones * 0), strict=True))
+    np.savez(file, **given | change)  # type: ignore[arg-type]
+    with pytest.raises(BqcError, match=says):
+        verify(compiled, original, inputs=file)
+
+
+def test_inputs_of_no_encoder_come_from_a_file(tmp_path: Path) -> None:
+    """What can be made up is known of encoders only; a file has whatever the models take."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        net (float[rows, 3] pixels) => (float[rows, 3] y) { y = Neg (pixels) }"""
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    np.savez(tmp_path / "inputs.npz", pixels=np.ones((4, 3)))
+    assert verify(path, path, inputs=tmp_path / "inputs.npz").outputs[0].rows == 4
+    with pytest.raises(BqcError, match=r"pixels .* is none of an encoder's"):
+        verify(path, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -135,3 +136,26 @@ def test_fused_originals_are_verified(tmp_path: Path) -> None:
 def test_damaged_metadata(text: str) -> None:
     with pytest.raises(BqcError, match=r"metadata bqc\.inputs is not readable"):
         InputSpecs.of_json(text)
+
+
+def test_two_encoders_in_one_graph(tmp_path: Path) -> None:
+    """Either has its ids and its mask; what is made up for one is made up for both, and files may differ in length."""
+    one, other = (ir.to_proto(canonical_bert(layers=1, token_types=False)) for _ in range(2))
+    both = onnx.compose.merge_models(
+        onnx.compose.add_prefix(one, "left/"), onnx.compose.add_prefix(other, "right/"), io_map=[]
+    )
+    path = tmp_path / "two.onnx"
+    onnx.save(both, path)
+    compiled = bqc.compile(path, output=tmp_path / "out.onnx").paths[0]
+    inputs = EncoderInputs.of(bqc.session(compiled))
+    assert {name: spec.role for name, spec in inputs.specs.items()} == {
+        "left/input_ids": TOKEN_IDS,
+        "left/attention_mask": MASK,
+        "right/input_ids": TOKEN_IDS,
+        "right/attention_mask": MASK,
+    }
+    assert verify(compiled, path).ok
+    sizes = {"left": (2, 5), "right": (2, 3)}
+    arrays = {name: np.ones(sizes[name.split("/")[0]], np.int64) for name in inputs.specs}
+    np.savez(tmp_path / "inputs.npz", **arrays)
+    assert verify(compiled, path, inputs=tmp_path / "inputs.npz").ok
