@@ -136,12 +136,10 @@ def read_feeds(path: str | Path, inputs: EncoderInputs) -> Feeds:
     if len(distinct) > 1 or any(len(shape) != 2 for shape in shapes.values()):
         found = ", ".join(f"{name} {list(arrays[name].shape)}" for name in shapes)
         raise BqcError(f"{path}: inputs must share one shape [batch, sequence], found {found}")
-    for name, (batch, sequence) in shapes.items():
+    for name, (_, sequence) in shapes.items():
         problem = _unfit(arrays[name], inputs.specs[name], inputs.dtypes[name])
         if inputs.longest and sequence > inputs.longest:
             problem = f"has sequences of {sequence} tokens, and the model has positions for {inputs.longest}"
-        if not batch or not sequence:
-            problem = f"has the shape {[batch, sequence]}, without a token"
         if problem:
             raise BqcError(f"{path}: {name} {problem}")
     return {
@@ -169,7 +167,9 @@ def _unfit(array: npt.NDArray[np.generic], spec: InputSpec, dtype: npt.DTypeLike
     numbers = array.astype(np.float64)
     if np.dtype(dtype).kind != "f" and not (numbers == np.floor(numbers)).all():
         return "holds fractions or NaN, and the model takes whole numbers"
-    low, high = numbers.min(initial=0), numbers.max(initial=0)
+    if not numbers.size:
+        return "has no token"
+    low, high = numbers.min(), numbers.max()
     if spec.role != MASK and (low < 0 or (spec.rows and high >= spec.rows)):
         return f"has ids from {low:.0f} to {high:.0f}, and the table has {spec.rows} rows"
     return None

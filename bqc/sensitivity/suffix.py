@@ -64,7 +64,7 @@ class Resumed:
     """A session on the end of a model that is fed like one on the whole.
 
     Args:
-        whole: a session on the whole model, for its inputs and outputs.
+        whole: a session on the whole model, for its inputs, outputs and metadata.
         rest: a session on ``cut.file``.
         cut: where it starts, and from what.
     """
@@ -73,6 +73,7 @@ class Resumed:
         self, whole: onnxruntime.InferenceSession, rest: onnxruntime.InferenceSession, cut: Cut
     ) -> None:
         self.get_inputs, self.get_outputs = whole.get_inputs, whole.get_outputs
+        self.get_modelmeta = whole.get_modelmeta
         self._rest, self._cut = rest, cut
         self._names = [value.name for value in rest.get_inputs() if value.name != cut.start]
 

@@ -17,7 +17,7 @@ from bqc.bench.chart import html_page
 from bqc.bench.engines import engine_names, find_engines
 from bqc.bench.footprint import Footprint, Sample, measure
 from bqc.bench.peak import best, measure_peaks
-from bqc.bench.workload import full
+from bqc.bench.workload import Vocabulary, full
 from bqc.errors import BqcError
 from bqc.ir import import_model
 from bqc.ir.synthetic import canonical_bert
@@ -134,7 +134,13 @@ def test_names_are_the_shortest_that_differ() -> None:
 
 def test_an_engine_that_cannot_run_is_named(models: tuple[Path, Path]) -> None:
     options = Options(threads=1, plan=QUICK, memory=False)
-    with pytest.raises(BqcError, match=r"model.onnx cannot run 1x65: "):
+    with pytest.raises(BqcError, match=r"model.onnx cannot run 1x8: "):
+        bench(models[:1], lambda words: [full((1, 8), Vocabulary(words.ids * 50, 1), 0)], options)
+
+
+def test_more_tokens_than_positions(models: tuple[Path, Path]) -> None:
+    options = Options(threads=1, plan=QUICK, memory=False)
+    with pytest.raises(BqcError, match=r"1x65: .* positions for 64; give --shape 1x64 or less"):
         bench(models[:1], lambda words: [full((1, 65), words, 0)], options)
 
 

@@ -200,7 +200,7 @@ NAMES = ("input_ids", "attention_mask", "token_type_ids")
         ({"input_ids": np.full((2, 3), 1.5)}, "input_ids holds fractions or NaN"),
         ({"input_ids": np.full((2, 3), "word")}, "input_ids holds <U4, not numbers"),
         ({"input_ids": np.ones((2, 3), np.complex64)}, "input_ids holds complex64, not numbers"),
-        ({name: np.ones((2, 0)) for name in NAMES}, "without a token"),
+        ({name: np.ones((2, 0)) for name in NAMES}, "has no token"),
         ({"attention_mask": np.zeros((2, 3))}, "the mask hides every token"),
         ({"attention_mask": np.full((2, 3), 0.5)}, "attention_mask holds fractions"),
         (
