@@ -29,7 +29,7 @@ class ImportFold(ir.passes.InPlacePass):
 
     1. Constant nodes become initializers.
     2. Identity, inference-time Dropout, casts to the same type and products with 1 are bypassed.
-    3. Nodes of small constants only are computed.
+    3. Nodes of small constants only are computed, but for lookups in tables.
     4. Nodes and initializers nobody reads are dropped.
     """
 
@@ -107,7 +107,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
         return
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
         return
-    if any(constant(v) is None for v in inputs) or _is_stored_weight(node):
+    if any(constant(v) is None for v in inputs) or _is_stored_weight(node) or _is_lookup(node):
         return
     check_growth(node)
     out = node.outputs[0]
@@ -126,6 +126,18 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
     graph.register_initializer(value)
     out.replace_all_uses_with(value)
     graph.remove(node, safe=True)
+
+
+def _is_lookup(node: ir.Node) -> bool:
+    """Of a table by constant ids: `import-embedding` knows them for those of types or positions."""
+    table = node.inputs[0]
+    return (
+        node.op_type == "Gather"
+        and table is not None
+        and is_weight(table, 2)
+        and table.dtype is not None
+        and table.dtype.is_floating_point()
+    )
 
 
 def _is_stored_weight(node: ir.Node) -> bool:
