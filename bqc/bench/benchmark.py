@@ -96,9 +96,10 @@ def bench(
             raise BqcError(f"no engine '{reference}' to compare with: engines are {', '.join(names)}")
         watcher.say("loading the engines")
         sessions = {engine.name: session(engine.path, threads=options.threads) for engine in engines}
-        specs = specs_of(list(sessions.values()), engines[-1].path)
+        own = [engine for engine in engines if engine.path in models]
+        specs = specs_of([*sessions.values(), sessions[own[0].name]], own[0].path)
         inputs = {name: EncoderInputs.of(one, specs) for name, one in sessions.items()}
-        known = [vocabulary(engine.path, inputs[engine.name]) for engine in engines if engine.path in models]
+        known = [vocabulary(engine.path, inputs[engine.name]) for engine in own]
         chosen = workloads(Vocabulary(min(one.ids for one in known), min(one.types for one in known)))
         _require_positions(chosen, inputs)
         reports = _timings(sessions, inputs, chosen, reference, options.plan, watcher)
