@@ -54,13 +54,10 @@ class ImportMask(ir.passes.InPlacePass):
                 continue
             if any(size != 1 for size in shape[1:-1]):
                 if added or _named_mask(value):
-                    alike = (
-                        "masks every query on its own"
-                        if shape[-2] == shape[-1]
-                        else "is of more than one text a row"
-                    )
+                    square = shape[-2] == shape[-1]
+                    what = "masks every query on its own" if square else "is of more than one text a row"
                     text = (
-                        f"input {value.name!r} {shape} {alike}; bqc takes key-padding masks [batch, sequence]"
+                        f"input {value.name!r} {shape} {what}; bqc takes key-padding masks [batch, sequence]"
                     )
                     explanation(model).add("mask", value.consumers()[0], text, 20)
                 continue
@@ -130,8 +127,8 @@ def _rewrite(model: ir.Model, value: ir.Value, added: bool) -> None:
     back = w.op("Cast", m, shape=plain, dtype=kind, to=int(kind))
     if added:
         off = w.op("Sub", w.shared("mask_one", np.float32(1)), back, shape=plain)
-        low = ("mask_low", -FLT_MAX) if dtype == _FLOAT else ("mask_half_low", _HALF_LOW)
-        back = w.op("Mul", off, w.shared(low[0], np.float32(low[1])), shape=plain)
+        name, low = ("mask_low", -FLT_MAX) if dtype == _FLOAT else ("mask_half_low", _HALF_LOW)
+        back = w.op("Mul", off, w.shared(name, np.float32(low)), shape=plain)
         if dtype != _FLOAT:
             back = w.op("Cast", back, shape=plain, dtype=dtype, to=int(dtype))
     if len(shape) > 2:

@@ -173,9 +173,8 @@ class Probe:
         )
         for node in proto.node:
             node.ClearField("metadata_props")
-            node.ClearField(
-                "name"
-            )  # ONNX Runtime takes some files in which names come twice, and refuses others
+            # Names that come twice are no reason: what they are of is looked at, and finished models have others.
+            node.ClearField("name")
         opsets = _opsets(self.outputs[0])
         imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
         model = onnx.helper.make_model(proto, opset_imports=imports, ir_version=10)
@@ -320,4 +319,4 @@ def _opsets(value: ir.Value) -> dict[str, int]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:600]
+    return str(error).strip().splitlines()[0][:200]
