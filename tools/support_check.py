@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
 import bqc
 from bqc.errors import BqcError
 from bqc.ir import import_model
+from bqc.ir.inputs import INPUTS_KEY, InputSpecs
 from bqc.ir.skeleton import one_line
 from bqc.runtime.feeds import random_batches
 from bqc.runtime.inputs import Batch, EncoderInputs
 from bqc.verify import verify
-from tests.support.exports import largest_difference, session
+from tests.support.exports import largest_difference, outputs_of, session
 from tests.support.families import VOCABULARY
 
 __all__ = ["Result", "check", "line", "silent"]
@@ -41,6 +43,9 @@ def check(path: Path) -> Result:
     try:
         with silent(), tempfile.TemporaryDirectory() as folder:
             model, summary = import_model(path)
+            broken = _cannot_run(path, model)
+            if broken:
+                return "untested", f"ONNX Runtime cannot run the file: {broken}"
             padding = not any("outputs at padding" in note for note in summary.notes)
             gap = largest_difference(path, model, padding=padding)
             half = any("half precision" in note for note in summary.notes)
@@ -59,6 +64,18 @@ def check(path: Path) -> Result:
     return "supported", left
 
 
+def _cannot_run(path: Path, imported: ir.Model) -> str | None:
+    """What ONNX Runtime says of a file that it loads and cannot run."""
+    specs = InputSpecs.of_json(imported.metadata_props[INPUTS_KEY])
+    try:
+        list(outputs_of(session(path), specs))
+    except BqcError:
+        raise
+    except Exception as error:
+        return line(error)
+    return None
+
+
 def _inputs(compiled: Path, padding: bool) -> Path:
     """Ragged rows, padded left and right, in a file beside the model.
 
@@ -66,7 +83,8 @@ def _inputs(compiled: Path, padding: bool) -> Path:
     """
     inputs = EncoderInputs.of(bqc.session(compiled))
     count = 32 * (inputs.batch or 2)
-    (batch,) = random_batches(VOCABULARY, 2, count, count, inputs.sequence or 24, 0)
+    types = max(inputs.specs[inputs.token_types].rows, 1) if inputs.token_types else 1
+    (batch,) = random_batches(VOCABULARY, types, count, count, inputs.sequence or 24, 0)
     if not padding and not inputs.batch:
         batch = Batch(*(part[batch.mask[:, 0] == 1] for part in (batch.ids, batch.mask, batch.types)))
     file = compiled.with_name("inputs.npz")

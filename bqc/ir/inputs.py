@@ -196,7 +196,8 @@ def _biases(scores: ir.Node) -> Iterator[ir.Value]:
 
 def _forms(mask: ir.Value) -> tuple[str, ...]:
     floats = mask.dtype is not None and mask.dtype.is_floating_point()
-    return (SHOWN, ADDED, HIDDEN) if floats else (SHOWN, HIDDEN)
+    # Very low numbers hide where ones do, too.
+    return (SHOWN, HIDDEN, ADDED) if floats else (SHOWN, HIDDEN)
 
 
 def _hide(

@@ -275,11 +275,17 @@ def _looked_up(node: ir.Node, sizes: Sizes) -> tuple[int, ...] | None:
 
 
 def _sum_shape(a: tuple[int, ...] | None, b: tuple[int, ...] | None, sizes: Sizes) -> tuple[int, ...] | None:
-    """Of a sum or product; what a hidden state `[B, S, H]` meets makes it no larger, however that was computed."""
+    """Of a sum or product; what a hidden state `[B, S, H]` meets makes it no larger, however that was computed.
+
+    A mean `[B, S, 1]` is none.
+    """
     if a is not None and b is not None:
         return _broadcast(a, b)
     known = a or b
-    return known if known is not None and known[:-1] == (sizes.batch, sizes.sequence) else None
+    whole = (
+        known is not None and len(known) == 3 and known[:2] == (sizes.batch, sizes.sequence) and known[2] > 1
+    )
+    return known if whole else None
 
 
 def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:

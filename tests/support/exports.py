@@ -26,6 +26,7 @@ __all__ = [
     "batches",
     "fixed_sizes",
     "largest_difference",
+    "outputs_of",
     "session",
     "typed",
 ]
@@ -203,23 +204,30 @@ def largest_difference(one: Path | ir.Model, other: Path | ir.Model, *, padding:
     first, second = session(one), session(other)
     names = [out.name for out in first.get_outputs()]
     assert names == [out.name for out in second.get_outputs()]
-    inputs = [EncoderInputs.of(running, _specs(one, other)) for running in (first, second)]
+    specs = _specs(one, other)
     worst = 0.0
-    for feeds in batches({"input_ids", "attention_mask", "token_type_ids"}, fixed=fixed_sizes(first)):
-        batch = Batch(feeds["input_ids"], feeds["attention_mask"], feeds["token_type_ids"])
-        results = (
-            running.run(names, given.feeds(batch))
-            for running, given in zip((first, second), inputs, strict=True)
-        )
-        for a, b in zip(*results, strict=True):
+    results = (outputs_of(running, specs) for running in (first, second))
+    for (mask, mine), (_, theirs) in zip(*results, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
             assert (a.shape, a.dtype) == (b.shape, b.dtype)
-            mask = feeds["attention_mask"]
             gap = np.abs(a - b)
             if not padding:
                 # Heads read the first token.
                 gap = gap[mask != 0] if gap.shape[:2] == mask.shape else gap[mask[:, 0] != 0]
             worst = max(worst, float(gap.max()))
     return worst
+
+
+def outputs_of(
+    running: ort.InferenceSession, specs: InputSpecs
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """The mask and the outputs of all `batches`, with as many token types as there are."""
+    inputs = EncoderInputs.of(running, specs)
+    types = max(inputs.specs[inputs.token_types].rows, 1) if inputs.token_types else 1
+    for feeds in batches({"input_ids", "attention_mask", "token_type_ids"}, fixed=fixed_sizes(running)):
+        mask = feeds["attention_mask"]
+        batch = Batch(feeds["input_ids"], mask, feeds["token_type_ids"] % types)
+        yield mask, running.run(None, inputs.feeds(batch))
 
 
 def _specs(*models: Path | ir.Model) -> InputSpecs:

@@ -28,6 +28,7 @@ from bqc.ir.synthetic import canonical_bert
 from bqc.runtime.inputs import Batch, EncoderInputs
 from bqc.verify import verify
 from tests.support.exporters_ort import optimized
+from tests.support.exporters_written import EXPORTERS as WRITTEN
 from tests.support.exports import Export, largest_difference
 from tests.support.families import Cell, exported
 from tests.support.masks import with_mask
@@ -99,6 +100,15 @@ def test_a_mask_that_is_one_at_padding(exporter: str | None) -> None:
     found = InputSpecs.of_json(imported.metadata_props[INPUTS_KEY])
     assert found.inputs["attention_mask"] == InputSpec(MASK, form=HIDDEN)
     assert largest_difference(model, imported) < 1e-5
+
+
+def test_a_mask_that_is_multiplied_is_not_one_that_is_added(tmp_path: Path) -> None:
+    """Very low numbers in the place of ones hide keys there, too."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(exported("torchscript", Cell("bert", "bare")).read_bytes())
+    imported, _ = import_model(WRITTEN["mask-inverted-float"](path))
+    found = InputSpecs.of_json(imported.metadata_props[INPUTS_KEY])
+    assert found.inputs["padding_mask"].form == HIDDEN
 
 
 def test_explicit_positions_have_rows() -> None:
