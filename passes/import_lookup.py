@@ -125,7 +125,8 @@ def _index(graph: ir.Graph, term: ir.Value, table: ir.Value) -> _Fit | None:
             kinds = some if kinds is None else kinds & some
         if not kinds:
             return None
-        best = kind, _ = min(kinds, key=lambda k: k[0])
+        # The one row of a table is that of zeros, whichever input could say so.
+        best = kind, _ = min(kinds, key=lambda k: (rows == 1 and k[0] != "zeros", k[0], k[1].name or ""))
         top = rows if kind == "input" else _vocabulary(graph)
         for every in every_id(graph, rows if kind == "positions" else _USUAL, top if read else 1):
             if best not in fits({v: _typed(v, every) for v in read}, Sizes(*every.shape)):
