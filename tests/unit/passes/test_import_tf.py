@@ -160,3 +160,23 @@ def test_pooling_over_the_last_axis_is_a_mean(shape: str, pooled: int) -> None:
     assert sum(n.op_type == "ReduceMean" for n in model.graph) == pooled
     x = np.random.default_rng(0).random([4 for _ in shape.split(",")], dtype=np.float32)
     np.testing.assert_allclose(*(session(m).run(None, {"x": x})[0] for m in (before, model)), rtol=1e-6)
+
+
+def test_the_one_row_of_a_table_is_that_of_zeros() -> None:
+    """Any input of ids in range gives that row; which of them was read was left to the order of a set."""
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        g (int64[B, S] ids, int64[B, S] types) => (float[B, S, 2] y) <float[1, 2] table = {1, 2}, int64 one = {1},
+        float[2] values = {0, 1}, float[2] gamma = {1, 2}, float[2] beta = {0, 1}> {
+        shape = Shape(ids)
+        kinds = Reshape(types, shape)
+        hot = OneHot(kinds, one, values)
+        x = MatMul(hot, table)
+        y = LayerNormalization(x, gamma, beta)
+        }"""
+    )
+    assert ImportLookup()(model).modified
+    lookup = next(node for node in model.graph if node.op_type == "Gather")
+    made = lookup.inputs[1].producer() if lookup.inputs[1] is not None else None
+    assert made is not None
+    assert made.op_type == "Expand"
