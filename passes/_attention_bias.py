@@ -35,7 +35,9 @@ def position_bias(graph: ir.Graph, scores: ir.Value, product: ir.Value) -> ir.Va
 
 
 def label_bias(bias: ir.Value) -> None:
-    """Label the nodes and weights that make a bias: layer `embedding`, role `attention.bias`."""
+    """Label the nodes and weights that make a bias, or the constant it is: layer `embedding`, role `attention.bias`."""
+    if bias.producer() is None:
+        label(bias, EMBEDDING, "attention.bias")
     queue, seen = [bias], set[ir.Node]()
     while queue:
         node = queue.pop().producer()
@@ -73,7 +75,7 @@ def _terms(value: ir.Value) -> Iterator[ir.Value]:
 
 
 def _adds_something(graph: ir.Graph, value: ir.Value) -> bool:
-    if value.producer() is None:
+    if value.producer() is None and value.const_value is None:
         return False
     try:
         probe = Probe([value])

@@ -329,8 +329,7 @@ def _perm(transpose: ir.Node) -> list[int]:
 
 
 def _role_of(value: ir.Value | None) -> str | None:
-    node = None if value is None else value.producer()
-    return None if node is None else role(node)
+    return None if value is None else role(value.producer() or value)
 
 
 def _producer(value: ir.Value | None, op_type: str | None = None) -> ir.Node:

@@ -12,7 +12,7 @@ from bqc.ir.build import Writer
 from bqc.ir.counting import may_rewrite
 from bqc.ir.match import constant, is_weight, size_of
 from bqc.ir.probe import Sizes
-from bqc.ir.rewrite import drop_dead, sources
+from bqc.ir.rewrite import drop_dead, sources, take_place
 
 __all__ = ["ImportFlat"]
 
@@ -66,11 +66,12 @@ class ImportFlat(ir.passes.InPlacePass):
 def _reshape(graph: ir.Graph, w: Writer, node: ir.Node, whole: dict[ir.Value, ir.Value]) -> int:
     x, out = node.inputs[0], node.outputs[0]
     target = _target(node.inputs[1])
-    if x is None or target is None or out.is_graph_output():
+    if x is None or target is None:
         return 0
     if x not in whole:
         if (
             len(target) == 2
+            and not out.is_graph_output()
             and target[1] is not None
             and target[0] in (None, -1, _tokens(graph))
             and _is_dense(out, target[1])
@@ -78,19 +79,26 @@ def _reshape(graph: ir.Graph, w: Writer, node: ir.Node, whole: dict[ir.Value, ir
             whole[out] = x if _width(x) == target[1] else _three(w, x, target[1])
             graph.insert_after(node, w.nodes)
         return 0
-    if not may_rewrite(node):
+    if not may_rewrite(node) or (out.is_graph_output() and whole[x].is_graph_output()):
         return 0
     inner = target[2:]
     if len(target) == 3 and target[2] is not None:
-        out.replace_all_uses_with(whole[x])
+        _put_for(out, whole[x])
     elif len(target) == 4 and None not in inner and -1 not in inner:
         split = w.shared("heads_split", np.array([0, 0, *(n or 0 for n in inner)], np.int64))
         made = w.op("Reshape", whole[x], split)
         graph.insert_after(node, w.nodes)
-        out.replace_all_uses_with(made)
+        _put_for(out, made)
     elif 0 not in target:
         node.replace_input_with(0, whole[x])
     return 1
+
+
+def _put_for(old: ir.Value, new: ir.Value) -> None:
+    if old.is_graph_output():
+        take_place(old, new)
+    else:
+        old.replace_all_uses_with(new)
 
 
 def _tokens(graph: ir.Graph) -> int | None:

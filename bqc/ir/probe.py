@@ -78,6 +78,8 @@ class Sizes:
 class Probe:
     """The computation of `outputs` from `boundary` values and graph inputs, ready to run.
 
+    Constants may be of any size where they are outputs themselves.
+
     Raises:
         ProbeError: it reaches weights or subgraphs, so it is not a small index or layout computation.
     """
@@ -141,7 +143,8 @@ class Probe:
                 self.inputs[name] = value
             elif value.const_value is not None and value.is_initializer():
                 floats = value.const_value.dtype.is_floating_point()
-                if value.const_value.size > (WEIGHT_LIMIT if floats else BUFFER_LIMIT):
+                limit = WEIGHT_LIMIT if floats else BUFFER_LIMIT
+                if value.const_value.size > limit and value not in self.outputs:
                     raise ProbeError(f"it depends on the weight {name!r}")
                 self.constants[name] = value
             elif node is None:

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bqc.ir import import_model
 from bqc.ir.anatomy import nodes_of
+from tests.support.families import CannotExport
 
 __all__ = ["EXPORTERS", "convert"]
 
@@ -187,23 +188,29 @@ def attention(g: Graph, h: str, w: Weights, layer: str, bias: str, ids: str, sty
     return dense(g, merged, *w.linear(layer, "attention.output"), style)
 
 
-def embedding(g: Graph, w: Weights, ids: str, types: str, style: str) -> str:
-    e = w.encoder
-    word, kind, place = (w.table(f"embedding.{name}") for name in ("word", "type", "position"))
-    batch, sequence = g.size(ids, 0), g.size(ids, 1)
+def embedding(g: Graph, w: Weights, ids: str, types: str | None, style: str) -> str:
+    word, place = w.table("embedding.word"), w.table("embedding.position")
+    batch, sequence, width = g.size(ids, 0), g.size(ids, 1), word.shape[1]
     if style == "matrix":
         flat = g.reshape(ids, -1)
-        words = g.reshape(g.op("Gather", g.const(word), flat), batch, sequence, e.hidden)
-        hot = g.op("OneHot", g.reshape(types, -1), g.const(len(kind), np.int32), g.const([0.0, 1.0]), axis=-1)
-        kinds = g.reshape(g.op("MatMul", hot, g.const(kind)), batch, sequence, e.hidden)
+        words = g.reshape(g.op("Gather", g.const(word), flat), batch, sequence, width)
         rows = g.op("Slice", g.const(place), g.ints(0), sequence, g.ints(0))
-        places = g.reshape(rows, 1, sequence, e.hidden)
+        places = g.reshape(rows, 1, sequence, width)
     else:
-        words, kinds = g.op("Gather", g.const(word), ids), g.op("Gather", g.const(kind), types)
+        words = g.op("Gather", g.const(word), ids)
         limit = g.op("Cast", g.squeeze(sequence, 0), to=I32)
         steps = g.op("Range", g.const(0, np.int32), limit, g.const(1, np.int32))
         places = g.op("Gather", g.const(place), g.unsqueeze(steps, 0))
-    return g.op("Add", g.op("Add", words, places), kinds)
+    placed = g.op("Add", words, places)
+    if types is None:
+        return placed
+    kind = w.table("embedding.type")
+    if style == "matrix":
+        hot = g.op("OneHot", g.reshape(types, -1), g.const(len(kind), np.int32), g.const([0.0, 1.0]), axis=-1)
+        kinds = g.reshape(g.op("MatMul", hot, g.const(kind)), batch, sequence, width)
+    else:
+        kinds = g.op("Gather", g.const(kind), types)
+    return g.op("Add", placed, kinds)
 
 
 def convert(
@@ -222,10 +229,16 @@ def convert(
     """
     w, g = Weights(path), Graph(opset, pools)
     e = w.encoder
-    names = ids, mask, types = "input_ids", "attention_mask", "token_type_ids"
-    if wide:
-        ids, mask, types = (g.op("Cast", name, to=I32) for name in names)
+    if any(nodes_of(w.model, role="attention.bias")):
+        raise CannotExport("TensorFlow styles have no bias of relative positions")
+    if e.head and not any(nodes_of(w.model, "head", "pooler")):
+        raise CannotExport("TensorFlow styles classify by a pooler, or have no head")
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if e.types else [])]
+    ids, mask, *kinds = (g.op("Cast", name, to=I32) if wide else name for name in names)
+    types = kinds[0] if kinds else None
     x = layer_norm(g, embedding(g, w, ids, types, style), *w.norm("embedding", "embedding.norm"), form)
+    if e.embedding:
+        x = dense(g, x, *w.linear("embedding", "embedding.projection"), style)
     if style == "matrix":
         spread = g.op("Cast", g.reshape(mask, g.size(ids, 0), 1, g.size(ids, 1)), to=F32)
         ones = g.op("Expand", g.const(1.0), g.op("Concat", g.size(ids, 0), g.size(ids, 1), g.ints(1), axis=0))

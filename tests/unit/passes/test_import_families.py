@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 
 import bqc
 from bqc.errors import BqcError
 from bqc.ir import import_model
 from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, nodes_of, role, weights_of
+from bqc.ir.probe import WEIGHT_LIMIT
 from bqc.ir.unsupported import unsupported
 from bqc.verify import verify
 from tests.support.exports import largest_difference
@@ -151,6 +154,35 @@ def test_a_bias_is_added_before_the_mask() -> None:
         assert added == ["attention.bias", "attention.mask"]
     tables = [v for v in weights_of(model, "embedding", "attention.bias") if v.const_value is not None]
     assert [v.const_value.shape.numpy() for v in tables if v.const_value is not None] == [(32, 4)]
+
+
+def test_a_bias_may_be_folded_to_a_constant(tmp_path: Path) -> None:
+    batch, sequence = 2, 20
+    proto = ir.to_proto(import_model(exported("torchscript", Cell("mpnet", "tokens")))[0])
+    added = [n for n in proto.graph.node if n.op_type == "Add" and list(n.input).count(n.input[1]) == 1]
+    softmaxes = {n.input[0] for n in proto.graph.node if n.op_type == "Softmax"}
+    last = next(n for n in added if n.output[0] in softmaxes)
+    (name,) = {n.input[1] for n in added if n.output[0] == last.input[0]}
+    proto.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = ort.InferenceSession(proto.SerializeToString())
+    shown = np.ones((batch, sequence), np.int64)
+    bias = np.asarray(session.run([name], {v.name: shown for v in session.get_inputs()})[0])
+    assert bias.size > WEIGHT_LIMIT
+    proto.graph.output.pop()
+    for node in proto.graph.node:
+        node.input[:] = ["folded" if value == name else value for value in node.input]
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(bias, "folded"))
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dim, size in zip(value.type.tensor_type.shape.dim, (batch, sequence), strict=False):
+            dim.dim_value = size
+    del proto.graph.value_info[:]
+    onnx.save(proto, tmp_path / "folded.onnx")
+    model, summary = import_model(tmp_path / "folded.onnx")
+    assert summary.encoder.attentions == 2
+    (constant,) = weights_of(model, "embedding", "attention.bias")
+    assert constant.name == "folded"
+    compiled = bqc.compile(tmp_path / "folded.onnx", output=tmp_path / "out.onnx", block=16).paths[0]
+    assert verify(compiled, tmp_path / "folded.onnx").ok
 
 
 def test_shared_weights_are_stored_once(tmp_path: Path) -> None:
