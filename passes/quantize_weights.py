@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.errors import BqcError
+from bqc.formats import BlockShift
 from bqc.ir.anatomy import weights_of
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead
@@ -35,7 +36,8 @@ class QuantizeWeights(ir.passes.InPlacePass):
         Gather(BlockDequantize(codes[V, H], exponents[V, n]), ids)
 
     A weight that several nodes share is quantised and stored once, and so is a decoder that is a table
-    transposed: its rows are the table's, in the same blocks. Contract: lossy, by the formats of the plan.
+    transposed: its rows are the table's, in the same blocks. One that is read in blocks that end with the heads and
+    in blocks that do not is stored for each. Contract: lossy, by the formats of the plan.
 
     Raises:
         BqcError: nodes that share a weight have different formats in the plan, or a weight, bias, gamma or beta is not
@@ -51,6 +53,7 @@ class QuantizeWeights(ir.passes.InPlacePass):
             vector = None if value.shape is None or len(value.shape) != 1 else constant(value)
             if vector is not None:
                 _require_finite("vector", value, key_of(value), vector)
+        _part_groups(model, plan)
         planned = [(node, weight, axis, key_of(node)) for node, weight, axis in weight_inputs(model)]
         tables = tied_tables(model)
         _check_shared(plan, [(tables.get(weight, weight), key) for _, weight, _, key in planned])
@@ -87,6 +90,30 @@ class QuantizeWeights(ir.passes.InPlacePass):
             count += 1
         drop_dead(model)
         return ir.passes.PassResult(model, count > 0)
+
+
+def _part_groups(model: ir.Model, plan: Plan) -> None:
+    """Give the nodes that share a weight, but not the groups of its blocks, one weight for each group."""
+    first: dict[ir.Value, BlockShift] = {}
+    parted: dict[tuple[ir.Value, int], ir.Value] = {}
+    for node, weight, axis in weight_inputs(model):
+        fmt = plan.weights.get(key_of(node))
+        if fmt is None:
+            continue
+        other = first.setdefault(weight, fmt)
+        if fmt == other or replace(fmt, group=other.group) != other:
+            continue
+        if (weight, fmt.group) not in parted:
+            copy = ir.Value(
+                name=f"{weight.name}.group{fmt.group}",
+                type=weight.type,
+                shape=weight.shape,
+                const_value=weight.const_value,
+                metadata_props=dict(weight.metadata_props),
+            )
+            model.graph.register_initializer(copy)
+            parted[weight, fmt.group] = copy
+        node.replace_input_with(1 - axis, parted[weight, fmt.group])
 
 
 def _require_finite(what: str, value: ir.Value, key: str, data: npt.NDArray[Any]) -> None:

@@ -20,6 +20,7 @@ from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, nodes_of, role, weights_of
 from bqc.ir.probe import WEIGHT_LIMIT
 from bqc.ir.unsupported import unsupported
 from bqc.verify import verify
+from tests.support.exporters_written import EXPORTERS as WRITTEN
 from tests.support.exports import largest_difference
 from tests.support.families import Cell, exported
 
@@ -92,6 +93,18 @@ def test_compiles_to_integers(cell: Cell, tmp_path: Path) -> None:
     assert not left & {"MatMul", "LayerNormalization", "Gelu", "Tanh", "Softmax", "Erf"}
     # Fewer rows, and a single near-tie of a random model's logits decides the argmax agreement.
     report = verify(result.paths[0], path, bits=True, shape=(16, 24), samples=96)
+    assert report.ok, [check.text for check in report.checks if not check.ok]
+
+
+def test_a_shared_weight_is_stored_once_for_each_grouping(tmp_path: Path) -> None:
+    path = WRITTEN["projections-share-weights"](exported("torchscript", Cell("bert", "bare")))
+    result = bqc.compile(path, output=tmp_path / "small.onnx", block=16)
+    plain, grouped = (result.plan.weights[f"0:attention.{name}"] for name in ("query", "output"))
+    assert (plain.group, grouped.group) == (0, 12)
+    tiles = [v.name for v in weights_of(ir.load(result.paths[0]), "0") if str(v.name).endswith(".tiles")]
+    assert len(tiles) == 5
+    assert sum(".group12." in str(name) for name in tiles) == 1
+    report = verify(result.paths[0], path, bits=True)
     assert report.ok, [check.text for check in report.checks if not check.ok]
 
 
