@@ -21,14 +21,12 @@ import onnx_ir as ir
 from bqc.ir.anatomy import role
 from bqc.ir.build import Writer, dims
 from bqc.ir.explain import NoMatch
+from bqc.ir.inputs import HIDES
 from bqc.ir.match import data_inputs, is_weight
 from bqc.ir.padding import mark_padding
 from bqc.ir.probe import Probe
 
-__all__ = ["HIDES", "Mask", "feeds_of", "find_masks", "ways_to_hide", "write_shown"]
-
-HIDES = -5e3
-"""Scores below this are hidden; older exporters add -10000."""
+__all__ = ["Mask", "feeds_of", "find_masks", "ways_to_hide", "write_shown"]
 
 Ints = npt.NDArray[np.int64]
 Feeds = Mapping[ir.Value, Ints]

@@ -15,13 +15,14 @@ from bqc.errors import BqcError
 from bqc.ir.build import Writer, dims, write_attention_core, write_mask
 from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import NoMatch, explanation, node_name
+from bqc.ir.inputs import HIDES
 from bqc.ir.match import constant, rank, size_of, walk_back
 from bqc.ir.notes import note
 from bqc.ir.padding import marked_padding
 from bqc.ir.probe import Probe, ProbeError, Sizes, mask_patterns, same_shape
 from bqc.ir.rewrite import between, drop_dead, sources, take_place
 from bqc.passes._attention_bias import label_bias, position_bias
-from bqc.passes._attention_mask import HIDES, Mask, feeds_of, find_masks, ways_to_hide, write_shown
+from bqc.passes._attention_mask import Mask, feeds_of, find_masks, ways_to_hide, write_shown
 from bqc.passes._attention_region import Region, regions
 from bqc.passes._attention_terms import require_plain_terms
 

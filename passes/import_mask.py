@@ -11,13 +11,13 @@ from bqc.contract import Contract
 from bqc.ir.build import FLT_MAX, Writer, dims
 from bqc.ir.counting import may_rewrite
 from bqc.ir.explain import explanation
+from bqc.ir.inputs import LEAST_SHOWN
 from bqc.ir.match import is_weight
 from bqc.ir.notes import note
 from bqc.ir.padding import mark_padding
 
 __all__ = ["ImportMask"]
 
-_HIDDEN = -50.0
 _I64 = ir.DataType.INT64
 _FLOAT = ir.DataType.FLOAT
 _FLOATS = (_FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -119,9 +119,11 @@ def _rewrite(model: ir.Model, value: ir.Value, added: bool) -> None:
     if added:
         if dtype != _FLOAT:
             m = w.op("Cast", m, shape=plain, to=int(_FLOAT))
-        limit = w.shared("mask_hidden", np.float32(_HIDDEN))
+        limit = w.shared("mask_hidden", np.float32(LEAST_SHOWN))
         m = w.op("GreaterOrEqual", m, limit, shape=plain, dtype=ir.DataType.BOOL)
-        note(model, f"input {value.name!r} is an additive mask; keys with less than {_HIDDEN:g} are hidden")
+        note(
+            model, f"input {value.name!r} is an additive mask; keys with less than {LEAST_SHOWN:g} are hidden"
+        )
     m = mark_padding(w.op("Cast", m, shape=plain, dtype=_I64, to=int(_I64)))
     kind = _FLOAT if added else dtype
     back = w.op("Cast", m, shape=plain, dtype=kind, to=int(kind))

@@ -83,8 +83,7 @@ def _inputs(compiled: Path, padding: bool) -> Path:
     """
     inputs = EncoderInputs.of(bqc.session(compiled))
     count = 32 * (inputs.batch or 2)
-    types = max(inputs.specs[inputs.token_types].rows, 1) if inputs.token_types else 1
-    (batch,) = random_batches(VOCABULARY, types, count, count, inputs.sequence or 24, 0)
+    (batch,) = random_batches(VOCABULARY, inputs.types, count, count, inputs.sequence or 24, 0)
     if not padding and not inputs.batch:
         batch = Batch(*(part[batch.mask[:, 0] == 1] for part in (batch.ids, batch.mask, batch.types)))
     file = compiled.with_name("inputs.npz")

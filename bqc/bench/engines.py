@@ -89,10 +89,9 @@ def vocabulary(path: Path, inputs: EncoderInputs) -> Vocabulary:
     Raises:
         BqcError: the size of its tables is not known.
     """
-    rows = inputs.specs[inputs.token_ids].rows
-    if not rows:
+    if not inputs.vocabulary:
         raise BqcError(f"{path}: cannot tell the size of the vocabulary")
-    return Vocabulary(rows, max(inputs.specs[inputs.token_types].rows if inputs.token_types else 1, 1))
+    return Vocabulary(inputs.vocabulary, inputs.types)
 
 
 def _source(models: Sequence[Path], source: Path | None) -> tuple[Path, Encoder]:

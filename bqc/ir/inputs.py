@@ -19,7 +19,9 @@ from bqc.ir.probe import Probe, ProbeError, Sizes
 __all__ = [
     "ADDED",
     "HIDDEN",
+    "HIDES",
     "INPUTS_KEY",
+    "LEAST_SHOWN",
     "MASK",
     "POSITIONS",
     "SHOWN",
@@ -38,12 +40,15 @@ TOKEN_IDS, MASK, TYPES, POSITIONS = "token ids", "mask", "types", "positions"
 """What an input may take."""
 SHOWN, HIDDEN, ADDED = "1 at tokens", "1 at padding", "added to scores"
 """How a mask says it; one that is added is 0 at tokens and very low at padding."""
+LEAST_SHOWN = -50.0
+"""Keys for which a mask input that is added holds less than this are hidden."""
+HIDES = -5e3
+"""Scores below this are hidden; older exporters add -10000."""
 
 _ROLES = (TOKEN_IDS, MASK, TYPES, POSITIONS)
 _FORMS = (SHOWN, HIDDEN, ADDED)
 _MOST_TYPES = 16
 _LOW = -1e4
-_HIDES = -5e3
 _MOVES = frozenset(("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Expand"))
 
 
@@ -215,7 +220,7 @@ def _hide(
             feeds = {v: as_mask(most if v is hiding else whole, form, _shape(v, sizes)) for v, form in masks}
             typed = {v: a.astype(v.dtype.numpy() if v.dtype else np.int64) for v, a in feeds.items()}
             (found,) = probe.run({**known, **typed}, sizes)
-            hidden = np.broadcast_to(found <= _HIDES, (*found.shape[:-1], sizes.sequence))
+            hidden = np.broadcast_to(found <= HIDES, (*found.shape[:-1], sizes.sequence))
             if hidden[..., :-1].any() or hidden[..., -1].all() != (hiding is not None):
                 return False
     except ProbeError:

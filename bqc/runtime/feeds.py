@@ -205,14 +205,13 @@ def _sentence_batches(folder: Path, sequence: int | None) -> tuple[str, list[Bat
 def _random_batches(
     inputs: EncoderInputs, path: str | Path, samples: int | None, shape: tuple[int, int] | None, seed: int
 ) -> tuple[str, list[Batch]]:
-    vocabulary = min(one.rows for one in inputs.specs.values() if one.role == TOKEN_IDS)
-    if not vocabulary:
+    if not inputs.vocabulary:
         raise BqcError(f"{path}: cannot tell the size of the vocabulary; give inputs with --inputs FILE.npz")
-    types = inputs.specs[inputs.token_types].rows if inputs.token_types else 1
     batch, sequence = shape or (8, min(64, inputs.longest or 64))
     batch, sequence = inputs.batch or batch, inputs.sequence or sequence
     count = samples or 32
     if inputs.batch:
         count = -(-count // batch) * batch
     description = f"{count} random rows of up to {sequence} tokens in batches of {batch}, seed {seed}"
-    return description, list(random_batches(vocabulary, max(types, 1), count, batch, sequence, seed))
+    drawn = random_batches(inputs.vocabulary, inputs.types, count, batch, sequence, seed)
+    return description, list(drawn)

@@ -15,6 +15,7 @@ from bqc.ir.inputs import (
     ADDED,
     HIDDEN,
     INPUTS_KEY,
+    LEAST_SHOWN,
     MASK,
     POSITIONS,
     SHOWN,
@@ -52,9 +53,6 @@ DTYPES: dict[str, npt.DTypeLike] = {
     **{f"tensor({name})": np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64")},
 }
 """Types of inputs, as ONNX Runtime calls them, and numpy's."""
-
-_LEAST_SHOWN = -50.0
-"""Keys to whose scores a mask adds less are hidden, as `import-mask` reads it."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +154,16 @@ class EncoderInputs:
         """The input that takes token types, if the model has one."""
         return next((name for name, one in self.specs.items() if one.role == TYPES), None)
 
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the smallest table that token ids look up; 0 where that is not known."""
+        return min(one.rows for one in self.specs.values() if one.role == TOKEN_IDS)
+
+    @property
+    def types(self) -> int:
+        """Token types there are: 1 where that is not known, or none is an input."""
+        return 1 if self.token_types is None else max(self.specs[self.token_types].rows, 1)
+
     def mask_of(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.bool_]:
         """Positions of feeds that hold a token, bool ``[batch, sequence]``; all, if there is no mask."""
         shape = feeds[self.token_ids].shape
@@ -163,7 +171,7 @@ class EncoderInputs:
             if one.role == MASK:
                 given = feeds[name].reshape(shape)
                 if one.form == ADDED:
-                    return np.asarray(given.astype(np.float64) >= _LEAST_SHOWN)
+                    return np.asarray(given.astype(np.float64) >= LEAST_SHOWN)
                 return np.asarray(given.astype(np.bool_) == (one.form == SHOWN))
         return np.ones(shape, dtype=np.bool_)
 

@@ -223,10 +223,9 @@ def outputs_of(
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
     """The mask and the outputs of all `batches`, with as many token types as there are."""
     inputs = EncoderInputs.of(running, specs)
-    types = max(inputs.specs[inputs.token_types].rows, 1) if inputs.token_types else 1
     for feeds in batches({"input_ids", "attention_mask", "token_type_ids"}, fixed=fixed_sizes(running)):
         mask = feeds["attention_mask"]
-        batch = Batch(feeds["input_ids"], mask, feeds["token_type_ids"] % types)
+        batch = Batch(feeds["input_ids"], mask, feeds["token_type_ids"] % inputs.types)
         yield mask, running.run(None, inputs.feeds(batch))
 
 
