@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bqc.cli.common import FILE, Settings, common_options, emit_json, examples, say
+from bqc.cli.common import FILE, Settings, common_options, emit_json, examples, say, seed_option
 
 __all__ = ["command"]
 
@@ -19,6 +19,7 @@ SCHEMA_VERSION = 1
     epilog=examples(
         "bqc export ./my-classifier -o model.onnx",
         "bqc export sentence-transformers/all-MiniLM-L6-v2 -o minilm/ --task embedding",
+        "bqc export sentence-transformers/all-MiniLM-L6-v2 -o tags/ --new-head conll03",
     ),
 )
 @click.argument("source", metavar="DIR|HUB-ID")
@@ -53,6 +54,12 @@ SCHEMA_VERSION = 1
     "--weights", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True, help="Storage."
 )
 @click.option("--attention", type=click.Choice(["eager", "sdpa"]), default="eager", show_default=True)
+@click.option(
+    "--new-head",
+    metavar="TASK|LABELS",
+    help="Random head to train: of a task as in bqc eval, or for labels (spam,ham).",
+)
+@seed_option
 @common_options
 def command(
     settings: Settings,
@@ -65,6 +72,8 @@ def command(
     normalize: bool | None,
     weights: str,
     attention: str,
+    new_head: str | None,
+    seed: int,
 ) -> None:
     """Write a BERT-family checkpoint as float ONNX, checked against torch, tokenizer and config beside it.
 
@@ -83,6 +92,8 @@ def command(
         normalize=normalize,
         weights=weights,  # type: ignore[arg-type]
         attention=attention,  # type: ignore[arg-type]
+        new_head=new_head,
+        seed=seed,
     )
     if settings.json:
         emit_json(SCHEMA_VERSION, asdict(result))

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 
 from bqc.errors import BqcError
 from bqc.export.agreement import generated_feeds, largest_difference
+from bqc.export.heads import NewHead
 from bqc.export.sentence_transformers import Pooling, normalizes, pooling_of
 from bqc.export.tidying import ONE_FILE_LIMIT, tidy
 
@@ -42,6 +43,10 @@ COMPANIONS = (
     "sentence_bert_config.json",
     "1_Pooling/config.json",
 )
+
+
+_OLD_HEAD = ("config.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
+"""Companions that tell what is made of an encoder's hidden states."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ def export(
     normalize: bool | None = None,
     weights: Literal["fp32", "fp16"] = "fp32",
     attention: Literal["eager", "sdpa"] = "eager",
+    new_head: str | None = None,
+    seed: int = 0,
 ) -> ExportResult:
     """Export a checkpoint directory or hub id to `output` (a file, or a directory that gets `model.onnx`).
 
@@ -82,22 +89,28 @@ def export(
       default as the checkpoint's sentence-transformers files say; or (`"pooler"`) `pooler_output[batch, hidden]`;
       or (`"none"`) nothing else.
 
+    `new_head` puts a head of random weights, drawn by `seed`, on the encoder, to be trained: for a task of `bqc eval`
+    by name, or for labels separated by commas. config.json then names the labels.
+
     `weights="fp16"` rounds weights to half precision and stores them behind Cast nodes; arithmetic stays
     float32.
 
     Raises:
-        BqcError: torch or transformers is missing, the checkpoint cannot be read, the task does not fit, or
-            ONNX Runtime and torch differ by more than 1e-4.
+        BqcError: torch or transformers is missing, the checkpoint cannot be read, the task does not fit, there is no
+            such new head, or ONNX Runtime and torch differ by more than 1e-4.
     """
     torch, transformers = _libraries()
+    head = None if new_head is None else NewHead.parse(new_head)
+    if head is not None and task not in (None, head.task):
+        raise BqcError(f"a new head for {new_head} is for {head.task}, not for {task}; leave --task out")
     where = _checkpoint(source)
     path = Path(output)
     if path.is_dir() or path.suffix != ".onnx":
         path = path / "model.onnx"
     opset = opset if opset is not None else (17 if exporter == "torchscript" else 18)
     config = _load(transformers.AutoConfig, where, source)
-    task = task or _task_of(config, where)
-    network = _network(transformers, torch, where, source, task, pooling, attention)
+    task = head.task if head is not None else task or _task_of(config, where)
+    network = _network(transformers, torch, where, source, task, pooling, attention, head, seed)
     if weights == "fp16":
         # The reference for the comparison below is the model as stored, not the one it was rounded from.
         for parameter in network.parameters():
@@ -125,7 +138,7 @@ def export(
             )
         for file in Path(folder).iterdir():
             os.replace(file, path.parent / file.name)
-    _copy_companions(where, path.parent, tokenizer)
+    _copy_companions(where, path.parent, tokenizer, None if head is None else network.config)
     parameters = sum(int(p.numel()) for p in network.parameters())
     size = sum(f.stat().st_size for f in path.parent.glob(path.name + "*"))
     return ExportResult(path, task, tuple(inputs), tuple(outputs), difference, parameters, size)
@@ -191,6 +204,8 @@ def _network(
     task: Task,
     pooling: Pooling | None,
     attention: str,
+    head: NewHead | None,
+    seed: int,
 ) -> Any:
     factory = {
         "classification": transformers.AutoModelForSequenceClassification,
@@ -200,9 +215,9 @@ def _network(
         "embedding": transformers.AutoModel,
     }[task]
     options: dict[str, Any] = {"attn_implementation": attention, "output_loading_info": True}
-    loaded = _load(factory, where, source, dtype=torch.float32, **options)
-    network, info = loaded
-    spare = task == "embedding" and pooling != "pooler"
+    wanted = factory if head is None else transformers.AutoModel
+    network, info = _load(wanted, where, source, dtype=torch.float32, **options)
+    spare = head is not None or (task == "embedding" and pooling != "pooler")
     missing = [key for key in info.get("missing_keys", ()) if not spare or "pooler" not in key]
     if missing:
         raise BqcError(
@@ -210,6 +225,9 @@ def _network(
         )
     if pooling == "pooler" and getattr(network, "pooler", None) is None:
         raise BqcError(f"{source}: {type(network).__name__} has no pooler; give another --pooling")
+    if head is not None:
+        lost = [key for key in info.get("missing_keys", ()) if "pooler" in key]
+        network = head.on(network, factory, torch, seed, attention, without=lost)
     return network.eval()
 
 
@@ -319,8 +337,13 @@ def _longest(config: Any) -> int:
     return positions - (config.pad_token_id or 0) - 1 if shifted else positions
 
 
-def _copy_companions(where: Path, folder: Path, tokenizer: Any) -> None:
+def _copy_companions(where: Path, folder: Path, tokenizer: Any, config: Any) -> None:
+    """The files beside a checkpoint; where its encoder got a new head, with that head's `config`."""
+    if config is not None:
+        config.save_pretrained(str(folder))
     for name in COMPANIONS:
+        if config is not None and name in _OLD_HEAD:
+            continue
         target = folder / name
         if (where / name).is_file() and (where / name).resolve() != target.resolve():
             target.parent.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -118,6 +119,69 @@ def test_a_module_with_weights_is_not_dropped(checkpoint: Path, tmp_path: Path) 
     (source / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(BqcError, match="the module Dense is not exported"):
         export(source, tmp_path / "m.onnx", task="embedding", exporter="torchscript")
+
+
+def test_a_new_head_is_drawn_by_the_seed(checkpoint: Path, tmp_path: Path) -> None:
+    old, new, again, other = (
+        _weights(export(checkpoint, tmp_path / name, exporter="torchscript", **options).path)
+        for name, options in {
+            "old": {},
+            "new": {"new_head": "sst2"},
+            "again": {"new_head": "sst2"},
+            "other": {"new_head": "sst2", "seed": 1},
+        }.items()
+    )
+    head, layer = "classifier.weight", "bert.encoder.layer.1.output.dense.bias"
+    assert np.array_equal(new[head], again[head])
+    assert not np.array_equal(new[head], other[head])
+    # The checkpoint's own head, which has the same shape, is not taken.
+    assert not np.array_equal(new[head], old[head])
+    assert np.array_equal(new[layer], old[layer])
+    assert np.array_equal(new["bert.pooler.dense.weight"], old["bert.pooler.dense.weight"])
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert config["id2label"] == {"0": "negative", "1": "positive"}
+
+
+@pytest.mark.parametrize(
+    ("new_head", "task", "labels"),
+    [
+        ("conll03", "token-classification", 9),
+        ("squad", "question-answering", 2),
+        ("sts-b", "classification", 1),
+        ("spam, ham, news", "classification", 3),
+    ],
+)
+def test_new_heads(new_head: str, task: str, labels: int, checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "modules.json").write_text("[]")
+    try:
+        result = export(checkpoint, tmp_path, exporter="torchscript", new_head=new_head)
+    finally:
+        (checkpoint / "modules.json").unlink()
+    assert result.task == task
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert len(config.get("id2label", {0: "start", 1: "end"})) == labels
+    # What says how to make an embedding is not true of the new head.
+    assert not (tmp_path / "modules.json").exists()
+    assert import_model(result.path)[1].encoder.layers == 2
+
+
+@pytest.mark.parametrize(
+    ("new_head", "task", "text"),
+    [
+        ("mrcp", None, "did you mean mrpc"),
+        ("spam,,ham", None, "none may be empty"),
+        ("spam,spam", None, "labels of a head must differ"),
+        ("sst2", "embedding", "a new head for sst2 is for classification, not for embedding"),
+    ],
+)
+def test_no_such_head(new_head: str, task: Any, text: str, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(BqcError, match=text):
+        export(checkpoint, tmp_path / "m.onnx", task, new_head=new_head)
+
+
+def _weights(path: Path) -> dict[str, np.ndarray]:
+    initializers = ir.load(path).graph.initializers.values()
+    return {v.name or "": v.const_value.numpy() for v in initializers if v.const_value is not None}
 
 
 @pytest.mark.parametrize(
