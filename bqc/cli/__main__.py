@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from bqc.cli.app import main
+from bqc.cli import main
 
 sys.exit(main())

@@ -131,3 +131,17 @@ def test_the_command_line_says_130(source: Path, tmp_path: Path) -> None:
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
     assert not names(tmp_path)
+
+
+def test_the_command_line_says_130_while_it_is_imported() -> None:
+    code = (
+        "import sys, bqc.cli\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "sys.exit(bqc.cli.main(['--version']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
