@@ -107,7 +107,8 @@ def _check(path: Path, fresh: Path) -> None:
         onnx.checker.check_model(str(fresh), full_check=True)
     except Exception as error:  # onnx has two kinds of its own, and raises others
         raise BqcError(
-            f"{path}: not written, as the compiled model is not valid ONNX: {one_line(error)}"
+            f"{path}: not written, as it would not be valid ONNX: {one_line(error)}; does ONNX Runtime load the model "
+            "that it is made from?"
         ) from error
 
 

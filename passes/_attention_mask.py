@@ -71,7 +71,8 @@ def find_masks(
     else:
         if causal:
             raise NoMatch("tokens see only those before them: the causal attention of a decoder", 6)
-        raise NoMatch("some keys are hidden whatever the mask is", 6)
+        names = " and ".join(repr(v.name) for v in found) or "any input"
+        raise NoMatch(f"some keys are hidden, whatever {names} holds", 6)
     if len(masks) == 1 and np.array_equal(scores_of(feeds_of(masks, pattern)), whole):
         return ()
     return masks

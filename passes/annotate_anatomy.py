@@ -465,7 +465,7 @@ def _check_enough(model: ir.Model, layers: int, parts: Sequence[FloatPart]) -> N
     name = f"{known} is not supported; " if known is not None else ""
     raise BqcError(
         f"{name}only part of the encoder is recognised: {whole} complete layers, {broken[0]}; "
-        f"{_counts(model.graph)}{_nearest(model)}"
+        f"{_counts(model.graph)}{_nearest(model, broken[0].reason)}"
     )
 
 
@@ -481,9 +481,20 @@ def _counts(graph: ir.Graph) -> str:
 def _nothing_found(model: ir.Model, sought: str) -> str:
     known = unsupported(model.graph)
     name = f"{known} is not supported; " if known is not None else ""
-    return f"{name}no encoder found: looked for {sought}; {_counts(model.graph)}{_nearest(model)}"
+    inner = sorted({n.op_type for n in model.graph if _has_graphs(n)})
+    apart = f"; what is inside {' and '.join(inner)} is not looked at" if inner else ""
+    return f"{name}no encoder found: looked for {sought}; {_counts(model.graph)}{apart}{_nearest(model)}"
 
 
-def _nearest(model: ir.Model) -> str:
+def _has_graphs(node: ir.Node) -> bool:
+    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+
+
+def _nearest(model: ir.Model, said: str = "") -> str:
+    """The nearest miss; of one whose reason was `said`, only the place."""
     miss = explanation(model).nearest()
-    return f"; nearest miss: {miss}" if miss is not None else ""
+    if miss is None:
+        return ""
+    return (
+        f"; nearest miss: {miss.rule} at {miss.node}" if miss.predicate == said else f"; nearest miss: {miss}"
+    )

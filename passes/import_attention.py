@@ -26,9 +26,12 @@ from bqc.passes._attention_mask import Mask, feeds_of, find_masks, ways_to_hide,
 from bqc.passes._attention_region import Region, regions
 from bqc.passes._attention_terms import require_plain_terms
 
-__all__ = ["ImportAttention"]
+__all__ = ["EMPTY_ROWS", "ImportAttention"]
 
 Array = npt.NDArray[Any]
+
+EMPTY_ROWS = "rows in which all tokens are padding give other outputs than the original's"
+"""A note: there attention is the mean of all values here, whatever exporters put there."""
 
 _CLOSE = 2e-4
 _MASKED = 7
@@ -49,6 +52,8 @@ class _Meaning:
     bias: ir.Value | None
     padded_queries: bool
     """Do queries that are padding see what the others see?"""
+    guarded: bool
+    """Is the context of a text without any token something else than the mean of its values?"""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ class ImportAttention(ir.passes.InPlacePass):
                 continue
             _rewrite(graph, region, meaning, biases)
             meanings.append(meaning)
+        if any(meaning.guarded for meaning in meanings):
+            note(model, EMPTY_ROWS)
         if not all(meaning.padded_queries for meaning in meanings):
             _ignore_padded_queries(model, meanings)
         drop_dead(model)
@@ -151,7 +158,7 @@ def _understand(graph: ir.Graph, region: Region, plain: set[ir.Value]) -> _Meani
     if len(set(boundary)) != 3:
         raise NoMatch("query, key and value share one linear", 4)
     for value in probe.inputs.values():
-        if value.is_graph_input() and rank(value) != 2:
+        if value.is_graph_input() and (rank(value) != 2 or (dims(value) or [0])[-1] == 1):
             raise NoMatch(
                 f"it reads input {value.name!r} {dims(value)}, which is no mask [batch, sequence]", 4
             )
@@ -176,7 +183,16 @@ def _understand(graph: ir.Graph, region: Region, plain: set[ir.Value]) -> _Meani
         whole = False
         scale = _check(trial, heads, graph, masks, padded_queries=False)
     require_plain_terms(graph, probe, boundary, masks, bias, plain, padded_queries=whole)
-    return _Meaning(heads, hidden // heads, _exact(scale, hidden // heads), masks, bias, whole)
+    guarded = bool(masks) and _guarded(trial, pattern * 0, masks)
+    return _Meaning(heads, hidden // heads, _exact(scale, hidden // heads), masks, bias, whole, guarded)
+
+
+def _guarded(trial: _Trial, nothing: Array, masks: tuple[Mask, ...]) -> bool:
+    """Does it give other numbers than the mean of all values where nothing is shown, as exporters' NaN guards do?"""
+    (_, _, v), (_, context, *_) = trial.run(feeds_of(masks, nothing), nothing, 0)
+    return bool(
+        np.isfinite(context).all() and not np.allclose(context, v.mean(axis=1, keepdims=True), atol=1e-3)
+    )
 
 
 def _exact(scale: float, head_dim: int) -> float:

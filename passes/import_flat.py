@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,10 +82,10 @@ def _reshape(graph: ir.Graph, w: Writer, node: ir.Node, whole: dict[ir.Value, ir
         return 0
     if not may_rewrite(node) or (out.is_graph_output() and whole[x].is_graph_output()):
         return 0
-    inner = target[2:]
-    if len(target) == 3 and target[2] is not None:
+    inner, width = target[2:], _width(whole[x])
+    if len(target) == 3 and target[2] == width:
         _put_for(out, whole[x])
-    elif len(target) == 4 and None not in inner and -1 not in inner:
+    elif len(target) == 4 and math.prod(n or 0 for n in inner) == width:
         split = w.shared("heads_split", np.array([0, 0, *(n or 0 for n in inner)], np.int64))
         made = w.op("Reshape", whole[x], split)
         graph.insert_after(node, w.nodes)

@@ -102,6 +102,11 @@ def _from_proto(file: Path, read: Callable[[], onnx.ModelProto]) -> ir.Model:
         raise BqcError(f"{file}: not an ONNX model, or truncated; export or download it again") from error
     if not proto.opset_import or not (proto.graph.node or proto.graph.output):
         raise BqcError(f"{file}: not an ONNX model, or truncated; export or download it again")
+    if proto.ir_version > onnx.IR_VERSION:
+        raise BqcError(
+            f"{file}: written for a later ONNX (IR version {proto.ir_version}, the installed onnx knows "
+            f"{onnx.IR_VERSION}); upgrade onnx, or export for an earlier one"
+        )
     try:
         check_graphs(proto)
         data = _check_tensors(file, proto)

@@ -10,6 +10,7 @@ fed, not computed: a probe never touches weights.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,10 @@ class Probe:
         try:
             return [np.asarray(a) for a in self._session.run(None, values)]
         except Exception as error:
-            raise ProbeError(f"the subgraph does not run: {_first_line(error)}") from error
+            raise ProbeError(
+                f"it does not run on inputs [batch, sequence] ({_reason(error)}): are ids or masks padded, cut or "
+                "turned inside the graph?"
+            ) from error
 
     def depends_on(self, value: ir.Value) -> bool:
         """Is `value` (a graph input or a boundary value) read at all?"""
@@ -329,3 +333,11 @@ def _opsets(value: ir.Value) -> dict[str, int]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200]
+
+
+def _reason(error: Exception) -> str:
+    """What ONNX Runtime says of a run, without the places in its own sources."""
+    text = " ".join(str(error).split())
+    node = re.search(r"while running (\w+) node", text)
+    told = re.split(r"Status Message: | was false\. ", text)[-1]
+    return f"{node[1]}: {told}"[:200] if node else told[:200]

@@ -57,9 +57,9 @@ class Inputs:
         specs = specs_of(sessions, paths[1])
         try:
             ours, theirs = (EncoderInputs.of(session, specs) for session in sessions)
-        except BqcError:
+        except BqcError as error:
             if file is None:
-                raise
+                raise BqcError(f"{error}; give inputs with --inputs FILE.npz") from error
             return cls(str(file), False, _any_inputs(file, sessions))
         fixed = theirs.sequence is not None
         if file is not None:

@@ -76,6 +76,24 @@ def calls(name: str, times: int) -> list[onnx.NodeProto]:
     return [node(name, names[i], names[i + 1], "f") for i in range(times)]
 
 
+def test_a_later_onnx(tmp_path: Path) -> None:
+    later = chain(node("Neg", "x", "y"))
+    later.ir_version = onnx.IR_VERSION + 1
+    assert f"IR version {onnx.IR_VERSION + 1}" in refused(saved(tmp_path / "m.onnx", later))
+
+
+def test_an_encoder_in_a_branch(tmp_path: Path) -> None:
+    inner = helper.make_graph(
+        [node("Neg", "x", "z")], "inner", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n"])]
+    )
+    yes = helper.make_tensor_value_info("yes", TensorProto.BOOL, [])
+    branch = chain(node("If", "yes", "y", then_branch=inner, else_branch=inner))
+    branch.graph.input.append(yes)
+    path = saved(tmp_path / "m.onnx", branch)
+    with pytest.raises(BqcError, match=r"no encoder found.*; what is inside If is not looked at"):
+        bqc.compile(path)
+
+
 def test_a_function_that_calls_itself(tmp_path: Path) -> None:
     one = chain(node("A", "x", "y", "f"), functions=[function("A", *calls("A", 1))])
     assert "function 'A' calls itself" in refused(saved(tmp_path / "m.onnx", one))

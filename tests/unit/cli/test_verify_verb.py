@@ -231,5 +231,7 @@ def test_inputs_of_no_encoder_come_from_a_file(tmp_path: Path) -> None:
     onnx.save(model, path)
     np.savez(tmp_path / "inputs.npz", pixels=np.ones((4, 3)))
     assert verify(path, path, inputs=tmp_path / "inputs.npz").outputs[0].rows == 4
-    with pytest.raises(BqcError, match=r"pixels .* is none of an encoder's"):
+    with pytest.raises(
+        BqcError, match=r"pixels .* is none of an encoder's.*; give inputs with --inputs FILE\.npz"
+    ):
         verify(path, path)

@@ -12,7 +12,9 @@ from bqc.errors import BqcError
 from bqc.ir import import_model
 from bqc.ir.anatomy import nodes_of
 from bqc.ir.build import Writer
+from bqc.ir.notes import notes
 from bqc.ir.synthetic import canonical_bert
+from bqc.passes.import_attention import EMPTY_ROWS
 from tests.support.exports import largest_difference
 
 
@@ -79,8 +81,52 @@ def wrong_axis(model: ir.Model) -> None:
 def test_near_misses_are_errors(change: Callable[[ir.Model], None], predicate: str) -> None:
     model = canonical_bert(layers=1)
     change(model)
-    with pytest.raises(BqcError, match=f"only part of the encoder.*nearest miss.*{predicate}"):
+    with pytest.raises(
+        BqcError, match=f"only part of the encoder.*{predicate}.*nearest miss: attention at Softmax"
+    ):
         import_model(unlabelled(model))
+
+
+def cut(model: ir.Model) -> None:
+    """Masks of 16 tokens at most; the hidden states stay as long as the text."""
+    mask = node(model, "Sub", "attention.mask")
+    w = Writer(model.graph)
+    ends = (np.array([n], np.int64) for n in (0, 16, 3))
+    short = w.op("Slice", mask.outputs[0], *(w.const(f"end_{i}", end) for i, end in enumerate(ends)))
+    model.graph.insert_after(mask, w.nodes)
+    mask.outputs[0].replace_all_uses_with(short)
+    short.producer().replace_input_with(0, mask.outputs[0])  # type: ignore[union-attr]
+
+
+def test_a_text_that_the_graph_cuts_off_is_refused() -> None:
+    model = canonical_bert(layers=1)
+    cut(model)
+    text = r"has 16 tokens where the text has \d+: the graph cuts it off; export the model without that"
+    with pytest.raises(BqcError, match=text):
+        import_model(unlabelled(model))
+
+
+def test_lengths_are_no_mask() -> None:
+    model = canonical_bert(layers=1)
+    mask = next(v for v in model.graph.inputs if v.name == "attention_mask")
+    mask.shape = ir.Shape(["batch", 1])
+    with pytest.raises(BqcError, match=r"reads input 'attention_mask' \['batch', 1\], which is no mask"):
+        import_model(unlabelled(model))
+
+
+def test_a_guard_of_texts_without_tokens_is_told() -> None:
+    model = canonical_bert(layers=1)
+    imported, _ = import_model(unlabelled(model))
+    assert EMPTY_ROWS not in notes(imported)
+    model = canonical_bert(layers=1)
+    softmax = node(model, "Softmax", "attention.softmax")
+    w = Writer(model.graph)
+    hidden = w.op("Less", softmax.inputs[0], w.const("low", np.float32(-1e4)), dtype=ir.DataType.BOOL)
+    shown = w.op("Where", hidden, w.const("none", np.float32(0)), softmax.outputs[0])
+    model.graph.insert_after(softmax, w.nodes)
+    node(model, "MatMul", "attention.context").replace_input_with(0, shown)
+    imported, _ = import_model(unlabelled(model))
+    assert EMPTY_ROWS in notes(imported)
 
 
 def test_a_mask_that_hides_nothing_is_no_mask() -> None:
