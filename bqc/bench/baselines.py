@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,7 +64,9 @@ def make_baseline(name: str, model: Path, encoder: Encoder, folder: Path) -> Bas
 
 
 def _fp32(model: Path, encoder: Encoder, path: Path) -> None:
-    _fuse(model, encoder, separate=False).save_model_to_file(str(path), use_external_data_format=True)
+    _fuse(model, encoder, path.parent, separate=False).save_model_to_file(
+        str(path), use_external_data_format=True
+    )
 
 
 def _int8(model: Path, encoder: Encoder, path: Path) -> None:
@@ -85,7 +88,7 @@ def _nbits4(model: Path, encoder: Encoder, path: Path) -> None:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     # Only MatMul is quantised, so query, key and value must not disappear inside Attention.
-    fused = _fuse(model, encoder, separate=True).model
+    fused = _fuse(model, encoder, path.parent, separate=True).model
     quantizer = MatMulNBitsQuantizer(fused, bits=4, block_size=32, is_symmetric=True, accuracy_level=4)
     quantizer.process()
     quantizer.model.clean_initializers()  # the float weights
@@ -105,17 +108,30 @@ signed 8-bit weights; ``ort-nbits4`` has MatMulNBits with 4-bit weights in block
 """
 
 
-def _fuse(model: Path, encoder: Encoder, separate: bool) -> Any:
+def _fuse(model: Path, encoder: Encoder, folder: Path, separate: bool) -> Any:
     """The fused model; ``separate`` keeps the linears of query, key and value apart from the attention."""
+    import onnxruntime
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
     options = FusionOptions("bert")
     options.use_multi_head_attention = separate
-    # Level 1 folds constants first: weights stored as float16 are found only once their Cast is gone.
-    return optimize_model(
-        str(model), "bert", encoder.heads, encoder.hidden, opt_level=1, optimization_options=options
-    )
+    # Constants are folded first: weights stored as float16 are found only once their Cast is gone. The optimizer would
+    # do this itself at its level 1, for which it wants torch.
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        folded = Path(place) / "folded.onnx"
+        basic = onnxruntime.SessionOptions()
+        basic.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        basic.optimized_model_filepath = str(folded)
+        basic.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", "folded.onnx.data"
+        )
+        onnxruntime.InferenceSession(
+            str(model), basic, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantSharing"]
+        )
+        return optimize_model(
+            str(folded), "bert", encoder.heads, encoder.hidden, opt_level=0, optimization_options=options
+        )
 
 
 def _operators(path: Path) -> dict[str, int]:

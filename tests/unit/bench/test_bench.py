@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -92,6 +93,17 @@ def test_baselines_compute_the_same(models: tuple[Path, Path], tmp_path: Path) -
         assert np.abs(found - expected).max() < tolerance, name
         if name == "ort-nbits4":
             assert made.operators["MatMulNBits"] > 0
+
+
+def test_baselines_need_no_torch(
+    models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anatomy = import_model(models[0])[1].encoder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in BASELINES:
+        make_baseline(name, models[0], anatomy, tmp_path)
 
 
 def test_a_baseline_without_fused_attention_says_so(report: Report, models: tuple[Path, Path]) -> None:
