@@ -2,6 +2,6 @@
 
 from bqc.formats.block_shift import BlockShift
 from bqc.formats.geometry import Blocks
-from bqc.formats.signs import Binary, Ternary, split_ternary
+from bqc.formats.signs import Binary, Ternary
 
-__all__ = ["Binary", "BlockShift", "Blocks", "Ternary", "split_ternary"]
+__all__ = ["Binary", "BlockShift", "Blocks", "Ternary"]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bqc.formats import Binary, Ternary, split_ternary
+from bqc.formats import Binary, Ternary
+from bqc.formats.signs import split_ternary
 
 RNG = np.random.default_rng(0)
 SPANS = ("tensor", "row")
