@@ -15,7 +15,6 @@ from bqc.passes._attention_mask import Mask, feeds_of
 
 __all__ = ["require_plain_terms"]
 
-_MASKED = 7
 _LONGEST = 512
 """A window that reaches further than this on both sides is not told from a plain mask."""
 
@@ -55,19 +54,17 @@ def require_plain_terms(
                 raise NoMatch(
                     f"{term.name!r} has {cut[-1]} tokens where the text has {sizes.sequence}: the graph cuts it off; "
                     "export the model without that, and cut texts before",
-                    _MASKED,
+                    7,
                 )
             if not padded_queries and found.ndim > 1 and found.shape[-2] == sizes.sequence:
                 found = found[..., :shown, :]
             rows = found.reshape(-1, found.shape[-1] if found.ndim else 1)
             if (rows != rows[:1]).any():
-                raise NoMatch(
-                    f"{term.name!r} is not the same for every query in {sizes.sequence} tokens", _MASKED
-                )
+                raise NoMatch(f"{term.name!r} is not the same for every query in {sizes.sequence} tokens", 7)
             if rows.shape[1] == sizes.sequence and any(
                 (part != part[:1]).any() for part in (rows[0, :shown], rows[0, shown:])
             ):
-                raise NoMatch(f"{term.name!r} tells more than two kinds of keys apart", _MASKED)
+                raise NoMatch(f"{term.name!r} tells more than two kinds of keys apart", 7)
     known.update(terms)
 
 
