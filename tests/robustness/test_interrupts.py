@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -27,6 +28,14 @@ while True:
     bqc.compile(sys.argv[1], output=sys.argv[2], weight_bits=4, save_recipe=sys.argv[3])
     print(".", end="", flush=True)
 """
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A shell that starts the tests in the background has interrupts ignored, here and in every child."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
