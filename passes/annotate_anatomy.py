@@ -26,6 +26,7 @@ from bqc.ir.match import (
     Linear,
     as_linear,
     constant,
+    has_graphs,
     is_product,
     is_weight,
     rank,
@@ -481,13 +482,9 @@ def _counts(graph: ir.Graph) -> str:
 def _nothing_found(model: ir.Model, sought: str) -> str:
     known = unsupported(model.graph)
     name = f"{known} is not supported; " if known is not None else ""
-    inner = sorted({n.op_type for n in model.graph if _has_graphs(n)})
+    inner = sorted({n.op_type for n in model.graph if has_graphs(n)})
     apart = f"; what is inside {' and '.join(inner)} is not looked at" if inner else ""
     return f"{name}no encoder found: looked for {sought}; {_counts(model.graph)}{apart}{_nearest(model)}"
-
-
-def _has_graphs(node: ir.Node) -> bool:
-    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
 
 
 def _nearest(model: ir.Model, said: str = "") -> str:

@@ -11,7 +11,7 @@ from onnx_ir.passes import common
 from bqc.contract import Contract
 from bqc.ir.counting import may_rewrite
 from bqc.ir.growth import check_growth
-from bqc.ir.match import constant, is_weight, rank, scalar
+from bqc.ir.match import constant, has_graphs, is_weight, rank, scalar
 from bqc.ir.probe import Probe, ProbeError, Sizes
 
 __all__ = ["ImportFold"]
@@ -105,7 +105,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
     inputs = [v for v in node.inputs if v is not None]
     if not inputs or len(node.outputs) != 1 or node.op_type in _UNFOLDED or node.outputs[0].is_graph_output():
         return
-    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+    if has_graphs(node):
         return
     if any(constant(v) is None for v in inputs) or _is_stored_weight(node) or _is_lookup(node):
         return

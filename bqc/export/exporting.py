@@ -226,8 +226,7 @@ def _network(
     if pooling == "pooler" and getattr(network, "pooler", None) is None:
         raise BqcError(f"{source}: {type(network).__name__} has no pooler; give another --pooling")
     if head is not None:
-        lost = [key for key in info.get("missing_keys", ()) if "pooler" in key]
-        network = head.on(network, factory, torch, seed, attention, without=lost)
+        network = head.on(network, factory, torch, seed, attention, without=info.get("missing_keys", ()))
     return network.eval()
 
 

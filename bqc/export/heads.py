@@ -64,6 +64,5 @@ class NewHead:
         left = inner.load_state_dict(known, strict=False).missing_keys
         if any("pooler" not in name for name in left):
             raise BqcError(f"the encoder has no {left[0]}, which {type(network).__name__} needs")
-        config.architectures = [type(network).__name__]
-        network.config = config
+        network.config.architectures = [type(network).__name__]
         return network

@@ -1,7 +1,8 @@
 """``Binary`` and ``Ternary``: weights that are signs times a scale, and the exact split of one into two of the other.
 
-``value = sum over planes of scale * sign``. Sources: Binary weight networks (Rastegari et al., arXiv 1603.05279);
-ternary weight networks (Li, Liu, arXiv 1605.04711); BinaryBERT (Bai et al., arXiv 2012.15701), equations 5 to 8.
+``value = sum over planes of scale * sign``. Sources: binary weight networks (Rastegari et al., arXiv 1603.05279);
+ternary weight networks (Li et al., arXiv 1605.04711); ternary weight splitting (Bai et al., BinaryBERT, arXiv
+2012.15701).
 """
 
 from __future__ import annotations
@@ -112,8 +113,8 @@ def split_ternary(w: NDArray[np.float64], span: str = "tensor") -> tuple[F64, F6
         span: of all three formats.
 
     Returns:
-        float64 [N, K] each. Exact up to rounding: ``a`` and ``b`` of BinaryBERT, section 3.1, with the sign that its
-        code gives to the sums over zeros; the printed formula has the opposite one, and breaks the identity for
+        float64 [N, K] each. Exact up to rounding: ``a`` and ``b`` of BinaryBERT, with the sign that its code gives
+        to the sums over zeros; the printed formula has the opposite one, and breaks the identity for
         weights whose mean is not 0. Where these are so skewed that its ``a`` leaves (0, 1), zeros take turns instead.
     """
     flat = w if span == "row" else w.reshape(1, -1)

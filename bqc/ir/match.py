@@ -14,6 +14,7 @@ __all__ = [
     "as_linear",
     "constant",
     "data_inputs",
+    "has_graphs",
     "is_product",
     "is_transposed",
     "is_weight",
@@ -125,6 +126,11 @@ def data_inputs(node: ir.Node) -> Iterator[ir.Value]:
     for value in node.inputs[:1] if node.op_type in _MOVES_FIRST else node.inputs:
         if value is not None and not is_weight(value):
             yield value
+
+
+def has_graphs(node: ir.Node) -> bool:
+    """Does the node hold graphs of its own (If, Loop, Scan)?"""
+    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
 
 
 def walk_back(value: ir.Value, stop: Callable[[ir.Value], bool], limit: int = 200) -> list[ir.Value]:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from bqc.errors import BqcError
 from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY
+from bqc.ir.match import has_graphs
 from bqc.ir.text.elided import ElidedTensor, digest
 from bqc.ir.text.lexer import LABEL, quote, spell_name
 from bqc.ir.text.literals import elements, float_literal, is_splat
@@ -132,9 +133,9 @@ class _Printer:
         overload = f":{spell_name(node.overload)}" if node.overload else ""
         inputs = "(" + ", ".join('""' if v is None else self._name(v) for v in node.inputs) + ")"
         attributes = sorted(node.attributes.values(), key=lambda a: a.name)
-        nested = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in attributes)
         listed = ", ".join(self._attribute(a, indent) for a in attributes)
         # Subgraphs are long: what the node reads is easier to see before them.
+        nested = has_graphs(node)
         middle = f" {inputs} <{listed}>" if nested else f" <{listed}> {inputs}" if listed else f" {inputs}"
         notes = _notes(node.metadata_props, node.doc_string)
         return f"{indent}{label}{outputs}{' ' if outputs else ''}= {domain}{op}{overload}{middle}{notes}"
