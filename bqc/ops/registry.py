@@ -16,8 +16,8 @@ import onnx
 import onnx_ir as ir
 
 from bqc.formats.geometry import Blocks
-from bqc.ops import reference
-from bqc.ops.bodies import attention, elementary, embedding, linear
+from bqc.ops import reference, sign_reference
+from bqc.ops.bodies import attention, elementary, embedding, linear, signs
 
 __all__ = ["DOMAIN", "OPERATORS", "OPSET", "VERSION", "Operator", "functions_for"]
 
@@ -251,6 +251,56 @@ _ALL = (
         "EmbeddingLayerNormTiles",
         embedding.EmbeddingLayerNormTiles,
         reference.embedding_layer_norm_tiles,
+        lambda i, a: _out(_embedding_shape(i), a),
+    ),
+    Operator(
+        "SignDequantize",
+        signs.SignDequantize,
+        sign_reference.sign_dequantize,
+        lambda i, _: [(F32, list(i[0][1:]))],
+        has_kernel=False,
+    ),
+    Operator(
+        "SignDequantizeTiles",
+        signs.SignDequantizeTiles,
+        sign_reference.sign_dequantize_tiles,
+        lambda i, a: [(F32, [a["columns"], a["rows"]])],
+        has_kernel=False,
+    ),
+    Operator(
+        "SignLinear", signs.SignLinear, sign_reference.sign_linear, lambda i, a: [(F32, _linear_shape(i))]
+    ),
+    Operator(
+        "SignLinearQuantize",
+        signs.SignLinearQuantize,
+        sign_reference.sign_linear_quantize,
+        lambda i, a: _out(_linear_shape(i), a),
+    ),
+    Operator(
+        "SignLinearQuantizeValues",
+        signs.SignLinearQuantizeValues,
+        sign_reference.sign_linear_quantize_values,
+        lambda i, a: _values(_linear_shape(i), a["heads"], a["out_block"]),
+    ),
+    Operator(
+        "SignLinearGelu",
+        signs.SignLinearGelu,
+        sign_reference.sign_linear_gelu,
+        lambda i, a: _out(_linear_shape(i), a),
+    ),
+    Operator(
+        "SignLinearAddNorm",
+        signs.SignLinearAddNorm,
+        sign_reference.sign_linear_add_norm,
+        lambda i, a: _out(_linear_shape(i), a),
+    ),
+    Operator(
+        "SignGather", signs.SignGather, sign_reference.sign_gather, lambda i, a: [(F32, [*i[0], a["columns"]])]
+    ),
+    Operator(
+        "SignEmbeddingLayerNorm",
+        signs.SignEmbeddingLayerNorm,
+        sign_reference.sign_embedding_layer_norm,
         lambda i, a: _out(_embedding_shape(i), a),
     ),
 )
