@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 import yaml
 
 from bqc.errors import BqcError
 from bqc.formats import BlockShift
+from bqc.formats.stored import WeightFormat, weight_format
 
 __all__ = ["PLAN_KEY", "Plan", "matching"]
 
 PLAN_KEY = "bqc.plan"
 VERSION = 1
+
+_Format = TypeVar("_Format")
 
 
 @dataclass
@@ -30,7 +33,7 @@ class Plan:
     """Formats by ``layer:role``; ``kept`` says why a weight stays float or at more bits than asked for."""
 
     scheme: str
-    weights: dict[str, BlockShift] = field(default_factory=dict)
+    weights: dict[str, WeightFormat] = field(default_factory=dict)
     activations: dict[str, BlockShift] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
 
@@ -67,8 +70,8 @@ class Plan:
             )
         return cls(
             str(data.get("scheme", "")),
-            _formats(data.get("weights"), f"{where}: weights"),
-            _formats(data.get("activations"), f"{where}: activations"),
+            _formats(data.get("weights"), f"{where}: weights", weight_format),
+            _formats(data.get("activations"), f"{where}: activations", BlockShift.parse),
             {str(k): str(v) for k, v in (data.get("kept") or {}).items()},
         )
 
@@ -114,7 +117,7 @@ def matching(keys: Iterable[str], patterns: Iterable[str], option: str) -> set[s
     return found
 
 
-def _formats(data: Any, where: str) -> dict[str, BlockShift]:
+def _formats(data: Any, where: str, parse: Callable[[str], _Format]) -> dict[str, _Format]:
     if data is None:
         return {}
     if not isinstance(data, Mapping):
@@ -122,7 +125,7 @@ def _formats(data: Any, where: str) -> dict[str, BlockShift]:
     result = {}
     for key, value in data.items():
         try:
-            result[str(key)] = BlockShift.parse(str(value))
+            result[str(key)] = parse(str(value))
         except ValueError as error:
             raise BqcError(f"{where}: {key}: {error}") from None
     return result

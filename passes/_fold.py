@@ -15,11 +15,14 @@ from bqc.ir.rules import counted
 from bqc.ops.registry import DOMAIN, OPERATORS, VERSION
 from bqc.passes._graph import dims, infer_types
 
-__all__ = ["DOMAIN", "FoldRule", "apply"]
+__all__ = ["DOMAIN", "FoldRule", "apply", "linear"]
 
 
 class FoldRule(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     """Base of fold rules; `fused` builds the replacement with labels, lineage and inferred types."""
+
+    family = "Block"
+    """What the operators on weights begin with; a rule for those of signs is the same one with ``"Sign"``."""
 
     reads_dequantized = False
     """The pattern starts at dequantise nodes that others may read too, so it must leave them in place."""
@@ -56,6 +59,13 @@ class FoldRule(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         node.metadata_props[VALUE_KEY] = value_key(final)
         infer_types(node)
         return made
+
+
+def linear(rule: FoldRule, op: Any, name: str, inputs: Sequence[Any], output: str) -> Any:
+    """In a pattern: the operator ``name`` of the rule's family, its output called ``output``."""
+    return getattr(op, f"{rule.family}{name}")(
+        *inputs, _domain=DOMAIN, _outputs=[output], _allow_other_attributes=True
+    )
 
 
 def apply(model: ir.Model, *rules: type[FoldRule]) -> ir.passes.PassResult:

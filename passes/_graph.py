@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from bqc.formats.stored import Parts
 from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, SOURCE_KEY, layer, role
 from bqc.ir.build import SOURCE_LIMIT
 from bqc.ir.rewrite import sources
@@ -28,6 +29,7 @@ __all__ = [
     "single_use",
     "standard_node",
     "weight_part",
+    "weight_parts",
 ]
 
 FORMAT_KEY = "bqc.format"
@@ -143,6 +145,15 @@ def weight_part(
     )
     graph.register_initializer(value)
     return value
+
+
+def weight_parts(graph: ir.Graph, weight: ir.Value, parts: Parts, fmt: str, elements: int) -> list[ir.Value]:
+    """Register all parts of a quantised weight of so many elements."""
+    counts = (elements, *[0] * (len(parts) - 1))
+    return [
+        weight_part(graph, weight, part, data, fmt, count)
+        for (part, data), count in zip(parts.items(), counts, strict=True)
+    ]
 
 
 def _label(node: ir.Node, like: ir.Node, replaces: Sequence[ir.Node]) -> None:

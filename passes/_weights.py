@@ -11,7 +11,7 @@ from bqc.formats import BlockShift
 from bqc.ir.anatomy import LINEAR_ROLES, TABLE_ROLES, role
 from bqc.ir.match import is_transposed
 
-__all__ = ["check_formats", "tied_tables", "weight_inputs"]
+__all__ = ["check_formats", "latents", "tied_tables", "weight_inputs", "weight_uses"]
 
 
 def check_formats(bits: Iterable[int], block: int | str) -> None:
@@ -23,11 +23,26 @@ def check_formats(bits: Iterable[int], block: int | str) -> None:
         raise BqcError(str(error)) from None
 
 
+def latents(value: ir.Value | None) -> list[ir.Value]:
+    """The constants that a weight is made of: itself, or two that are added (`split-ternary`); else none."""
+    if value is None:
+        return []
+    add = value.producer()
+    parts = [value] if add is None else list(add.inputs) if (add.op_type, add.domain) == ("Add", "") else []
+    known = [part for part in parts if part is not None and part.is_initializer() and part.const_value is not None]
+    return known if len(known) == len(parts) else []
+
+
 def weight_inputs(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, int]]:
     """(node, weight, reduction axis) of every labelled linear and lookup table, in graph order.
 
     The axis along which blocks run is 0 for ``MatMul(x, W[K, N])`` and 1 for ``Gather(table[V, H], ids)``.
     """
+    return (use for use in weight_uses(model) if use[1].is_initializer())
+
+
+def weight_uses(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, int]]:
+    """As `weight_inputs`, and weights that are the sum of two constants as well."""
     for node in model.graph:
         kind = role(node)
         if node.op_type == "MatMul" and kind in LINEAR_ROLES:
@@ -36,7 +51,7 @@ def weight_inputs(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, int]]:
             weight, axis = node.inputs[0], 1
         else:
             continue
-        if weight is not None and weight.is_initializer() and weight.const_value is not None:
+        if weight is not None and latents(weight):
             yield node, weight, axis
 
 

@@ -29,13 +29,14 @@ class FoldEmbedding(ir.passes.InPlacePass):
 
         EmbeddingLayerNorm(ids, type_ids, position_ids, word, ew, type, et, position, ep, gamma, beta)
 
-    A word table in tiles, BlockGatherTiles, becomes EmbeddingLayerNormTiles. Contract: ulp.
+    A word table in tiles, BlockGatherTiles, becomes EmbeddingLayerNormTiles, one of signs, SignGather,
+    SignEmbeddingLayerNorm. Contract: ulp.
     """
 
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return apply(model, _Embedding, _EmbeddingTiles)
+        return apply(model, _Embedding, _EmbeddingTiles, _SignEmbedding)
 
 
 class _Embedding(FoldRule):
@@ -68,7 +69,7 @@ class _Embedding(FoldRule):
 
     def check(self, context: Any, a: ir.Value, b: ir.Value, c: ir.Value, ids: ir.Value, **_: Any) -> Any:
         result = pattern.MatchResult()
-        blocks = {made_with(v)["block"] for v in (a, b, c)}
+        blocks = {made_with(v)["block"] for v in (a, b, c) if "block" in made_with(v)}
         if len(blocks) > 1:
             return result.fail(f"the tables have different blocks: {sorted(blocks)}", a)
         if ids.shape is None or len(ids.shape) != 2:
@@ -81,13 +82,14 @@ class _Embedding(FoldRule):
         word, kind, position = (made_with(x) for x in (a, b, c))
         attributes = {
             "columns": word["columns"],
-            "word_bits": word["bits"],
             "type_bits": kind["bits"],
             "position_bits": position["bits"],
-            "block": word["block"],
+            "block": kind["block"],
             "epsilon": made_with(norm).get("epsilon", 1e-5),
             **out_attributes(codes),
         }
+        if "bits" in word:
+            attributes["word_bits"] = word["bits"]
         if "rows" in word:
             attributes["rows"] = word["rows"]
         names = [
@@ -110,3 +112,8 @@ class _Embedding(FoldRule):
 class _EmbeddingTiles(_Embedding):
     words = "BlockGatherTiles"
     folded = "EmbeddingLayerNormTiles"
+
+
+class _SignEmbedding(_Embedding):
+    words = "SignGather"
+    folded = "SignEmbeddingLayerNorm"

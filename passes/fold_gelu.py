@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from bqc.contract import Contract
-from bqc.passes._fold import DOMAIN, FoldRule, apply
+from bqc.passes._fold import DOMAIN, FoldRule, apply, linear
 from bqc.passes._graph import made_with
 from bqc.passes.fold_matmul import out_attributes
 
@@ -22,18 +22,18 @@ class FoldGelu(ir.passes.InPlacePass):
     Before: ``BlockQuantize(Gelu(BlockLinear(...)))``
     After:  ``BlockLinearGelu(...)``
 
-    Contract: ulp (the operator's GELU is a polynomial within 1.5e-6 of either form).
+    and so with weights of signs: ``SignLinear``, ``SignLinearGelu``. Contract: ulp (the operator's GELU is a polynomial within 1.5e-6 of either form).
     """
 
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return apply(model, _LinearGelu)
+        return apply(model, _LinearGelu, _SignLinearGelu)
 
 
 class _LinearGelu(FoldRule):
     def pattern(self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any) -> Any:
-        y = op.BlockLinear(x, ex, w, ew, bias, _domain=DOMAIN, _outputs=["y"], _allow_other_attributes=True)
+        y = linear(self, op, "Linear", [x, ex, w, ew, bias], "y")
         g = op.Gelu(y, _outputs=["g"], _allow_other_attributes=True)
         return op.BlockQuantize(g, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True)
 
@@ -57,4 +57,9 @@ class _LinearGelu(FoldRule):
             "approximate": int(form == "tanh"),
         }
         inputs = [x, ex, w, ew, bias]
-        return self.fused(op, "BlockLinearGelu", inputs, attributes, last=codes, like=y, through=[y, g])
+        name = f"{self.family}LinearGelu"
+        return self.fused(op, name, inputs, attributes, last=codes, like=y, through=[y, g])
+
+
+class _SignLinearGelu(_LinearGelu):
+    family = "Sign"

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from bqc.contract import Contract
-from bqc.passes._fold import DOMAIN, FoldRule, apply
+from bqc.passes._fold import DOMAIN, FoldRule, apply, linear
 from bqc.passes._graph import made_with
 from bqc.passes.fold_matmul import out_attributes
 
@@ -28,13 +28,13 @@ class FoldLayerNorm(ir.passes.InPlacePass):
 
         BlockLinearAddNorm(..., r, er, gamma, beta)
 
-    Contract: ulp (the operator sums rows in integers).
+    and so with weights of signs: SignLinear, SignLinearAddNorm. Contract: ulp (the operator sums rows in integers).
     """
 
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return apply(model, _LinearAddNorm)
+        return apply(model, _LinearAddNorm, _SignLinearAddNorm)
 
 
 class _LinearAddNorm(FoldRule):
@@ -43,7 +43,7 @@ class _LinearAddNorm(FoldRule):
     def pattern(
         self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any, r: Any, er: Any, gamma: Any, beta: Any
     ) -> Any:
-        y = op.BlockLinear(x, ex, w, ew, bias, _domain=DOMAIN, _outputs=["y"], _allow_other_attributes=True)
+        y = linear(self, op, "Linear", [x, ex, w, ew, bias], "y")
         skip = op.BlockDequantize(r, er, _domain=DOMAIN, _outputs=["skip"], _allow_other_attributes=True)
         total = op.Add(y, skip)
         norm = op.LayerNormalization(total, gamma, beta, _outputs=["norm"], _allow_other_attributes=True)
@@ -83,4 +83,9 @@ class _LinearAddNorm(FoldRule):
             "epsilon": made_with(norm).get("epsilon", 1e-5),
         }
         inputs = [x, ex, w, ew, bias, r, er, gamma, beta]
-        return self.fused(op, "BlockLinearAddNorm", inputs, attributes, last=codes, like=y, through=[y, norm])
+        name = f"{self.family}LinearAddNorm"
+        return self.fused(op, name, inputs, attributes, last=codes, like=y, through=[y, norm])
+
+
+class _SignLinearAddNorm(_LinearAddNorm):
+    family = "Sign"

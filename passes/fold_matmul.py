@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from bqc.contract import Contract
-from bqc.passes._fold import DOMAIN, FoldRule, apply
+from bqc.passes._fold import DOMAIN, FoldRule, apply, linear
 from bqc.passes._graph import made_with
 
 __all__ = ["FoldMatMul"]
@@ -29,6 +29,8 @@ class FoldMatMul(ir.passes.InPlacePass):
         BlockLinear(x, ex, w, ew, bias)
         BlockLinearQuantize(...)                   BlockLinearQuantizeValues(..., mask)
 
+    and with weights of signs, SignDequantizeTiles, the operators SignLinear....
+
     A Gather of tokens moves above the dequantise node first. Contract: ulp (the float MatMul's order of sums
     is undefined, the integer one's is not); the last two rules are exact.
     """
@@ -36,8 +38,8 @@ class FoldMatMul(ir.passes.InPlacePass):
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        first = apply(model, _GatherTokens, _Linear)
-        second = apply(model, _LinearQuantize, _LinearValues)
+        first = apply(model, _GatherTokens, _Linear, _SignLinear)
+        second = apply(model, _LinearQuantize, _LinearValues, _SignLinearQuantize, _SignLinearValues)
         return ir.passes.PassResult(model, first.modified or second.modified)
 
 
@@ -76,9 +78,7 @@ class _Linear(FoldRule):
 
     def pattern(self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any) -> Any:
         left = op.BlockDequantize(x, ex, _domain=DOMAIN, _outputs=["left"], _allow_other_attributes=True)
-        right = op.BlockDequantizeTiles(
-            w, ew, _domain=DOMAIN, _outputs=["right"], _allow_other_attributes=True
-        )
+        right = linear(self, op, "DequantizeTiles", [w, ew], "right")
         return op.Add(op.MatMul(left, right, _outputs=["product"]), bias, _outputs=["y"])
 
     def check(self, context: Any, left: ir.Value, right: ir.Value, bias: ir.Value, **_: Any) -> Any:
@@ -107,15 +107,20 @@ class _Linear(FoldRule):
         y: ir.Value,
         **_: Any,
     ) -> Any:
-        attributes = made_with(right)
+        attributes = self.attributes(left, right)
         return self.fused(
-            op, "BlockLinear", [x, ex, w, ew, bias], attributes, last=y, like=y, through=[product]
+            op, f"{self.family}Linear", [x, ex, w, ew, bias], attributes, last=y, like=y, through=[product]
         )
+
+
+    def attributes(self, left: ir.Value, right: ir.Value) -> dict[str, Any]:
+        """Of the fused operator, from the dequantise nodes of activations and weight."""
+        return made_with(right)
 
 
 class _LinearQuantize(FoldRule):
     def pattern(self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any) -> Any:
-        y = op.BlockLinear(x, ex, w, ew, bias, _domain=DOMAIN, _outputs=["y"], _allow_other_attributes=True)
+        y = linear(self, op, "Linear", [x, ex, w, ew, bias], "y")
         return op.BlockQuantize(y, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True)
 
     def rewrite(
@@ -123,13 +128,13 @@ class _LinearQuantize(FoldRule):
     ) -> Any:
         attributes = {**made_with(y), **out_attributes(codes)}
         return self.fused(
-            op, "BlockLinearQuantize", [x, ex, w, ew, bias], attributes, last=codes, like=y, through=[y]
+            op, f"{self.family}LinearQuantize", [x, ex, w, ew, bias], attributes, last=codes, like=y, through=[y]
         )
 
 
 class _LinearValues(FoldRule):
     def pattern(self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any, mask: Any) -> Any:
-        y = op.BlockLinear(x, ex, w, ew, bias, _domain=DOMAIN, _outputs=["y"], _allow_other_attributes=True)
+        y = linear(self, op, "Linear", [x, ex, w, ew, bias], "y")
         return op.BlockQuantizeValues(
             y, mask, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True
         )
@@ -152,8 +157,33 @@ class _LinearValues(FoldRule):
         attributes = {**made_with(y), **out}
         inputs = [x, ex, w, ew, bias, mask]
         return self.fused(
-            op, "BlockLinearQuantizeValues", inputs, attributes, last=codes, like=y, through=[y]
+            op, f"{self.family}LinearQuantizeValues", inputs, attributes, last=codes, like=y, through=[y]
         )
+
+
+class _SignLinear(_Linear):
+    family = "Sign"
+
+    def check(self, context: Any, left: ir.Value, right: ir.Value, bias: ir.Value, **_: Any) -> Any:
+        result = pattern.MatchResult()
+        a, b = made_with(left), made_with(right)
+        if not bias.is_initializer() or bias.shape is None or len(bias.shape) != 1:
+            return result.fail("the bias is no rank-1 initializer", bias)
+        if (a["group"] or b["columns"]) != (b["group"] or b["columns"]):
+            return result.fail(f"groups differ: activations {a['group']}, weight {b['group']}", left)
+        return result
+
+    def attributes(self, left: ir.Value, right: ir.Value) -> dict[str, Any]:
+        # Signs have no blocks of their own: they are summed up in those of the activations.
+        return {**made_with(right), "block": made_with(left)["block"]}
+
+
+class _SignLinearQuantize(_LinearQuantize):
+    family = "Sign"
+
+
+class _SignLinearValues(_LinearValues):
+    family = "Sign"
 
 
 def out_attributes(codes: ir.Value) -> dict[str, Any]:

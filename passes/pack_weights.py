@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from bqc.contract import Contract
-from bqc.formats import BlockShift
+from bqc.formats.stored import weight_format
 from bqc.ir.anatomy import VALUE_KEY, value_key
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead, take_place
-from bqc.ops.registry import DOMAIN
-from bqc.passes._graph import FORMAT_KEY, attributes_of, block_node, constant, weight_part
+from bqc.ops.registry import DOMAIN, OPERATORS
+from bqc.passes._graph import FORMAT_KEY, block_node, constant, weight_part
 
 __all__ = ["PackWeights"]
 
@@ -32,6 +32,8 @@ class PackWeights(ir.passes.InPlacePass):
 
         MatMul(x, BlockDequantizeTiles(tiles, exponents))           BlockGather(ids, rows, exponents)
 
+    and of signs, SignDequantizeTiles(planes, scales) and SignGather(ids, rows, scales).
+
     A table that is the weight of a linear too becomes tiles for both, BlockGatherTiles(ids, tiles, exponents).
     Contract: exact.
     """
@@ -40,89 +42,76 @@ class PackWeights(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         count = 0
-        multiplied = _multiplied(model)
+        packer = _Packer(model)
         for node in list(model.graph):
-            if (node.op_type, node.domain) != ("BlockDequantize", DOMAIN):
-                continue
-            codes, exponents = node.inputs
-            if codes is None or exponents is None or not codes.is_initializer():
+            if not _dequantizes(node) or node.inputs[0] is None or not node.inputs[0].is_initializer():
                 continue
             for user, _ in list(node.outputs[0].uses()):
                 if user.op_type not in ("Transpose", "Gather") or not may_rewrite(user):
                     continue
                 if user.op_type == "Transpose":
-                    _tiles(model, node, user)
+                    packer.matrix(node, user)
                 else:
-                    _lookup(model, node, user, tiled=codes in multiplied)
+                    packer.lookup(node, user)
                 count += 1
         drop_dead(model)
         return ir.passes.PassResult(model, count > 0)
 
 
-def _multiplied(model: ir.Model) -> set[ir.Value]:
-    """Codes of weights [N, K] that some linear reads."""
-    return {
-        node.inputs[0]
-        for node in model.graph
-        if (node.op_type, node.domain) == ("BlockDequantize", DOMAIN) and node.inputs[0] is not None
-        if any(user.op_type == "Transpose" for user in node.outputs[0].consumers())
-    }
+class _Packer:
+    """Packs each weight once, however many nodes read it."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.graph = model.graph
+        self.multiplied = {
+            node.inputs[0]
+            for node in model.graph
+            if _dequantizes(node) and any(u.op_type == "Transpose" for u in node.outputs[0].consumers())
+        }
+        self.packed: dict[tuple[ir.Value, bool], tuple[list[ir.Value], dict[str, Any]]] = {}
+
+    def matrix(self, dequantize: ir.Node, transpose: ir.Node) -> None:
+        """The weight of a linear in tiles."""
+        parts, attributes = self._parts(dequantize, tiled=True)
+        new = block_node(f"{dequantize.op_type}Tiles", parts, attributes, like=transpose)
+        self.graph.insert_before(transpose, new)
+        transpose.outputs[0].replace_all_uses_with(new.outputs[0])
+
+    def lookup(self, dequantize: ir.Node, gather: ir.Node) -> None:
+        """A table in rows, or in tiles where it is the weight of a linear too."""
+        tiled = dequantize.inputs[0] in self.multiplied
+        parts, attributes = self._parts(dequantize, tiled=tiled)
+        # No block of a table is cut at groups: its rows are no heads.
+        attributes.pop("group", None)
+        ids = gather.inputs[1]
+        assert ids is not None, "a lookup has ids"
+        op_type = dequantize.op_type.replace("Dequantize", "GatherTiles" if tiled else "Gather")
+        new = block_node(op_type, [ids, *parts], attributes, like=gather)
+        new.metadata_props[VALUE_KEY] = value_key(gather)
+        self.graph.insert_after(gather, new)
+        take_place(gather.outputs[0], new.outputs[0])
+
+    def _parts(self, dequantize: ir.Node, *, tiled: bool) -> tuple[list[ir.Value], dict[str, Any]]:
+        """Packed parts of a weight as initializers, and the attributes that go with them."""
+        source = dequantize.inputs[0]
+        assert source is not None, "a quantised weight"
+        if (source, tiled) not in self.packed:
+            fmt = weight_format(source.metadata_props[FORMAT_KEY])
+            names = OPERATORS[dequantize.op_type].inputs
+            known = {name: value for name, value in zip(names, dequantize.inputs, strict=True) if value}
+            plain = {name: np.asarray(constant(value)) for name, value in known.items()}
+            packed, attributes = fmt.tiles(plain) if tiled else fmt.table(plain)
+            rows, columns = plain[names[0]].shape[-2:]
+            made = [
+                known[part]
+                if array is plain.get(part)
+                else weight_part(self.graph, source, part, array, str(fmt), 0 if at else rows * columns)
+                for at, (part, array) in enumerate(packed.items())
+            ]
+            self.packed[source, tiled] = made, attributes
+        parts, attributes = self.packed[source, tiled]
+        return parts, dict(attributes)
 
 
-def _tiles(model: ir.Model, dequantize: ir.Node, transpose: ir.Node) -> None:
-    parts, attributes = _tile_parts(model, dequantize)
-    new = block_node("BlockDequantizeTiles", parts, attributes, like=transpose)
-    model.graph.insert_before(transpose, new)
-    transpose.outputs[0].replace_all_uses_with(new.outputs[0])
-
-
-def _tile_parts(model: ir.Model, dequantize: ir.Node) -> tuple[list[ir.Value], dict[str, Any]]:
-    """Tiles and scales of a weight, and the attributes that go with them."""
-    codes, exponents, fmt, geometry = _weight(dequantize)
-    rows, columns = codes.shape
-    extra = -rows % 16
-    spread = np.ascontiguousarray(np.pad(exponents.T, ((0, 0), (0, extra))))
-    elements = rows * columns
-    source = dequantize.inputs[0]
-    assert source is not None, "a weight"
-    known = model.graph.initializers.get(f"{source.name}.tiles")
-    parts = [
-        known or weight_part(model.graph, source, "tiles", fmt.pack_matrix(codes), str(fmt), elements),
-        weight_part(model.graph, source, "scales", spread, str(fmt), 0),
-    ]
-    return parts, {**geometry, "bits": fmt.bits, "rows": rows, "columns": columns, "layout": "n16k4"}
-
-
-def _row_parts(model: ir.Model, dequantize: ir.Node) -> tuple[list[ir.Value], dict[str, Any]]:
-    """Rows and exponents of a table, and the attributes that go with them."""
-    codes, _, fmt, geometry = _weight(dequantize)
-    source, exponents = dequantize.inputs
-    assert source is not None, "a weight"
-    assert exponents is not None, "a weight"
-    packed = weight_part(model.graph, source, "rows", fmt.pack_rows(codes), str(fmt), codes.size)
-    attributes = {"columns": codes.shape[1], "bits": fmt.bits, "block": geometry["block"], "layout": "row"}
-    return [packed, exponents], attributes
-
-
-def _lookup(model: ir.Model, dequantize: ir.Node, gather: ir.Node, *, tiled: bool) -> None:
-    parts, attributes = (_tile_parts if tiled else _row_parts)(model, dequantize)
-    # No block of a table is cut at groups: its rows are no heads.
-    attributes.pop("group", None)
-    ids = gather.inputs[1]
-    assert ids is not None, "a lookup has ids"
-    op_type = "BlockGatherTiles" if tiled else "BlockGather"
-    new = block_node(op_type, [ids, *parts], attributes, like=gather)
-    new.metadata_props[VALUE_KEY] = value_key(gather)
-    model.graph.insert_after(gather, new)
-    take_place(gather.outputs[0], new.outputs[0])
-
-
-def _weight(dequantize: ir.Node) -> tuple[np.ndarray, np.ndarray, BlockShift, dict[str, int]]:
-    codes, exponents = (constant(v) for v in dequantize.inputs)
-    source = dequantize.inputs[0]
-    assert codes is not None, "a quantised weight"
-    assert exponents is not None, "a quantised weight"
-    assert source is not None, "a quantised weight"
-    fmt = BlockShift.parse(source.metadata_props[FORMAT_KEY])
-    known = attributes_of(dequantize)
-    return codes, exponents, fmt, {"block": known["block"], "group": known["group"]}
+def _dequantizes(node: ir.Node) -> bool:
+    return node.domain == DOMAIN and node.op_type in ("BlockDequantize", "SignDequantize")

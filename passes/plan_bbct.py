@@ -10,33 +10,15 @@ import onnx_ir as ir
 from bqc.contract import Contract
 from bqc.errors import BqcError
 from bqc.formats import BlockShift
-from bqc.ir.anatomy import TABLE_ROLES, encoder, role
+from bqc.ir.anatomy import TABLE_ROLES, Encoder, encoder, role
 from bqc.passes._graph import key_of
+from bqc.passes._points import PER_HEAD, points_of, readers_of
 from bqc.passes._weights import check_formats, tied_tables, weight_inputs
 from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
 from bqc.plan import Plan, matching
 
-__all__ = ["LAYER_POINTS", "PlanBbct"]
+__all__ = ["PlanBbct"]
 
-LAYER_POINTS = (
-    "attention.input",
-    "attention.query",
-    "attention.key",
-    "attention.value",
-    "attention.softmax",
-    "attention.context",
-    "attention.norm",
-    "ffn.input",
-    "ffn.gelu",
-    "ffn.norm",
-)
-"""Quantisation points of a layer."""
-
-_BEFORE = ("embedding:embedding.norm", "embedding:embedding.projection")
-_AFTER = ("head:head.input", "head:pooler", "head:head.transform", "head:head.norm")
-"""Quantisation points outside the layers."""
-
-_PER_HEAD = ("attention.query", "attention.key", "attention.value", "attention.context")
 _EIGHT_BITS = ("head",)
 FALLBACKS = ("error", "pad", "shrink", "keep")
 
@@ -104,7 +86,7 @@ class PlanBbct(ir.passes.InPlacePass):
             length = int(weight.const_value.shape.numpy()[axis])
             lookup = lookups.get(key)
             self._weight(plan, key, lookup or node, length, anatomy.head_dim, tied=lookup is not None)
-        self._activations(plan, model, anatomy.layers, anatomy.head_dim)
+        self._activations(plan, model, anatomy)
         plan.attach(model)
         return ir.passes.PassResult(model, True)
 
@@ -150,39 +132,14 @@ class PlanBbct(ir.passes.InPlacePass):
             f"{' or fewer' if self.fallback == 'shrink' else ''}; use --block-fallback pad or keep, or another --block"
         )
 
-    def _activations(self, plan: Plan, model: ir.Model, layers: int, head_dim: int) -> None:
-        present = {key_of(node) for node in model.graph}
-        points = [*_BEFORE, *(f"{i}:{p}" for i in range(layers) for p in LAYER_POINTS), *_AFTER]
-        points = [p for p in points if p in present]
-        if "head:head.norm" in points:
-            # The activation before a LayerNormalization is not read by a linear.
-            points.remove("head:head.transform")
+    def _activations(self, plan: Plan, model: ir.Model, found: Encoder) -> None:
+        points = points_of(model, found)
         off = matching(points, self.float_points, "float_points")
-        # A point takes the block of the weights that read it, so that products can run on integers.
         for point in points:
             if point in off:
                 continue
-            layer, kind = point.split(":")
-            block = self._point_block(plan, layer, kind, layers)
-            plan.activations[point] = BlockShift(
-                self.activation_bits, block, head_dim if kind in _PER_HEAD else 0
-            )
-
-    def _point_block(self, plan: Plan, layer: str, kind: str, layers: int) -> int | str:
-        following = int(layer) + 1 if layer.isdigit() else 0
-        head = ("head:pooler", "head:head.transform", "head:head")
-        readers: dict[str, tuple[str, ...]] = {
-            "embedding.norm": ("embedding:embedding.projection", "0:attention.query"),
-            "embedding.projection": ("0:attention.query",),
-            "attention.input": (f"{layer}:attention.query",),
-            "attention.norm": (f"{layer}:ffn.intermediate",),
-            "ffn.input": (f"{layer}:ffn.intermediate",),
-            "ffn.gelu": (f"{layer}:ffn.output",),
-            "ffn.norm": (f"{following}:attention.query",) if following < layers else head,
-            "head.input": head,
-            "pooler": ("head:head.transform", "head:head"),
-            "head.transform": ("head:head",),
-            "head.norm": ("head:head",),
-        }
-        known = [plan.weights[reader] for reader in readers.get(kind, ()) if reader in plan.weights]
-        return known[0].block if known else self.block
+            # A point takes the block of the weights that read it, so that products can run on integers.
+            known = [plan.weights[reader] for reader in readers_of(point, found.layers) if reader in plan.weights]
+            block = known[0].block if known and isinstance(known[0], BlockShift) else self.block
+            group = found.head_dim if point.split(":")[1] in PER_HEAD else 0
+            plan.activations[point] = BlockShift(self.activation_bits, block, group)

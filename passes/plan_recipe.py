@@ -10,7 +10,7 @@ import onnx_ir as ir
 from bqc.contract import Contract
 from bqc.errors import BqcError
 from bqc.passes._graph import key_of
-from bqc.passes._weights import weight_inputs
+from bqc.passes._weights import weight_uses
 from bqc.plan import Plan
 
 __all__ = ["PlanRecipe"]
@@ -29,7 +29,7 @@ class PlanRecipe(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         plan = Plan.from_yaml(self.text, self.where)
-        weights = {key_of(node) for node, _, _ in weight_inputs(model)}
+        weights = {key_of(node) for node, _, _ in weight_uses(model)}
         points = {key_of(node) for node in model.graph}
         for what, wanted, known in (("weight", plan.weights, weights), ("point", plan.activations, points)):
             for key in wanted:

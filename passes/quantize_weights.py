@@ -11,12 +11,13 @@ import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.errors import BqcError
-from bqc.formats import BlockShift
+from bqc.formats import Binary
+from bqc.formats.stored import Parts, WeightFormat
 from bqc.ir.anatomy import weights_of
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead
-from bqc.passes._graph import block_node, constant, key_of, standard_node, weight_part
-from bqc.passes._weights import tied_tables, weight_inputs
+from bqc.passes._graph import block_node, constant, key_of, standard_node, weight_parts
+from bqc.passes._weights import latents, tied_tables, weight_inputs, weight_uses
 from bqc.plan import Plan
 
 __all__ = ["QuantizeWeights"]
@@ -35,9 +36,11 @@ class QuantizeWeights(ir.passes.InPlacePass):
         MatMul(x, Transpose(BlockDequantize(codes[N, K], exponents[N, n])))
         Gather(BlockDequantize(codes[V, H], exponents[V, n]), ids)
 
+    and with formats of signs, SignDequantize(signs[P, N, K], scales[P, N or 1]).
+
     A weight that several nodes share is quantised and stored once, and so is a decoder that is a table
     transposed: its rows are the table's, in the same blocks. One that is read in blocks that end with the heads and
-    in blocks that do not is stored for each. Contract: lossy, by the formats of the plan.
+    in blocks that do not is stored for each. Of the sum of two weights (split-ternary) each becomes a plane. Contract: lossy, by the formats of the plan.
 
     Raises:
         BqcError: nodes that share a weight have different formats in the plan, or a weight, bias, gamma or beta is not
@@ -54,28 +57,27 @@ class QuantizeWeights(ir.passes.InPlacePass):
             if vector is not None:
                 _require_finite("vector", value, key_of(value), vector)
         _part_groups(model, plan)
-        planned = [(node, weight, axis, key_of(node)) for node, weight, axis in weight_inputs(model)]
+        planned = [(node, weight, axis, key_of(node)) for node, weight, axis in weight_uses(model)]
         tables = tied_tables(model)
         _check_shared(plan, [(tables.get(weight, weight), key) for _, weight, _, key in planned])
         parts: dict[tuple[ir.Value, int], list[ir.Value]] = {}
         for node, weight, axis, key in planned:
             fmt = plan.weights.get(key)
-            data = constant(weight)
-            if fmt is None or data is None or not may_rewrite(node):
+            if fmt is None or not may_rewrite(node):
                 continue
-            _require_finite("weight", weight, key, data)
-            matrix = data.T if axis == 0 else data
+            matrices = []
+            for value in latents(weight):
+                data = np.asarray(constant(value))
+                _require_finite("weight", value, key, data)
+                matrices.append(data.T if axis == 0 else data)
             stored = (tables[weight], 1) if weight in tables else (weight, axis)
             if stored not in parts:
-                codes, exponents = fmt.quantize_weights(matrix)
-                parts[stored] = [
-                    weight_part(model.graph, stored[0], "codes", codes, str(fmt), matrix.size),
-                    weight_part(model.graph, stored[0], "exponents", exponents, str(fmt), 0),
-                ]
-            geometry = {"block": fmt.block_size(matrix.shape[1]), "group": fmt.group}
-            new = [block_node("BlockDequantize", parts[stored], geometry, like=node)]
+                made = _quantized(fmt, matrices, key)
+                parts[stored] = weight_parts(model.graph, stored[0], made, str(fmt), matrices[0].size)
+            geometry = fmt.geometry(matrices[0].shape[1])
+            new = [block_node(f"{fmt.family}Dequantize", parts[stored], geometry, like=node)]
             if axis == 0:
-                shape = list(data.shape)
+                shape = [*reversed(matrices[0].shape)]
                 turned = standard_node(
                     "Transpose",
                     new[0].outputs,
@@ -92,16 +94,25 @@ class QuantizeWeights(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, count > 0)
 
 
+def _quantized(fmt: WeightFormat, matrices: list[npt.NDArray[Any]], key: str) -> Parts:
+    if len(matrices) == 1:
+        return fmt.quantized(matrices[0])
+    if not isinstance(fmt, Binary) or fmt.planes != len(matrices):
+        raise BqcError(f"{key} is the sum of two weights, which {fmt} cannot be; give it Binary with planes=2")
+    signs, scales = fmt.quantize_planes(*matrices)
+    return {"signs": signs, "scales": scales}
+
+
 def _part_groups(model: ir.Model, plan: Plan) -> None:
     """Give the nodes that share a weight, but not the groups of its blocks, one weight for each group."""
-    first: dict[ir.Value, BlockShift] = {}
+    first: dict[ir.Value, WeightFormat] = {}
     parted: dict[tuple[ir.Value, int], ir.Value] = {}
     for node, weight, axis in weight_inputs(model):
         fmt = plan.weights.get(key_of(node))
         if fmt is None:
             continue
         other = first.setdefault(weight, fmt)
-        if fmt == other or replace(fmt, group=other.group) != other:
+        if fmt == other or _in_groups(fmt, other.group) != other:
             continue
         if (weight, fmt.group) not in parted:
             copy = ir.Value(
@@ -114,6 +125,12 @@ def _part_groups(model: ir.Model, plan: Plan) -> None:
             model.graph.register_initializer(copy)
             parted[weight, fmt.group] = copy
         node.replace_input_with(1 - axis, parted[weight, fmt.group])
+
+
+def _in_groups(fmt: Any, group: int) -> WeightFormat:
+    """The same format in other groups: formats are dataclasses."""
+    other: WeightFormat = replace(fmt, group=group)
+    return other
 
 
 def _require_finite(what: str, value: ir.Value, key: str, data: npt.NDArray[Any]) -> None:

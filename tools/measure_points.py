@@ -15,7 +15,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bqc.passes.plan_bbct import LAYER_POINTS, PlanBbct
+from bqc.passes._points import LAYER_POINTS
+from bqc.passes.plan_bbct import PlanBbct
 from bqc.passes.quantize_weights import QuantizeWeights
 from bqc.plan import Plan
 from bqc.schemes.bbct import Bbct

@@ -22,7 +22,7 @@ __all__ = ["Weight", "match_weights", "weights_of"]
 
 Array = NDArray[Any]
 
-_ROWS = ("codes", "rows")
+_ROWS = ("codes", "rows", "signs")
 """Parts stored with the matrix's own rows first; the others are stored for their kernel."""
 _TILED_LOOKUPS = ("BlockGatherTiles", "EmbeddingLayerNormTiles")
 """What reads a table that is stored for the kernel of a linear."""
@@ -168,7 +168,7 @@ def _quantised(view: View, node: ir.Node, value: ir.Value, tensor: ir.TensorProt
     elements = int(value.metadata_props[ELEMENTS_KEY])
     inside = value.metadata_props[PART_KEY] in _ROWS
     made = node.outputs[0].shape
-    first, last = tensor.shape[0], None if made is None else made[-1]
+    first, last = tensor.shape[-2] if inside else 0, None if made is None else made[-1]
     known = first if inside else last
     count = known if isinstance(known, int) and known else 1
     looked_up = not inside and node.op_type in _TILED_LOOKUPS

@@ -11,13 +11,14 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bqc.formats import layouts
 from bqc.formats.geometry import Blocks
+from bqc.formats.stored import Parts
 from bqc.ops.constants import FLT_MAX, FLT_MIN, MIN_EXPONENT, POWERS
 
 __all__ = ["BlockShift", "ceil_log2", "encode", "power_of_two", "range_exponents", "sanitize"]
@@ -48,6 +49,7 @@ class BlockShift:
     bits: int = 8
     block: int | str = 64
     group: int = 0
+    family: ClassVar[str] = "Block"
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
@@ -150,6 +152,30 @@ class BlockShift:
     def unpack_matrix(self, packed: NDArray[np.uint8], rows: int, columns: int) -> I8:
         """Inverse of `pack_matrix`."""
         return layouts.unpack_tiles(packed, self.bits, rows, columns, self.group)
+
+    def quantized(self, w: NDArray[Any]) -> Parts:
+        """`quantize_weights` as inputs of ``BlockDequantize``."""
+        codes, exponents = self.quantize_weights(w)
+        return {"codes": codes, "exponents": exponents}
+
+    def geometry(self, columns: int) -> dict[str, int]:
+        """Attributes of ``BlockDequantize``."""
+        return {"block": self.block_size(columns), "group": self.group}
+
+    def tiles(self, parts: Parts) -> tuple[Parts, dict[str, Any]]:
+        """Inputs and attributes of ``BlockDequantizeTiles``."""
+        rows, columns = parts["codes"].shape
+        scales = np.ascontiguousarray(np.pad(parts["exponents"].T, ((0, 0), (0, -rows % 16))))
+        attributes = {"bits": self.bits, "rows": rows, "columns": columns, "layout": "n16k4"}
+        packed = self.pack_matrix(parts["codes"])
+        return {"tiles": packed, "scales": scales}, {**self.geometry(columns), **attributes}
+
+    def table(self, parts: Parts) -> tuple[Parts, dict[str, Any]]:
+        """Inputs and attributes of ``BlockGather``."""
+        columns = parts["codes"].shape[1]
+        # No block of a table is cut at groups: its rows are no heads.
+        attributes = {"columns": columns, "bits": self.bits, "block": self.block_size(columns), "layout": "row"}
+        return {"rows": self.pack_rows(parts["codes"]), "exponents": parts["exponents"]}, attributes
 
     @property
     def words(self) -> str:

@@ -8,21 +8,27 @@ ternary weight networks (Li et al., arXiv 1605.04711); ternary weight splitting 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bqc.formats.block_shift import sanitize
+from bqc.formats.sign_layouts import pack_sign_rows, pack_sign_tiles, unpack_sign_rows, unpack_sign_tiles
+from bqc.formats.stored import Parts
 
-__all__ = ["Binary", "Ternary", "split_ternary"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["TERNARY_THRESHOLD", "Binary", "Ternary", "split_ternary"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I8 = NDArray[np.int8]
 
-_THRESHOLD = 0.7
+TERNARY_THRESHOLD = 0.7
 """Of the mean magnitude: what is smaller is 0 in a ternary weight."""
 _SPANS = ("tensor", "row")
 
@@ -33,32 +39,52 @@ class _Signs:
 
     Args:
         span: what shares a scale, ``"tensor"`` or ``"row"`` (an output neuron, or a token of a lookup table).
+        group: inputs are packed in groups of so many (attention heads); 0 for none.
 
     Raises ValueError for any other span.
     """
 
     span: str = "tensor"
-    planes: ClassVar[int]
+    group: int = 0
+    family: ClassVar[str] = "Sign"
 
     def __post_init__(self) -> None:
         if self.span not in _SPANS:
             raise ValueError(f"{type(self).__name__} has no scale a {self.span!r}; it is one of tensor, row")
 
     def __str__(self) -> str:
-        return f"{type(self).__name__}({self.span})"
+        names = [f.name for f in fields(self)[1:]]
+        more = "".join(f",{n}={getattr(self, n)}" for n in names if getattr(self, n) != getattr(type(self), n))
+        return f"{type(self).__name__}({self.span}{more})"
 
     @classmethod
-    def parse(cls, text: str) -> _Signs:
+    def parse(cls, text: str) -> Self:
         """Inverse of `str`. Raises ValueError for anything else."""
-        match = re.fullmatch(rf"{cls.__name__}\((\w+)\)", text.replace(" ", ""))
-        if not match:
+        match = re.fullmatch(rf"{cls.__name__}\((\w+)((?:,\w+=\d+)*)\)", text.replace(" ", ""))
+        known = {f.name for f in fields(cls)[1:]}
+        more = dict(item.split("=") for item in match[2].split(",")[1:]) if match else {}
+        if not match or set(more) - known:
             raise ValueError(f"{text!r} is not a format; write it like {cls.__name__}(tensor)")
-        return cls(match[1])
+        return cls(match[1], **{name: int(value) for name, value in more.items()})
+
+    @property
+    def planes(self) -> int:
+        """Signs an element."""
+        raise NotImplementedError
+
+    @property
+    def bits(self) -> int:
+        """Stored bits an element, scales aside."""
+        return self.planes
 
     def bits_per_element(self, rows: int, columns: int) -> float:
         """Stored bits an element of a matrix ``[rows, columns]``, float32 scales included."""
         scales = rows if self.span == "row" else 1
-        return self.planes + 32.0 * scales / (rows * columns)
+        return self.planes * (1 + 32.0 * scales / (rows * columns))
+
+    def quantize(self, w: NDArray[Any]) -> tuple[I8, F32]:
+        """Signs int8 [planes, N, K] and scales float32 [planes, N or 1] of a matrix [N, K] of any values (see `sanitize`)."""
+        raise NotImplementedError
 
     def dequantize(self, signs: I8, scales: F32) -> F32:
         """float32 [N, K] from signs int8 [planes, N, K] and scales float32 [planes, N or 1], added plane by plane."""
@@ -67,6 +93,64 @@ class _Signs:
             result = result + plane * scale[:, None]
         return result.astype(np.float32)
 
+    def quantized(self, w: NDArray[Any]) -> Parts:
+        """`quantize` as inputs of ``SignDequantize``."""
+        signs, scales = self.quantize(w)
+        return {"signs": signs, "scales": scales}
+
+    def geometry(self, columns: int) -> dict[str, int]:
+        """``SignDequantize`` has no attributes."""
+        return {}
+
+    def tiles(self, parts: Parts) -> tuple[Parts, dict[str, Any]]:
+        """Inputs and attributes of ``SignDequantizeTiles``."""
+        _, rows, columns = parts["signs"].shape
+        scales = parts["scales"]
+        if scales.shape[1] > 1:
+            scales = np.pad(scales, ((0, 0), (0, -rows % 16)))
+        attributes = {"group": self.group, "rows": rows, "columns": columns, "layout": "n16k16"}
+        return {"planes": pack_sign_tiles(parts["signs"], self.group), "scales": scales}, attributes
+
+    def table(self, parts: Parts) -> tuple[Parts, dict[str, Any]]:
+        """Inputs and attributes of ``SignGather``."""
+        attributes = {"columns": parts["signs"].shape[2], "layout": "row"}
+        return {"rows": pack_sign_rows(parts["signs"]), "scales": parts["scales"]}, attributes
+
+    @property
+    def words(self) -> str:
+        """The format for people."""
+        planes = "one plane" if self.planes == 1 else f"{self.planes} planes"
+        return f"{type(self).__name__.lower()} ({planes} of signs, a scale a {self.span})"
+
+    def rows(self, parts: Mapping[str, NDArray[Any]], start: int, stop: int) -> Parts:
+        """The parts of rows ``start`` (a multiple of 16) to ``stop`` of a stored weight."""
+        scales = parts["scales"][:, start:stop] if parts["scales"].shape[1] > 1 else parts["scales"]
+        if "planes" in parts:
+            return {"planes": parts["planes"][:, start // 16 : -(-stop // 16)], "scales": scales}
+        return {**{name: part[:, start:stop] for name, part in parts.items()}, "scales": scales}
+
+    def restore(self, parts: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> F32:
+        """float32 [N, K] = ``shape`` from the stored parts of a weight, by name (``bqc.part``)."""
+        return self.dequantize(self._signs(parts, shape), parts["scales"][:, : shape[0]])
+
+    def agrees(self, parts: Mapping[str, NDArray[Any]], w: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which elements of a float weight [N, K] the stored ones can stand for: those of the same sign, and for a 0
+        those that are smaller than the scale."""
+        shape = (w.shape[0], w.shape[1])
+        stored, clean = self.restore(parts, shape), sanitize(w)
+        largest = parts["scales"][:, : shape[0]].sum(axis=0)[:, None]
+        same: NDArray[np.bool_] = np.where(
+            stored == 0, np.abs(clean) <= largest, np.signbit(clean) == (stored < 0)
+        )
+        return same
+
+    def _signs(self, parts: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> I8:
+        if "planes" in parts:
+            return unpack_sign_tiles(parts["planes"], *shape, self.group)
+        if "rows" in parts:
+            return unpack_sign_rows(parts["rows"], shape[1])
+        return parts["signs"]
+
     def _rows(self, magnitudes: F64) -> F64:
         """Magnitudes [N, K] as one row for each scale."""
         return magnitudes if self.span == "row" else magnitudes.reshape(1, -1)
@@ -74,15 +158,37 @@ class _Signs:
 
 @dataclass(frozen=True)
 class Binary(_Signs):
-    """One plane: the mean magnitude times the sign, 0 counting as positive."""
+    """The mean magnitude times the sign, 0 counting as positive; of a second plane, that of what the first leaves.
 
-    planes: ClassVar[int] = 1
+    Args:
+        span, group: as of all formats of signs.
+        planes: 1 or 2.
+    """
+
+    planes: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.planes not in (1, 2):
+            raise ValueError(f"Binary has no {self.planes} planes; it has 1 or 2")
 
     def quantize(self, w: NDArray[Any]) -> tuple[I8, F32]:
-        """Signs int8 [1, N, K] and scales float32 [1, N or 1] of a matrix [N, K] of any values (see `sanitize`)."""
-        clean = sanitize(w).astype(np.float64)
-        scales = self._rows(np.abs(clean)).mean(axis=1)
-        return np.where(clean >= 0, 1, -1).astype(np.int8)[None], scales.astype(np.float32)[None]
+        """Signs int8 [planes, N, K] and scales float32 [planes, N or 1] of a matrix [N, K] of any values (see `sanitize`)."""
+        left = sanitize(w).astype(np.float64)
+        signs, scales = [], []
+        for _ in range(self.planes):
+            scale = self._rows(np.abs(left)).mean(axis=1)
+            sign = np.where(left >= 0, 1, -1)
+            left = left - sign * scale[:, None]
+            signs.append(sign.astype(np.int8))
+            scales.append(scale.astype(np.float32))
+        return np.stack(signs), np.stack(scales)
+
+    def quantize_planes(self, *latent: NDArray[Any]) -> tuple[I8, F32]:
+        """As `quantize`, of weights [N, K] that are each one plane: the two that `split_ternary` makes, trained on."""
+        one = replace(self, planes=1)
+        found = [one.quantize(w) for w in latent]
+        return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
 
 
 @dataclass(frozen=True)
@@ -92,7 +198,10 @@ class Ternary(_Signs):
     Magnitudes up to 0.7 times their mean are 0. A row of zeros has scale 0.
     """
 
-    planes: ClassVar[int] = 2
+    @property
+    def planes(self) -> int:
+        """Two."""
+        return 2
 
     def quantize(self, w: NDArray[Any]) -> tuple[I8, F32]:
         """Signs int8 [2, N, K] and scales float32 [2, N or 1] of a matrix [N, K] of any values (see `sanitize`)."""
@@ -144,6 +253,6 @@ def _share(main: F64, small: F64, first_takes: NDArray[np.bool_]) -> F64:
 
 def _ternary(magnitudes: F64) -> tuple[NDArray[np.bool_], F64]:
     """Which magnitudes [R, n] are kept, and the scales [R] of their rows."""
-    kept = magnitudes > _THRESHOLD * magnitudes.mean(axis=1, keepdims=True)
+    kept = magnitudes > TERNARY_THRESHOLD * magnitudes.mean(axis=1, keepdims=True)
     counts = kept.sum(axis=1)
     return kept, np.where(kept, magnitudes, 0.0).sum(axis=1) / np.maximum(counts, 1)

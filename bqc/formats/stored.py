@@ -1,4 +1,4 @@
-"""Stored weights of any format, read back: what `bqc diff` asks of a format."""
+"""What the compiler and `bqc diff` ask of a weight format."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ROW_STEP", "StoredFormat", "stored_format"]
+__all__ = ["ROW_STEP", "Parts", "StoredFormat", "WeightFormat", "stored_format", "weight_format"]
 
 ROW_STEP = 16
 """Rows of a stored weight are read in multiples of this many."""
+
+Parts = dict[str, NDArray[Any]]
+"""What a weight is stored in, by the names that initializers carry as ``bqc.part``; the elements come first."""
 
 
 class StoredFormat(Protocol):
@@ -34,12 +37,48 @@ class StoredFormat(Protocol):
         """Which elements of a float weight [N, K] are stored as these very codes, given the stored scales."""
 
 
-def stored_format(text: str) -> StoredFormat | None:
-    """The format that a ``bqc.format`` names; None if this version of bqc does not know it."""
+class WeightFormat(StoredFormat, Protocol):
+    """A format that weights can be compiled to. Its operators are called ``<family>Dequantize``, ``<family>Linear``, ..."""
+
+    @property
+    def family(self) -> str:
+        """``Block`` or ``Sign``."""
+
+    @property
+    def bits(self) -> int:
+        """Stored bits an element, scales aside."""
+
+    @property
+    def group(self) -> int:
+        """Inputs come in groups of so many (attention heads), which are packed apart; 0 for none."""
+
+    def quantized(self, w: NDArray[Any]) -> Parts:
+        """A matrix [N, K] as the inputs of ``<family>Dequantize``, in their order."""
+
+    def geometry(self, columns: int) -> dict[str, int]:
+        """Attributes of ``<family>Dequantize`` for rows of ``columns`` elements."""
+
+    def tiles(self, parts: Parts) -> tuple[Parts, dict[str, Any]]:
+        """What `quantized` gave as the inputs and attributes of ``<family>DequantizeTiles``."""
+
+    def table(self, parts: Parts) -> tuple[Parts, dict[str, Any]]:
+        """What `quantized` gave as the inputs and attributes of ``<family>Gather``, after the ids."""
+
+
+def weight_format(text: str) -> WeightFormat:
+    """The format that a text names. Raises ValueError for anything else."""
     from bqc import formats
 
-    kind = getattr(formats, text.partition("(")[0], None)
+    kind = getattr(formats, text.partition("(")[0].strip(), None)
+    if not hasattr(kind, "parse"):
+        raise ValueError(f"{text!r} is not a format; write it like BlockShift(8,64) or Ternary(tensor)")
+    found: WeightFormat = kind.parse(text)
+    return found
+
+
+def stored_format(text: str) -> WeightFormat | None:
+    """The format that a ``bqc.format`` names; None if this version of bqc does not know it."""
     try:
-        return None if kind is None else kind.parse(text)
-    except (AttributeError, ValueError):
+        return weight_format(text)
+    except ValueError:
         return None

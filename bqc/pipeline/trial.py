@@ -39,6 +39,8 @@ _LOOKUPS = {
     "BlockGatherTiles": ((0, 1),),
     "EmbeddingLayerNorm": _EMBEDDING,
     "EmbeddingLayerNormTiles": _EMBEDDING,
+    "SignGather": ((0, 1),),
+    "SignEmbeddingLayerNorm": _EMBEDDING,
 }
 """Operator -> (input with indices, input with the table)."""
 
@@ -219,6 +221,8 @@ def _rows(lookup: ir.Node, table: int) -> Iterator[int]:
     looked_up = lookup.inputs[table]
     shape = None if looked_up is None else dims(looked_up)
     axis = lookup.attributes.get_int("axis", 0) or 0
+    if shape and len(shape) == 3:  # signs, in planes
+        axis = 1
     size = shape[axis] if shape else None
     if shape is not None and len(shape) == 4:  # tiles are padded, so that the node says it
         size = lookup.attributes.get_int("rows")

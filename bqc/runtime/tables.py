@@ -22,6 +22,8 @@ _LOOKUPS = {
     "BlockGatherTiles": ((0, 1),),
     "EmbeddingLayerNorm": _EMBEDDING,
     "EmbeddingLayerNormTiles": _EMBEDDING,
+    "SignGather": ((0, 1),),
+    "SignEmbeddingLayerNorm": _EMBEDDING,
 }
 
 
@@ -64,7 +66,7 @@ class Tables:
         shape = self._shapes.get(self._origin(lookup.input[table]), [])
         if len(shape) == 4:  # tiles are padded, so that the node says it
             return next((attribute.i for attribute in lookup.attribute if attribute.name == "rows"), None)
-        return shape[0] if len(shape) == 2 else None
+        return shape[-2] if len(shape) in (2, 3) else None  # signs lie in planes
 
     def _origin(self, name: str) -> str:
         node = self._producers.get(name)

@@ -6,6 +6,7 @@ A scheme turns options into a pipeline of passes and states its bounds.
 from __future__ import annotations
 
 import difflib
+import importlib
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -18,14 +19,13 @@ _GROUP = "bqc.schemes"
 
 def scheme_class(name: str) -> Any:
     """The class of a scheme. Raises BqcError for an unknown name."""
-    if name == "bbct":
-        from bqc.schemes.bbct import Bbct
-
-        return Bbct
+    own = {"bbct": "Bbct", "binarybert": "Binarybert"}
+    if name in own:
+        return getattr(importlib.import_module(f"bqc.schemes.{name}"), own[name])
     installed = {entry.name: entry for entry in entry_points(group=_GROUP)}
     if name in installed:
         return installed[name].load()
-    known = ["bbct", *sorted(installed)]
+    known = [*own, *sorted(installed)]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
     raise BqcError(f"unknown scheme {name!r}; {hint}")

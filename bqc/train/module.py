@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bqc.errors import BqcError
-from bqc.formats import BlockShift
+from bqc.formats.stored import WeightFormat
 from bqc.ir import import_model
 from bqc.ir.anatomy import ANATOMY_KEY
 from bqc.train.deployed import Deployed
@@ -28,7 +28,7 @@ __all__ = ["OnnxModule", "module"]
 def module(
     model: ir.Model | str | os.PathLike[str],
     *,
-    weights: Mapping[str, BlockShift] | None = None,
+    weights: Mapping[str, WeightFormat] | None = None,
     taps: Sequence[str] = (),
     dropout: Mapping[str, float] | None = None,
     frozen: Iterable[str] = (),

@@ -15,12 +15,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from bqc.formats import Blocks, BlockShift
+from bqc.formats.signs import TERNARY_THRESHOLD
 from bqc.ops.constants import MIN_EXPONENT, SOFTMAX_SCALE
 
 __all__ = [
     "block_dequantize",
     "block_quantize",
     "block_quantize_values",
+    "fake_binary_weight",
+    "fake_ternary_weight",
     "fake_quantize_weight",
     "masked_softmax",
     "softmax_dequantize",
@@ -76,6 +79,59 @@ def fake_quantize_weight(w: Tensor, bits: int, block: int, group: int, axis: int
     """
     length = w.shape[axis]
     return _FakeWeight.apply(w, Blocks(length, block or length, group), bits, axis)
+
+
+def fake_binary_weight(w: Tensor, planes: int, per_row: bool, axis: int) -> Tensor:
+    """What `Binary.quantize` and dequantising make of a weight; the gradient is that of the identity.
+
+    Args:
+        w: the matrix [K, N] of a linear with ``axis`` 0, or rows [..., K] of a table with ``axis`` -1.
+        planes: of signs.
+        per_row: one scale for each output or row, not one for all.
+        axis: where K is.
+    """
+    left = w.detach()
+    total = torch.zeros_like(left)
+    for _ in range(planes):
+        scale = _mean(left.abs().double(), per_row, axis).to(w.dtype)
+        plane = torch.where(left >= 0, scale, -scale)
+        total, left = total + plane, left - plane
+    return _straight_through(w, total)
+
+
+def fake_ternary_weight(w: Tensor, per_row: bool, axis: int) -> Tensor:
+    """What `Ternary.quantize` and dequantising make of a weight, as `fake_binary_weight`."""
+    magnitudes = w.detach().abs().double()
+    kept = magnitudes > TERNARY_THRESHOLD * _mean(magnitudes, per_row, axis)
+    count = _sum(kept.double(), per_row, axis).clamp(min=1)
+    half = (_sum(magnitudes * kept, per_row, axis) / count / 2).to(w.dtype)
+    return _straight_through(w, torch.sign(w.detach()) * kept * (half + half))
+
+
+def _mean(x: Tensor, per_row: bool, axis: int) -> Tensor:
+    return x.mean(axis, keepdim=True) if per_row else x.mean()
+
+
+def _sum(x: Tensor, per_row: bool, axis: int) -> Tensor:
+    return x.sum(axis, keepdim=True) if per_row else x.sum()
+
+
+def _straight_through(w: Tensor, quantized: Tensor) -> Tensor:
+    """``quantized``, with the gradient of the identity on w."""
+    result: Tensor = _Replace.apply(w, quantized)
+    return result
+
+
+class _Replace(torch.autograd.Function):
+    """The second argument; the gradient goes to the first."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor, instead: Tensor) -> Tensor:
+        return instead
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 class _Round(torch.autograd.Function):

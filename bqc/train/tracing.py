@@ -18,14 +18,15 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from bqc.errors import BqcError
-from bqc.formats import BlockShift
+from bqc.formats import Binary, BlockShift, Ternary
+from bqc.formats.stored import WeightFormat
 from bqc.ir.anatomy import ROLE_KEY, role
 from bqc.passes._graph import attributes_of, constant, key_of, produced_by, single_use
-from bqc.passes._weights import weight_inputs
+from bqc.passes._weights import latents, weight_uses
 from bqc.plan import matching
 from bqc.train.dropout import drops
 from bqc.train.operators import OPERATORS, SIZES, Operator, supported
-from bqc.train.quantizers import fake_quantize_weight
+from bqc.train.quantizers import fake_binary_weight, fake_quantize_weight, fake_ternary_weight
 from bqc.train.taps import tapped
 
 __all__ = ["Settings", "Traced", "trace"]
@@ -35,7 +36,7 @@ __all__ = ["Settings", "Traced", "trace"]
 class Settings:
     """What `bqc.train.module` was asked for; its arguments of the same names."""
 
-    weights: dict[str, BlockShift] = field(default_factory=dict)
+    weights: dict[str, WeightFormat] = field(default_factory=dict)
     taps: tuple[str, ...] = ()
     dropout: dict[str, float] = field(default_factory=dict)
     sparse_tables: bool = False
@@ -91,7 +92,7 @@ class _Tracer:
         self.keys: dict[str, str] = {}
         self.taps = {value: name for name, value in tapped(model, settings.taps).items()}
         self.formats = self._formats()
-        self.quantized: dict[tuple[ir.Value, BlockShift], fx.Node] = {}
+        self.quantized: dict[tuple[ir.Value, WeightFormat], fx.Node] = {}
         self.device: fx.Node | None = None
 
     def run(self) -> Traced:
@@ -221,12 +222,12 @@ class _Tracer:
 
     # Weights
 
-    def _formats(self) -> dict[tuple[ir.Node, ir.Value], BlockShift]:
+    def _formats(self) -> dict[tuple[ir.Node, ir.Value], WeightFormat]:
         """Formats of the weights to fake-quantise, by their use. Raises BqcError for a key without a weight."""
         wanted = self.settings.weights
         found = {}
         keys = set()
-        for node, weight, _ in weight_inputs(self.model):
+        for node, weight, _ in weight_uses(self.model):
             keys.add(key_of(node))
             if key_of(node) in wanted:
                 found[node, weight] = wanted[key_of(node)]
@@ -237,17 +238,29 @@ class _Tracer:
 
     def _weight(self, node: ir.Node, value: ir.Value) -> fx.Node:
         """The matrix of a linear, fake-quantised once even where layers share it."""
-        plain = self._tensor(value)
         fmt = self.formats.get((node, value))
         if fmt is None:
-            return plain
+            return self._tensor(value)
         if (value, fmt) not in self.quantized:
-            self.quantized[value, fmt] = self._fake_quantize(plain, fmt, 0)
+            planes = [self._tensor(latent) for latent in latents(value)]
+            self.quantized[value, fmt] = self._fake_quantize(planes, fmt, 0)
         return self.quantized[value, fmt]
 
-    def _fake_quantize(self, plain: fx.Node, fmt: BlockShift, axis: int) -> fx.Node:
-        arguments = (plain, fmt.bits, fmt.block if isinstance(fmt.block, int) else 0, fmt.group, axis)
-        return self.graph.call_function(fake_quantize_weight, arguments)
+    def _fake_quantize(self, latent: list[fx.Node], fmt: WeightFormat, axis: int) -> fx.Node:
+        """The weight, or with ``axis`` -1 rows of it; of several that are added, each is a plane of its own."""
+        if isinstance(fmt, BlockShift):
+            block = fmt.block if isinstance(fmt.block, int) else 0
+            return self.graph.call_function(fake_quantize_weight, (*latent, fmt.bits, block, fmt.group, axis))
+        if not isinstance(fmt, Binary | Ternary):
+            raise BqcError(f"{fmt} cannot be trained: torch is not taught its rounding")
+        per_row = fmt.span == "row"
+        if isinstance(fmt, Ternary):
+            return self.graph.call_function(fake_ternary_weight, (*latent, per_row, axis))
+        each = [
+            self.graph.call_function(fake_binary_weight, (one, fmt.planes // len(latent), per_row, axis))
+            for one in latent
+        ]
+        return each[0] if len(each) == 1 else self.graph.call_function(torch.add, tuple(each))
 
     # What torch has as one function
 
@@ -269,20 +282,28 @@ class _Tracer:
             return self.graph.call_function(
                 torch.select, (self._tensor(table), attributes_of(node).get("axis", 0), index)
             )
-        if table is None or not table.is_initializer() or len(table.shape or ()) != 2:
+        tables = latents(table)
+        if not tables or len(tables[0].shape or ()) != 2:
             return None
         if ids in self.sizes or attributes_of(node).get("axis", 0) != 0:
             return None
-        rows = self.graph.call_function(
-            _embedding, (self._tensor(ids), self._tensor(table), self.settings.sparse_tables)
-        )
-        fmt = self.formats.get((node, table))
-        # Blocks run along rows, so that only the rows in use need be quantised.
-        return rows if fmt is None else self._fake_quantize(rows, fmt, -1)
+        fmt = self.formats.get((node, table)) if table is not None else None
+        if fmt is not None and getattr(fmt, "span", "row") == "tensor":
+            raise BqcError(f"{key_of(node)} cannot be trained in {fmt}: give the table a scale a row")
+        # Scales are those of rows, so that only the rows in use need be quantised.
+        rows = [
+            self.graph.call_function(
+                _embedding, (self._tensor(ids), self._tensor(one), self.settings.sparse_tables)
+            )
+            for one in tables
+        ]
+        if fmt is not None:
+            return self._fake_quantize(rows, fmt, -1)
+        return rows[0] if len(rows) == 1 else self.graph.call_function(torch.add, tuple(rows))
 
     def _product(self, node: ir.Node) -> fx.Node | None:
         x, weight = node.inputs
-        if weight is not None and weight.is_initializer():
+        if weight is not None and (weight.is_initializer() or (node, weight) in self.formats):
             return self.graph.call_function(torch.matmul, (self._tensor(x), self._weight(node, weight)))
         return self._attention(node)
 
@@ -291,7 +312,9 @@ class _Tracer:
         if product is None or bias is None or not bias.is_initializer() or len(bias.shape or ()) != 1:
             return None
         x, weight = product.inputs
-        if weight is None or not weight.is_initializer() or len(weight.shape or ()) != 2:
+        if weight is None or len(weight.shape or ()) != 2:
+            return None
+        if not weight.is_initializer() and (product, weight) not in self.formats:
             return None
         return self.graph.call_function(
             _linear, (self._tensor(x), self._weight(product, weight), self._tensor(bias))

@@ -36,8 +36,8 @@ def ternary(w: np.ndarray, span: str) -> np.ndarray:
 def test_definitions(fmt: type[Binary | Ternary], wanted: object, span: str) -> None:
     w = (RNG.standard_normal((11, 70)) + 0.3).astype(np.float32)
     signs, scales = fmt(span).quantize(w)
-    assert signs.shape == (fmt.planes, 11, 70)
-    assert scales.shape == (fmt.planes, 11 if span == "row" else 1)
+    assert signs.shape == (fmt(span).planes, 11, 70)
+    assert scales.shape == (fmt(span).planes, 11 if span == "row" else 1)
     assert set(np.unique(signs)) == {-1, 1}
     values = fmt(span).dequantize(signs, scales)
     assert values.dtype == np.float32

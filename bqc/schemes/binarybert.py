@@ -1,0 +1,89 @@
+"""`binarybert`: weights of one or two planes of signs, trained by way of ternary ones.
+
+Source: Bai et al., "BinaryBERT: Pushing the Limit of BERT Quantization" (ACL 2021, arXiv 2012.15701).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from bqc.passes.attach_functions import AttachFunctions
+from bqc.passes.finalize import Finalize
+from bqc.passes.fold_attention import FoldAttention
+from bqc.passes.fold_embedding import FoldEmbedding
+from bqc.passes.fold_gelu import FoldGelu
+from bqc.passes.fold_head import FoldHead
+from bqc.passes.fold_layernorm import FoldLayerNorm
+from bqc.passes.fold_matmul import FoldMatMul
+from bqc.passes.fold_single import FoldSingle
+from bqc.passes.fold_softmax import FoldSoftmax
+from bqc.passes.pack_weights import PackWeights
+from bqc.passes.plan_binarybert import PlanBinarybert
+from bqc.passes.plan_recipe import PlanRecipe
+from bqc.passes.quantize_activations import QuantizeActivations
+from bqc.passes.quantize_weights import QuantizeWeights
+from bqc.plan import Plan
+
+__all__ = ["Binarybert"]
+
+
+@dataclass(frozen=True)
+class Binarybert:
+    """Options of the scheme; see docs/schemes/binarybert.md."""
+
+    weights: str = "ternary"
+    """ternary, binary, or two-plane: two binary weights, added."""
+    activation_bits: int = 8
+    """8, 6 or 4."""
+    block: int | str = "row"
+    """16, 32, 64, 128, 256 or "row": elements of an activation that share an exponent."""
+    position_bits: int = 8
+    """8, or 32 for float position and type tables."""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._choose()
+
+    def plan(self, recipe: str | None = None, where: str = "recipe") -> list[ir.passes.InPlacePass]:
+        """Passes that end with a plan on the model: from the options, or from a recipe's text."""
+        return [self._choose() if recipe is None else PlanRecipe(recipe, where)]
+
+    def lower(self) -> list[ir.passes.InPlacePass]:
+        """Passes from a planned float model to the finished one."""
+        return [
+            QuantizeWeights(),
+            QuantizeActivations(),
+            PackWeights(),
+            FoldEmbedding(),
+            FoldMatMul(),
+            FoldGelu(),
+            FoldLayerNorm(),
+            FoldSoftmax(),
+            FoldAttention(),
+            FoldHead(),
+            FoldSingle(),
+            AttachFunctions(),
+            Finalize(),
+        ]
+
+    def simulate(self) -> list[ir.passes.InPlacePass]:
+        """Passes from a planned float model to the graph that training runs: its weights are still float."""
+        return [QuantizeActivations()]
+
+    def bounds(self, plan: Plan) -> dict[str, Any]:
+        """None: weights that no training prepared for this have little to do with the float ones."""
+        return {"cosine_min": -1.0, "argmax_agreement_min": 0.0}
+
+    def _choose(self) -> PlanBinarybert:
+        return PlanBinarybert(
+            weights=self.weights,
+            activation_bits=self.activation_bits,
+            block=self.block,
+            position_bits=self.position_bits,
+            include=tuple(self.include),
+            exclude=tuple(self.exclude),
+        )
