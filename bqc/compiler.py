@@ -18,7 +18,8 @@ import onnx_ir as ir
 from bqc.artifact import FORMAT_VERSION, file_sha256, inline_bytes, output_path, require_own_files, write
 from bqc.errors import BqcError
 from bqc.ir import import_model
-from bqc.ir.anatomy import FloatPart
+from bqc.ir.anatomy import ANATOMY_KEY, FloatPart, encoder
+from bqc.ir.importing import ImportSummary
 from bqc.ir.load import FORMAT_KEY, STDIN, load
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import key_of
@@ -124,7 +125,7 @@ def compile(
     require_own_files(path, source, read)
     stored = None if source is None else _stored(read, source)
     with watching(instruments):
-        loaded, found = _import(read, explain)
+        loaded, found = _import(read, explain, known=read is model)
         parts = found.encoder.float_parts
         before = inline_bytes(loaded)
         steps = run(loaded, planning, progress, 1, total)
@@ -182,9 +183,13 @@ def _size(before: int, after: int, stored: int | None) -> str:
     return f"{text}; input file {stored / 2**20:.2f} MiB ({stored / after:.2f}x){larger}"
 
 
-def _import(model: ir.Model, explain: bool) -> tuple[ir.Model, Any]:
+def _import(model: ir.Model, explain: bool, *, known: bool) -> tuple[ir.Model, Any]:
     from bqc.ir.explain import Explanation
 
+    if known and ANATOMY_KEY in model.metadata_props:
+        # It was imported before; to do that again would add up what training has split.
+        size = len(model.graph)
+        return model, ImportSummary(encoder(model), (), model.graph.opset_imports.get("", 0), size, size, 0.0)
     explanation = Explanation() if explain else None
     try:
         return import_model(model, explain=explanation)

@@ -18,7 +18,12 @@ from bqc.plan import Plan, matching
 
 __all__ = ["PlanBinarybert"]
 
-WEIGHTS: dict[str, WeightFormat] = {"ternary": Ternary(), "binary": Binary(), "two-plane": Binary(planes=2)}
+WEIGHTS: dict[str, WeightFormat] = {
+    "split": Ternary(),  # until training splits them
+    "ternary": Ternary(),
+    "binary": Binary(),
+    "two-plane": Binary(planes=2),
+}
 _LAST = ("head.transform", "head")
 
 
@@ -36,8 +41,9 @@ class PlanBinarybert(ir.passes.InPlacePass):
 
     contract = Contract("exact")
 
-    weights: str = "ternary"
-    """ternary, binary, or two-plane (two binary weights, added)."""
+    weights: str = "split"
+    """split (ternary ones, which training makes the sum of two binary ones), ternary, binary, or two-plane (binary, and
+    binary again what that leaves)."""
     activation_bits: int = 8
     """8, 6 or 4, for what these weights and attention read."""
     block: int | str = "row"

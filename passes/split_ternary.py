@@ -10,6 +10,7 @@ import onnx_ir as ir
 from bqc.contract import Contract
 from bqc.formats import Binary, Ternary
 from bqc.formats.signs import split_ternary
+from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY
 from bqc.passes._graph import constant, key_of, standard_node
 from bqc.passes._weights import weight_inputs
 from bqc.plan import Plan
@@ -75,5 +76,7 @@ def _split(model: ir.Model, node: ir.Node, weight: ir.Value, axis: int, fmt: Ter
         halves.append(value)
     assert weight.dtype is not None, "canonical weights are typed"
     add = standard_node("Add", halves, {}, like=node, dtype=weight.dtype, shape=list(data.shape))
+    # A labelled Add would be taken for that of the bias.
+    del add.metadata_props[LAYER_KEY], add.metadata_props[ROLE_KEY]
     model.graph.insert_before(node, add)
     return add.outputs[0]

@@ -18,14 +18,12 @@ from bqc.cli.common import (
     seed_option,
     table,
 )
+from bqc.cli.scheme_options import scheme_options, take_scheme_options
 from bqc.cli.watch import Watch, watch_options
 
 __all__ = ["command"]
 
 SCHEMA_VERSION = 1
-
-_BITS = click.Choice(["8", "6", "4", "2"])
-_BLOCKS = click.Choice(["16", "32", "64", "128", "256", "row"])
 
 
 @click.command(
@@ -33,6 +31,7 @@ _BLOCKS = click.Choice(["16", "32", "64", "128", "256", "row"])
     epilog=examples(
         "bqc compile model.onnx --scheme bbct",
         "bqc compile model.onnx --weight-bits 4 --max-error 0.016 -o out/",
+        "bqc compile model.onnx --scheme binarybert --weights two-plane",
         "bqc compile model.onnx --exclude '0:*' --exclude head --dry-run",
     ),
 )
@@ -46,9 +45,7 @@ _BLOCKS = click.Choice(["16", "32", "64", "128", "256", "row"])
     metavar="FILE|DIR/",
     help="File, or folder that also gets config and tokenizer. [default: MODEL.bqc.onnx beside it]",
 )
-@click.option("--weight-bits", type=_BITS, help="Bits a weight. [default: the scheme's]")
-@click.option("--embedding-bits", type=_BITS, help="Bits an embedding weight. [default: the scheme's]")
-@click.option("--block", type=_BLOCKS, help="Elements that share a scale. [default: the scheme's]")
+@scheme_options
 @click.option(
     "--block-fallback",
     type=click.Choice(["error", "pad", "shrink", "keep"]),
@@ -79,14 +76,10 @@ def command(settings: Settings, model: Path, scheme: str, output: str | None, **
     """
     from bqc.compiler import compile as compile_model
 
-    for name in ("weight_bits", "embedding_bits"):
-        if options[name] is not None:
-            options[name] = int(options[name])
-    if options["block"] is not None and options["block"] != "row":
-        options["block"] = int(options["block"])
+    chosen = take_scheme_options(options)
     watch = Watch.of(options)
     # What was not asked for is left to the recipe or the scheme.
-    asked = {name: value for name, value in options.items() if value is not None and value != ()}
+    asked = chosen | {name: value for name, value in options.items() if value is not None and value != ()}
     with progress_bar(settings, f"{scheme}: {model.name}") as progress:
         result = compile_model(
             model, scheme, output, options=asked, progress=progress, instruments=watch.instruments

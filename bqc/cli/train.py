@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bqc.cli.common import FILE, Settings, common_options, emit_json, examples, progress_bar, say, table
+from bqc.cli.scheme_options import scheme_options, take_scheme_options
 from bqc.errors import BqcError
 
 if TYPE_CHECKING:
@@ -17,13 +18,12 @@ __all__ = ["command"]
 
 SCHEMA_VERSION = 1
 
-_BITS = click.Choice(["8", "6", "4", "2"])
-
 
 @click.command(
     "train",
     epilog=examples(
         "bqc train model.onnx --weight-bits 2 --task mrpc --data DATA -o small.onnx",
+        "bqc train model.onnx --scheme binarybert --task sst2 --epochs 2 -o small/",
         "bqc train model.onnx --scheme none --task sst2 --epochs 3 -o tuned.onnx",
         "bqc train model.onnx --recipe train.yaml --task mrpc --checkpoints RUN --resume -o small.onnx",
     ),
@@ -42,13 +42,12 @@ _BITS = click.Choice(["8", "6", "4", "2"])
 @click.option(
     "--scheme", default="bbct", show_default=True, metavar="NAME", help="Scheme to train for; none is float."
 )
-@click.option("--weight-bits", type=_BITS, help="Bits a weight. [default: the scheme's]")
-@click.option("--embedding-bits", type=_BITS, help="Bits an embedding weight. [default: the scheme's]")
+@scheme_options
 @click.option(
     "--teacher", type=FILE, metavar="FILE", help="Float model to distill from. [default: MODEL itself]"
 )
 @click.option(
-    "--recipe", type=FILE, metavar="FILE", help="Stages and settings from a YAML file. [default: two stages]"
+    "--recipe", type=FILE, metavar="FILE", help="Stages and settings from a YAML file. [default: the scheme's]"
 )
 @click.option("--save-recipe", type=FILE, metavar="FILE", help="Write the stages and settings as YAML.")
 @click.option("--epochs", type=float, metavar="X", help="Epochs of a stage. [default: 3]")
@@ -74,8 +73,6 @@ def command(
     data: Path | None,
     output: str | None,
     scheme: str,
-    weight_bits: str | None,
-    embedding_bits: str | None,
     teacher: Path | None,
     recipe: Path | None,
     save_recipe: Path | None,
@@ -97,15 +94,14 @@ def command(
     from bqc.staging import write_text
     from bqc.train.training import train
 
-    chosen = _recipe(
-        recipe, scheme, {name: value for name, value in given.items() if value is not None}, seed
-    )
+    options = take_scheme_options(given)
+    settings_given = {name: value for name, value in given.items() if value is not None}
+    chosen = _recipe(recipe, scheme, options, settings_given, seed)
     if save_recipe is not None:
         try:
             write_text(save_recipe, chosen.to_yaml())
         except OSError as error:
             raise BqcError(f"{save_recipe}: cannot write the recipe: {error.strerror}") from None
-    bits = {"weight_bits": weight_bits, "embedding_bits": embedding_bits}
     with progress_bar(settings, f"{scheme}: {model.name}") as progress:
         result = train(
             model,
@@ -113,7 +109,7 @@ def command(
             data,
             output,
             scheme=scheme,
-            options={name: int(value) for name, value in bits.items() if value is not None},
+            options=options,
             recipe=chosen,
             teacher=teacher,
             checkpoints=checkpoints,
@@ -133,14 +129,17 @@ def command(
         say(settings, str(path))
 
 
-def _recipe(path: Path | None, scheme: str, given: dict[str, Any], seed: int | None) -> Recipe:
+def _recipe(
+    path: Path | None, scheme: str, options: dict[str, Any], given: dict[str, Any], seed: int | None
+) -> Recipe:
     """The recipe of a file, or the one that the options ask for."""
     from bqc.train.recipe import Recipe
+    from bqc.train.training import default_recipe
 
     if seed is not None:
         given["seed"] = seed
     if path is None:
-        return Recipe.fine_tuning(**given) if scheme == "none" else Recipe.two_stage(**given)
+        return default_recipe(scheme, options, **given)
     others = sorted(set(given) - {"seed"})
     if others:
         raise BqcError(f"a recipe is a whole plan: leave out --{others[0].replace('_', '-')} or the recipe")

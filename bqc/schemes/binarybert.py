@@ -6,7 +6,7 @@ Source: Bai et al., "BinaryBERT: Pushing the Limit of BERT Quantization" (ACL 20
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
@@ -27,6 +27,9 @@ from bqc.passes.quantize_activations import QuantizeActivations
 from bqc.passes.quantize_weights import QuantizeWeights
 from bqc.plan import Plan
 
+if TYPE_CHECKING:
+    from bqc.train.recipe import Recipe
+
 __all__ = ["Binarybert"]
 
 
@@ -34,8 +37,9 @@ __all__ = ["Binarybert"]
 class Binarybert:
     """Options of the scheme; see docs/schemes/binarybert.md."""
 
-    weights: str = "ternary"
-    """ternary, binary, or two-plane: two binary weights, added."""
+    weights: str = "split"
+    """split: ternary ones, which training makes the sum of two binary ones; ternary; binary; or two-plane: binary, and
+    binary again what that leaves."""
     activation_bits: int = 8
     """8, 6 or 4."""
     block: int | str = "row"
@@ -73,6 +77,12 @@ class Binarybert:
     def simulate(self) -> list[ir.passes.InPlacePass]:
         """Passes from a planned float model to the graph that training runs: its weights are still float."""
         return [QuantizeActivations()]
+
+    def recipe(self, **settings: Any) -> Recipe:
+        """How `bqc train` trains for it."""
+        from bqc.train.recipe import Recipe
+
+        return Recipe.ternary_split(**settings) if self.weights == "split" else Recipe.two_stage(**settings)
 
     def bounds(self, plan: Plan) -> dict[str, Any]:
         """None: weights that no training prepared for this have little to do with the float ones."""

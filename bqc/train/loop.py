@@ -45,6 +45,7 @@ class Run:
         resume: go on from the last checkpoint in ``folder``.
         save_steps: steps between checkpoints; 0 saves after each epoch.
         progress: called with (steps done, steps in all of the stage).
+        rewrite: makes the student of a stage with passes from the one before it.
     """
 
     def __init__(
@@ -64,27 +65,33 @@ class Run:
         resume: bool = False,
         save_steps: int = 0,
         progress: Callable[[int, int], None] | None = None,
+        rewrite: Callable[[OnnxModule, tuple[str, ...]], OnnxModule] | None = None,
     ) -> None:
         self.student, self.teacher = student, teacher
         self.outputs, self.layers, self.widths = outputs, layers, widths
         self.task, self.train, self.dev, self.collator = task, train, dev, collator
         self.recipe, self.folder = recipe, folder
         self.resume, self.save_steps, self.progress = resume, save_steps, progress
+        self.rewrite = rewrite
 
 
 def run_stages(run: Run) -> dict[str, float]:
-    """Train the student in place through every stage; return its scores on the dev rows.
+    """Train the student through every stage; return its scores on the dev rows.
 
-    The result of a stage is the last checkpoint, or the best one with ``keep_best``.
+    The result of a stage is the last checkpoint, or the best one with ``keep_best``. ``run.student`` is trained in
+    place, and becomes another module before a stage with passes.
 
     Raises:
-        BqcError: the loss became NaN or infinite; the message names the last good checkpoint.
+        BqcError: a stage has passes that cannot be run, or the loss became NaN or infinite; the message names the last good checkpoint.
     """
     transformers.set_seed(run.recipe.seed)
     _prepare(run)
     for number, stage in enumerate(run.recipe.stages):
         folder = run.folder / f"{number}-{stage.name}"
         finished = folder / _FINISHED
+        if stage.passes:
+            assert run.rewrite is not None, "given by whoever takes recipes"
+            run.student = run.rewrite(run.student, stage.passes)
         if run.resume and finished.is_file():
             run.student.load_state_dict(torch.load(finished, weights_only=True))
             continue

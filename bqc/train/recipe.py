@@ -45,12 +45,16 @@ class Losses(_Strict):
 
 
 class Stage(_Strict):
-    """One stage: a loss, how long, how fast."""
+    """One stage: a loss, how long, how fast.
+
+    ``passes`` rewrite the float model before it, spelled as for ``bqc opt``: ``[split-ternary]``.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     losses: Losses
     epochs: Annotated[float, Field(gt=0)] = 1.0
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    passes: tuple[str, ...] = ()
 
 
 class Recipe(_Strict):
@@ -109,6 +113,18 @@ class Recipe(_Strict):
         return cls.checked({"stages": stages, "dropout": 0.0, **settings}, "options")
 
     @classmethod
+    def ternary_split(cls, epochs: float = 3.0, learning_rate: float = 5e-5, **settings: Any) -> Recipe:
+        """`two_stage` with ternary weights, then logits with each of them split into two binary ones: BinaryBERT, 3.
+
+        Each stage has ``epochs``; the last has the learning rate of the first, as the split weights have room again.
+        """
+        first = cls.two_stage(epochs, learning_rate, **settings)
+        last = {"name": "split", "losses": {"logits": 1}, "learning_rate": learning_rate, "epochs": epochs}
+        data = first.model_dump(mode="json")
+        data["stages"].append({**last, "passes": ["split-ternary"]})
+        return cls.checked(data, "options")
+
+    @classmethod
     def checked(cls, data: Any, where: str) -> Recipe:
         """A recipe from plain data. Raises BqcError that names the first wrong key."""
         try:
@@ -132,5 +148,8 @@ class Recipe(_Strict):
     def to_yaml(self) -> str:
         """The recipe file."""
         data = {"bqc_training": VERSION, **self.model_dump(mode="json")}
+        for stage in data["stages"]:
+            if not stage["passes"]:
+                del stage["passes"]
         text: str = yaml.safe_dump(data, sort_keys=False, width=120)
         return text

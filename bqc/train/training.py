@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from bqc.evaluate.task import Task
 from bqc.evaluate.tasks import find_task
 from bqc.evaluate.tokens import TextEncoder
 from bqc.ir import encoder, import_model
+from bqc.pipeline.spelling import parse
 from bqc.plan import Plan
 from bqc.runtime.inputs import EncoderInputs
 from bqc.schemes import scheme_class
@@ -31,7 +32,7 @@ from bqc.train.loop import Run, first_process, run_stages
 from bqc.train.module import OnnxModule, module
 from bqc.train.recipe import RECIPE_KEY, Recipe
 
-__all__ = ["Prepared", "TrainResult", "prepare", "train"]
+__all__ = ["Prepared", "TrainResult", "default_recipe", "prepare", "train"]
 
 FLOAT = "none"
 """The scheme that trains without quantisation."""
@@ -45,12 +46,14 @@ class Prepared:
         model: the annotated float model, with its plan; parameters are written back into it.
         graph: what training runs: ``model`` with quantised activations.
         plan: formats; None without quantisation.
+        simulation: passes from ``model`` to ``graph``.
         lowering: passes from ``model`` to the compiled graph.
     """
 
     model: ir.Model
     graph: ir.Model
     plan: Plan | None
+    simulation: tuple[ir.passes.InPlacePass, ...] = ()
     lowering: tuple[ir.passes.InPlacePass, ...] = ()
 
     def lowered(self, trained: OnnxModule) -> ir.Model:
@@ -60,6 +63,17 @@ class Prepared:
         for one in self.lowering:
             one(model)
         return model
+
+    def rewritten(self, trained: OnnxModule, passes: Iterable[str]) -> Prepared:
+        """``model`` with the weights of a module of ``graph`` and rewritten by passes, in place; what to train next.
+
+        Raises:
+            BqcError: a pass that does not exist or cannot be run.
+        """
+        trained.write_back(self.model)
+        for one in (one for text in passes for one in parse(text)):
+            one(self.model)
+        return _simulated(self.model, self.simulation, self.lowering)
 
 
 @dataclass(frozen=True)
@@ -98,19 +112,25 @@ def prepare(model: ir.Model, scheme: str, options: Mapping[str, Any] | None = No
     """
     if scheme == FLOAT:
         return Prepared(model, model, None)
-    kind = scheme_class(scheme)
-    unknown = sorted(set(options or {}) - {field.name for field in fields(kind)})
-    if unknown:
-        raise BqcError(f"scheme {scheme} has no option {unknown[0]!r}")
-    chosen = kind(**(options or {}))
+    chosen = _scheme(scheme, options)
     if not hasattr(chosen, "simulate"):
         raise BqcError(f"scheme {scheme} cannot be trained: it does not say how to simulate it")
     for one in chosen.plan():
         one(model)
-    graph = model.clone()
-    for one in chosen.simulate():
-        one(graph)
-    return Prepared(model, graph, Plan.of(model), tuple(chosen.lower()))
+    return _simulated(model, tuple(chosen.simulate()), tuple(chosen.lower()))
+
+
+def default_recipe(scheme: str, options: Mapping[str, Any] | None = None, **settings: Any) -> Recipe:
+    """What ``bqc train`` does without a recipe: the scheme's own, or `Recipe.two_stage`; `Recipe.fine_tuning` for ``none``.
+
+    Raises:
+        BqcError: unknown scheme, or wrong options or settings.
+    """
+    if scheme == FLOAT:
+        return Recipe.fine_tuning(**settings)
+    chosen = _scheme(scheme, options)
+    own: Recipe = chosen.recipe(**settings) if hasattr(chosen, "recipe") else Recipe.two_stage(**settings)
+    return own
 
 
 def train(
@@ -137,7 +157,7 @@ def train(
         output: as in `bqc.compile`; the float model is called ``NAME.tuned.onnx`` if not given.
         scheme: the scheme to train for, or ``none``.
         options: the scheme's options (weight_bits, ...).
-        recipe: stages and settings; `Recipe.two_stage()`, or `Recipe.fine_tuning()` for ``none``, if not given.
+        recipe: stages and settings; `default_recipe` if not given.
         teacher: the float model to distill from; ``model`` itself if not given.
         checkpoints: folder for checkpoints and logs; a temporary one if not given.
         resume: go on from the last checkpoint there.
@@ -151,7 +171,7 @@ def train(
     started = time.perf_counter()
     task = find_task(task) if isinstance(task, str) else task
     if recipe is None:
-        recipe = Recipe.fine_tuning() if scheme == FLOAT else Recipe.two_stage()
+        recipe = default_recipe(scheme, options)
     source = Path(model)
     kind = "tuned" if scheme == FLOAT else "bqc"
     target, side_files = output_path(source, None if output is None else str(output), kind)
@@ -168,25 +188,32 @@ def train(
     student = _student(prepared, recipe, config)
     guide, theirs, layers, widths = _teacher(prepared, recipe, teacher or source, task, width)
     inputs = EncoderInputs.of_model(loaded)
+
+    def rewrite(trained: OnnxModule, passes: tuple[str, ...]) -> OnnxModule:
+        nonlocal prepared
+        prepared = prepared.rewritten(trained, passes)
+        return _student(prepared, recipe, config)
+
     with tempfile.TemporaryDirectory(prefix="bqc-train-") as temporary:
-        metrics = run_stages(
-            Run(
-                student,
-                guide,
-                outputs=(outputs, theirs),
-                layers=layers,
-                widths=widths,
-                task=task,
-                train=Rows(task, rows[0].head(limit), text),
-                dev=Rows(task, rows[1], text),
-                collator=Collator(text, inputs),
-                recipe=recipe,
-                folder=Path(checkpoints or temporary),
-                resume=resume,
-                save_steps=save_steps,
-                progress=progress,
-            )
+        run = Run(
+            student,
+            guide,
+            outputs=(outputs, theirs),
+            layers=layers,
+            widths=widths,
+            task=task,
+            train=Rows(task, rows[0].head(limit), text),
+            dev=Rows(task, rows[1], text),
+            collator=Collator(text, inputs),
+            recipe=recipe,
+            folder=Path(checkpoints or temporary),
+            resume=resume,
+            save_steps=save_steps,
+            progress=progress,
+            rewrite=rewrite,
         )
+        metrics = run_stages(run)
+    student = run.student
     student.write_back(loaded)
     loaded.metadata_props[RECIPE_KEY] = recipe.to_yaml()
     if not first_process():
@@ -199,6 +226,25 @@ def train(
         result = compile_model(loaded, scheme, target, recipe=prepared.plan, side_files_from=side_files_from)
         paths = list(result.paths)
     return TrainResult(tuple(paths), metrics, recipe, time.perf_counter() - started, student.eval())
+
+
+def _scheme(name: str, options: Mapping[str, Any] | None) -> Any:
+    kind = scheme_class(name)
+    unknown = sorted(set(options or {}) - {field.name for field in fields(kind)})
+    if unknown:
+        raise BqcError(f"scheme {name} has no option {unknown[0]!r}")
+    return kind(**(options or {}))
+
+
+def _simulated(
+    model: ir.Model,
+    simulation: tuple[ir.passes.InPlacePass, ...],
+    lowering: tuple[ir.passes.InPlacePass, ...],
+) -> Prepared:
+    graph = model.clone()
+    for one in simulation:
+        one(graph)
+    return Prepared(model, graph, Plan.of(model), simulation, lowering)
 
 
 def _student(prepared: Prepared, recipe: Recipe, config: dict[str, Any]) -> OnnxModule:

@@ -1,0 +1,51 @@
+"""Options of schemes that more than one verb has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["scheme_options", "take_scheme_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_NUMBERS = ("weight_bits", "embedding_bits", "activation_bits", "position_bits")
+_BITS = click.Choice(["8", "6", "4", "2"])
+_OPTIONS = (
+    click.option("--weight-bits", type=_BITS, help="Bits a weight. [default: the scheme's]"),
+    click.option("--embedding-bits", type=_BITS, help="Bits an embedding weight. [default: the scheme's]"),
+    click.option(
+        "--block",
+        type=click.Choice(["16", "32", "64", "128", "256", "row"]),
+        help="Elements that share a scale. [default: the scheme's]",
+    ),
+    click.option(
+        "--weights",
+        type=click.Choice(["split", "ternary", "binary", "two-plane"]),
+        help="Of binarybert: what weights are made of. [default: split]",
+    ),
+    click.option(
+        "--activation-bits", type=click.Choice(["8", "6", "4"]), help="Of binarybert: bits. [default: 8]"
+    ),
+    click.option(
+        "--position-bits",
+        type=click.Choice(["8", "32"]),
+        help="Of binarybert: bits of position and type tables, 32 for float. [default: 8]",
+    ),
+)
+
+
+def scheme_options(command: Command) -> Command:
+    """The options, in the order above."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def take_scheme_options(given: MutableMapping[str, Any]) -> dict[str, Any]:
+    """Those that were given, as schemes take them; they are removed from ``given``."""
+    names = (*_NUMBERS, "block", "weights")
+    found = {name: value for name in names if (value := given.pop(name, None)) is not None}
+    return {name: value if name == "weights" or value == "row" else int(value) for name, value in found.items()}
