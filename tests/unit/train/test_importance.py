@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from bqc.passes._blocks import Layer, layers_of  # noqa: E402
 from bqc.passes.slim_width import IMPORTANCE_KEY, SlimWidth  # noqa: E402
 from bqc.train import module  # noqa: E402
 from bqc.train.importance import measure_importance  # noqa: E402
+from bqc.train.recipe import Losses, Recipe, Stage  # noqa: E402
 from tests.support.families import Cell, exported  # noqa: E402
 from tests.support.tiny_encoder import write_tokenizer  # noqa: E402
 from tests.support.tiny_task import write_answers, write_bert, write_tags  # noqa: E402
@@ -201,6 +203,37 @@ def test_a_score_of_a_pair(tmp_path: Path) -> None:
     (folder / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     measured = measure_importance(path, "stsb", tmp_path)
     assert stored(layers_of(measured)[1].attention.softmax).min() > 0
+
+
+def test_a_slim_student_learns_from_its_wide_teacher(path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    from bqc.train.training import train
+
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(path.with_name(name), tmp_path)
+    model = measure_importance(path, "sst2", path.parent)
+    SlimWidth(0.5)(model)
+    slim = tmp_path / "slim.onnx"
+    ir.save(model, slim)
+
+    def recipe(**losses: float) -> Recipe:
+        stage = Stage(name="one", losses=Losses(**losses), epochs=1)
+        return Recipe(stages=(stage,), batch_size=4)
+
+    result = train(
+        slim, "sst2", path.parent, tmp_path / "out.onnx", teacher=path, recipe=recipe(hidden=1, logits=1)
+    )
+    written = ir.load(result.paths[0])
+    # Numbers that nothing reads any more are not in a compiled file.
+    assert not [node for node in written.graph if IMPORTANCE_KEY in node.metadata_props]
+    trained = encoder(written)
+    assert (trained.heads, trained.hidden, trained.ffn) == (2, 32, 32)
+    for losses, said in (
+        ({"scores": 1.0}, "scores of 2 and 4 heads cannot be compared"),
+        ({"values": 1.0}, "values of width 16 and 32 cannot be compared: leave out the loss values"),
+    ):
+        with pytest.raises(BqcError, match=said):
+            train(slim, "sst2", path.parent, tmp_path / "no.onnx", teacher=path, recipe=recipe(**losses))
 
 
 def test_errors(path: Path, tmp_path: Path) -> None:
