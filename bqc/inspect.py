@@ -170,7 +170,7 @@ def _costs(
         for w in weights
         for use in w.products
     ]
-    product = batch * sequence * sequence * found.hidden
+    product = batch * sequence * sequence * found.heads * found.head_dim
     for i in map(str, range(found.layers)):
         for name in ("attention.scores", "attention.context"):
             costs.append(_Cost(i, name, 0, product, _attended(model, i, name)))

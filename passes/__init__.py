@@ -55,6 +55,7 @@ _MODULES = (
     "import_types",
     "import_canonicalize",
     "annotate_anatomy",
+    "slim_width",
     "annotate_sensitivity",
     "plan_bbct",
     "plan_binarybert",

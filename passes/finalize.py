@@ -13,6 +13,7 @@ from bqc.ir.anatomy import layer, role
 from bqc.ir.rewrite import drop_dead
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import infer_types
+from bqc.passes.slim_width import IMPORTANCE_KEY
 
 __all__ = ["Finalize"]
 
@@ -22,7 +23,7 @@ class Finalize(ir.passes.InPlacePass):
     """Drop what is unused, sort, give every node a stable name (``layer/role/operator``) and every value a
     type.
 
-    Contract: exact.
+    Importances of heads and neurons, which only `slim-width` reads, are dropped too. Contract: exact.
     """
 
     contract = Contract("exact")
@@ -36,6 +37,7 @@ class Finalize(ir.passes.InPlacePass):
             where = f"{layer(node)}/{role(node)}" if role(node) else "graph"
             name = f"{where}/{node.op_type}"
             seen[name] += 1
+            node.metadata_props.pop(IMPORTANCE_KEY, None)
             node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
             if node.domain == DOMAIN:
                 infer_types(node)

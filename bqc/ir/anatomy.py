@@ -180,8 +180,10 @@ class Encoder:
     def __str__(self) -> str:
         tables = f", embedding {self.embedding}" if self.embedding else ""
         relus = f"{self.relus} Relu, " if self.relus else ""
+        # A slim model's heads are together narrower than its hidden state.
+        whole = " =" if self.hidden == self.heads * self.head_dim else ","
         return (
-            f"{self.layers} layers, hidden {self.hidden} = {self.heads} heads x {self.head_dim}, "
+            f"{self.layers} layers, hidden {self.hidden}{whole} {self.heads} heads x {self.head_dim}, "
             f"FFN {self.ffn}, vocabulary {self.vocab}{tables}; found {self.norms} LayerNormalization, "
             f"{self.gelus} Gelu ({self.gelu}), {relus}{self.attentions} attentions"
         )

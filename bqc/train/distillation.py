@@ -102,6 +102,11 @@ class Distillation(torch.nn.Module):
                 raise BqcError(f"scores of {ours.shape[1]} and {theirs.shape[1]} heads cannot be compared")
             both = (keep[:, None, :, None] & keep[:, None, None, :]).expand_as(ours)
         else:
+            if name == "values" and ours.shape[-1] != theirs.shape[-1]:
+                raise BqcError(
+                    f"values of width {ours.shape[-1]} and {theirs.shape[-1]} cannot be compared: "
+                    "leave out the loss values"
+                )
             both = keep.unsqueeze(-1).expand_as(theirs)
             if self.project is not None:
                 ours = self.project(ours)

@@ -1,7 +1,7 @@
 """Intermediate values by their anatomy names: what distillation compares and analysis looks at.
 
 A tap is ``layer:role``. Of a role it is the value that leaves it: the sum with the bias of a linear, the output of a
-norm, the scaled attention scores before the mask is added.
+norm, the scaled attention scores before the mask is added, the context with its heads side by side.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ _LAST = {
     "attention.key": ("Add",),
     "attention.value": ("Add",),
     "attention.softmax": ("Softmax", "SoftmaxDequantize"),
+    "attention.context": ("Reshape",),
     "attention.output": ("Add",),
     "attention.norm": ("LayerNormalization",),
     "ffn.intermediate": ("Add",),
-    "ffn.gelu": ("Gelu",),
+    "ffn.gelu": ("Gelu", "Relu"),
     "ffn.output": ("Add",),
     "ffn.norm": ("LayerNormalization",),
     "pooler": ("Tanh",),

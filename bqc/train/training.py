@@ -16,7 +16,6 @@ from bqc.compiler import compile as compile_model
 from bqc.errors import BqcError
 from bqc.evaluate.data import load_examples
 from bqc.evaluate.files import read_json
-from bqc.evaluate.predict import find_head
 from bqc.evaluate.task import Task
 from bqc.evaluate.tasks import find_task
 from bqc.evaluate.tokens import TextEncoder
@@ -28,6 +27,7 @@ from bqc.schemes import scheme_class
 from bqc.train.distillation import layer_map, taps_for
 from bqc.train.dropout import dropout_of
 from bqc.train.examples import Collator, Rows
+from bqc.train.heads import trained_head
 from bqc.train.loop import Run, first_process, run_stages
 from bqc.train.module import OnnxModule, module
 from bqc.train.recipe import RECIPE_KEY, Recipe
@@ -180,7 +180,7 @@ def train(
     loaded, _ = import_model(source)
     require_own_files(target, source, loaded)
     config = read_json(source.with_name("config.json"))
-    outputs, width = _head(loaded, task)
+    outputs, width = trained_head(loaded, task)
     task, _ = task.fit(config, width)
     text = TextEncoder(source.parent, recipe.max_length)
     rows = [load_examples(task, data, split) for split in ("train", "dev")]
@@ -269,24 +269,10 @@ def _teacher(
     if not recipe.teacher:
         return None, (), (), (own.hidden, own.hidden)
     loaded, found = import_model(path)
-    outputs, wide = _head(loaded, task)
+    outputs, wide = trained_head(loaded, task)
     if wide != width:
         raise BqcError(f"{path}: the teacher has {wide} outputs, the student {width}")
     theirs = found.encoder
     layers = layer_map(own.layers, theirs.layers, recipe.layer_map)
     taps = taps_for([stage.losses for stage in recipe.stages])
     return module(loaded, taps=taps), outputs, layers, (own.hidden, theirs.hidden)
-
-
-def _head(model: ir.Model, task: Task) -> tuple[tuple[str, ...], int]:
-    """The outputs that are trained, and what they score: classes of a text, tags or ends of a token."""
-    shapes = {value.name or "": list(value.shape or ()) for value in model.graph.outputs}
-    head = find_head({name: len(shape) for name, shape in shapes.items()}, task.kind)
-    if head.embeds:
-        raise BqcError(f"output {head.outputs[0]} scores no classes of a text; train a classification model")
-    if len(head.outputs) > 1:
-        return head.outputs, len(head.outputs)
-    width = shapes[head.outputs[0]][-1]
-    if not isinstance(width, int):
-        raise BqcError(f"output {head.outputs[0]} does not say how many classes it scores")
-    return head.outputs, width

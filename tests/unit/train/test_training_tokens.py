@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -18,9 +16,8 @@ from bqc.train.learner import decisions  # noqa: E402
 from bqc.train.recipe import Recipe  # noqa: E402
 from bqc.train.training import train  # noqa: E402
 from tests.support.families import Cell, exported  # noqa: E402
-from tests.support.tiny_encoder import VOCABULARY, write_tokenizer  # noqa: E402
-
-WORDS = [word for word in VOCABULARY if not word.startswith("[")]
+from tests.support.tiny_encoder import write_tokenizer  # noqa: E402
+from tests.support.tiny_task import write_answers, write_tags  # noqa: E402
 
 
 def model(root: Path, head: str) -> Path:
@@ -30,37 +27,9 @@ def model(root: Path, head: str) -> Path:
     return path
 
 
-def tagged(root: Path) -> None:
-    """Persons are called "good"."""
-    (root / "conll03").mkdir()
-    (root / "config.json").write_text('{"id2label": {"0": "O", "1": "B-PER"}}', encoding="utf-8")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 96), ("valid", 32)):
-        rows = [rng.choice(WORDS, rng.integers(2, 9)) for _ in range(count)]
-        lines = ["\n".join(f"{w} X X {'B-PER' if w == 'good' else 'O'}" for w in row) for row in rows]
-        (root / "conll03" / f"{split}.txt").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
-
-
-def asked(root: Path) -> None:
-    """Every answer is "bad", once in each context."""
-    (root / "squad").mkdir()
-    rng = np.random.default_rng(0)
-    others = [word for word in WORDS if word != "bad"]
-    for split, count in (("train", 96), ("dev", 32)):
-        paragraphs = []
-        for row in range(count):
-            words = list(rng.choice(others, rng.integers(2, 7)))
-            at = int(rng.integers(0, len(words) + 1))
-            words.insert(at, "bad")
-            answer = {"text": "bad", "answer_start": len(" ".join([*words[:at], ""]))}
-            question = {"id": str(row), "question": "is the film", "answers": [answer]}
-            paragraphs.append({"context": " ".join(words), "qas": [question]})
-        file = {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}
-        (root / "squad" / f"{split}-v1.1.json").write_text(json.dumps(file), encoding="utf-8")
-
-
 @pytest.mark.parametrize(
-    ("head", "task", "write"), [("tokens", "conll03", tagged), ("question-answering", "squad", asked)]
+    ("head", "task", "write"),
+    [("tokens", "conll03", write_tags), ("question-answering", "squad", write_answers)],
 )
 def test_it_learns_and_the_written_model_scores_the_same(
     head: str, task: str, write: object, tmp_path: Path
