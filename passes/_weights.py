@@ -29,7 +29,9 @@ def latents(value: ir.Value | None) -> list[ir.Value]:
         return []
     add = value.producer()
     parts = [value] if add is None else list(add.inputs) if (add.op_type, add.domain) == ("Add", "") else []
-    known = [part for part in parts if part is not None and part.is_initializer() and part.const_value is not None]
+    known = [
+        part for part in parts if part is not None and part.is_initializer() and part.const_value is not None
+    ]
     return known if len(known) == len(parts) else []
 
 

@@ -22,7 +22,8 @@ class FoldGelu(ir.passes.InPlacePass):
     Before: ``BlockQuantize(Gelu(BlockLinear(...)))``
     After:  ``BlockLinearGelu(...)``
 
-    and so with weights of signs: ``SignLinear``, ``SignLinearGelu``. Contract: ulp (the operator's GELU is a polynomial within 1.5e-6 of either form).
+    and so with weights of signs: ``SignLinear``, ``SignLinearGelu``. Contract: ulp (the operator's GELU is a polynomial
+    within 1.5e-6 of either form).
     """
 
     contract = Contract("ulp")

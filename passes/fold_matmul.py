@@ -112,7 +112,6 @@ class _Linear(FoldRule):
             op, f"{self.family}Linear", [x, ex, w, ew, bias], attributes, last=y, like=y, through=[product]
         )
 
-
     def attributes(self, left: ir.Value, right: ir.Value) -> dict[str, Any]:
         """Of the fused operator, from the dequantise nodes of activations and weight."""
         return made_with(right)
@@ -128,7 +127,13 @@ class _LinearQuantize(FoldRule):
     ) -> Any:
         attributes = {**made_with(y), **out_attributes(codes)}
         return self.fused(
-            op, f"{self.family}LinearQuantize", [x, ex, w, ew, bias], attributes, last=codes, like=y, through=[y]
+            op,
+            f"{self.family}LinearQuantize",
+            [x, ex, w, ew, bias],
+            attributes,
+            last=codes,
+            like=y,
+            through=[y],
         )
 
 

@@ -139,7 +139,9 @@ class PlanBbct(ir.passes.InPlacePass):
             if point in off:
                 continue
             # A point takes the block of the weights that read it, so that products can run on integers.
-            known = [plan.weights[reader] for reader in readers_of(point, found.layers) if reader in plan.weights]
+            known = [
+                plan.weights[reader] for reader in readers_of(point, found.layers) if reader in plan.weights
+            ]
             block = known[0].block if known and isinstance(known[0], BlockShift) else self.block
             group = found.head_dim if point.split(":")[1] in PER_HEAD else 0
             plan.activations[point] = BlockShift(self.activation_bits, block, group)

@@ -38,9 +38,10 @@ class QuantizeWeights(ir.passes.InPlacePass):
 
     and with formats of signs, SignDequantize(signs[P, N, K], scales[P, N or 1]).
 
-    A weight that several nodes share is quantised and stored once, and so is a decoder that is a table
-    transposed: its rows are the table's, in the same blocks. One that is read in blocks that end with the heads and
-    in blocks that do not is stored for each. Of the sum of two weights (split-ternary) each becomes a plane. Contract: lossy, by the formats of the plan.
+    A weight that several nodes share is quantised and stored once, and so is a decoder that is a table transposed: its
+    rows are the table's, in the same blocks. One that is read in blocks that end with the heads and in blocks that do
+    not is stored for each. Of a sum of two weights (split-ternary) each becomes a plane. Contract: lossy, by the
+    formats of the plan.
 
     Raises:
         BqcError: nodes that share a weight have different formats in the plan, or a weight, bias, gamma or beta is not
@@ -98,7 +99,9 @@ def _quantized(fmt: WeightFormat, matrices: list[npt.NDArray[Any]], key: str) ->
     if len(matrices) == 1:
         return fmt.quantized(matrices[0])
     if not isinstance(fmt, Binary) or fmt.planes != len(matrices):
-        raise BqcError(f"{key} is the sum of two weights, which {fmt} cannot be; give it Binary with planes=2")
+        raise BqcError(
+            f"{key} is the sum of two weights, which {fmt} cannot be; give it Binary with planes=2"
+        )
     signs, scales = fmt.quantize_planes(*matrices)
     return {"signs": signs, "scales": scales}
 

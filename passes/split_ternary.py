@@ -63,7 +63,9 @@ def _split(model: ir.Model, node: ir.Node, weight: ir.Value, axis: int, fmt: Ter
     data = np.asarray(constant(weight))
     matrix = data.T if axis == 0 else data
     halves = []
-    for half, name in zip(split_ternary(matrix.astype(np.float64), fmt.span), ("first", "second"), strict=True):
+    for half, name in zip(
+        split_ternary(matrix.astype(np.float64), fmt.span), ("first", "second"), strict=True
+    ):
         stored = np.ascontiguousarray((half.T if axis == 0 else half).astype(data.dtype))
         value = ir.Value(
             name=f"{weight.name}.{name}",

@@ -48,4 +48,6 @@ def take_scheme_options(given: MutableMapping[str, Any]) -> dict[str, Any]:
     """Those that were given, as schemes take them; they are removed from ``given``."""
     names = (*_NUMBERS, "block", "weights")
     found = {name: value for name in names if (value := given.pop(name, None)) is not None}
-    return {name: value if name == "weights" or value == "row" else int(value) for name, value in found.items()}
+    return {
+        name: value if name == "weights" or value == "row" else int(value) for name, value in found.items()
+    }

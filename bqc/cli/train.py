@@ -47,7 +47,10 @@ SCHEMA_VERSION = 1
     "--teacher", type=FILE, metavar="FILE", help="Float model to distill from. [default: MODEL itself]"
 )
 @click.option(
-    "--recipe", type=FILE, metavar="FILE", help="Stages and settings from a YAML file. [default: the scheme's]"
+    "--recipe",
+    type=FILE,
+    metavar="FILE",
+    help="Stages and settings from a YAML file. [default: the scheme's]",
 )
 @click.option("--save-recipe", type=FILE, metavar="FILE", help="Write the stages and settings as YAML.")
 @click.option("--epochs", type=float, metavar="X", help="Epochs of a stage. [default: 3]")

@@ -174,7 +174,12 @@ class BlockShift:
         """Inputs and attributes of ``BlockGather``."""
         columns = parts["codes"].shape[1]
         # No block of a table is cut at groups: its rows are no heads.
-        attributes = {"columns": columns, "bits": self.bits, "block": self.block_size(columns), "layout": "row"}
+        attributes = {
+            "columns": columns,
+            "bits": self.bits,
+            "block": self.block_size(columns),
+            "layout": "row",
+        }
         return {"rows": self.pack_rows(parts["codes"]), "exponents": parts["exponents"]}, attributes
 
     @property

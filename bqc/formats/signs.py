@@ -54,7 +54,9 @@ class _Signs:
 
     def __str__(self) -> str:
         names = [f.name for f in fields(self)[1:]]
-        more = "".join(f",{n}={getattr(self, n)}" for n in names if getattr(self, n) != getattr(type(self), n))
+        more = "".join(
+            f",{n}={getattr(self, n)}" for n in names if getattr(self, n) != getattr(type(self), n)
+        )
         return f"{type(self).__name__}({self.span}{more})"
 
     @classmethod
@@ -83,7 +85,7 @@ class _Signs:
         return self.planes * (1 + 32.0 * scales / (rows * columns))
 
     def quantize(self, w: NDArray[Any]) -> tuple[I8, F32]:
-        """Signs int8 [planes, N, K] and scales float32 [planes, N or 1] of a matrix [N, K] of any values (see `sanitize`)."""
+        """Signs int8 [planes, N, K] and scales float32 [planes, N or 1] of any matrix [N, K] (see `sanitize`)."""
         raise NotImplementedError
 
     def dequantize(self, signs: I8, scales: F32) -> F32:
@@ -173,7 +175,7 @@ class Binary(_Signs):
             raise ValueError(f"Binary has no {self.planes} planes; it has 1 or 2")
 
     def quantize(self, w: NDArray[Any]) -> tuple[I8, F32]:
-        """Signs int8 [planes, N, K] and scales float32 [planes, N or 1] of a matrix [N, K] of any values (see `sanitize`)."""
+        """Signs int8 [planes, N, K] and scales float32 [planes, N or 1] of any matrix [N, K] (see `sanitize`)."""
         left = sanitize(w).astype(np.float64)
         signs, scales = [], []
         for _ in range(self.planes):

@@ -38,7 +38,7 @@ class StoredFormat(Protocol):
 
 
 class WeightFormat(StoredFormat, Protocol):
-    """A format that weights can be compiled to. Its operators are called ``<family>Dequantize``, ``<family>Linear``, ..."""
+    """A format that weights can be compiled to. Its operators begin with ``family``: ``<family>Linear``."""
 
     @property
     def family(self) -> str:
@@ -70,7 +70,7 @@ def weight_format(text: str) -> WeightFormat:
     from bqc import formats
 
     kind = getattr(formats, text.partition("(")[0].strip(), None)
-    if not hasattr(kind, "parse"):
+    if kind is None or not hasattr(kind, "parse"):
         raise ValueError(f"{text!r} is not a format; write it like BlockShift(8,64) or Ternary(tensor)")
     found: WeightFormat = kind.parse(text)
     return found

@@ -295,7 +295,10 @@ _ALL = (
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
-        "SignGather", signs.SignGather, sign_reference.sign_gather, lambda i, a: [(F32, [*i[0], a["columns"]])]
+        "SignGather",
+        signs.SignGather,
+        sign_reference.sign_gather,
+        lambda i, a: [(F32, [*i[0], a["columns"]])],
     ),
     Operator(
         "SignEmbeddingLayerNorm",

@@ -1,7 +1,7 @@
 """The operators over weights made of signs, in numpy; as `bqc.ops.reference`.
 
-``P`` planes of signs, each with a scale for all outputs or one for each: ``W = sum over planes of scale * sign``. Source
-of the arithmetic: ours; of such weights see `bqc.formats.signs`.
+``P`` planes of signs, each with a scale for all outputs or one for each: ``W = sum over planes of scale * sign``. The
+arithmetic is ours; where such weights come from, `bqc.formats.signs` says.
 """
 
 from __future__ import annotations
@@ -93,9 +93,7 @@ def sign_linear_quantize_values(
 
 def sign_linear_gelu(*inputs: Any, block: int, group: int, approximate: int, **out: int) -> Quantized:
     """`sign_linear`, then `gelu`, then `block_quantize`."""
-    return _quantize_out(
-        gelu(sign_linear(*inputs, block=block, group=group), approximate=approximate), **out
-    )
+    return _quantize_out(gelu(sign_linear(*inputs, block=block, group=group), approximate=approximate), **out)
 
 
 def sign_linear_add_norm(

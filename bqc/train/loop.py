@@ -82,7 +82,8 @@ def run_stages(run: Run) -> dict[str, float]:
     place, and becomes another module before a stage with passes.
 
     Raises:
-        BqcError: a stage has passes that cannot be run, or the loss became NaN or infinite; the message names the last good checkpoint.
+        BqcError: a stage has passes that cannot be run, or the loss became NaN or infinite; then the message names the
+            last good checkpoint.
     """
     transformers.set_seed(run.recipe.seed)
     _prepare(run)

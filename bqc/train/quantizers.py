@@ -23,8 +23,8 @@ __all__ = [
     "block_quantize",
     "block_quantize_values",
     "fake_binary_weight",
-    "fake_ternary_weight",
     "fake_quantize_weight",
+    "fake_ternary_weight",
     "masked_softmax",
     "softmax_dequantize",
 ]

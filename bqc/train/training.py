@@ -121,7 +121,7 @@ def prepare(model: ir.Model, scheme: str, options: Mapping[str, Any] | None = No
 
 
 def default_recipe(scheme: str, options: Mapping[str, Any] | None = None, **settings: Any) -> Recipe:
-    """What ``bqc train`` does without a recipe: the scheme's own, or `Recipe.two_stage`; `Recipe.fine_tuning` for ``none``.
+    """What ``bqc train`` does without a recipe: what the scheme says, else two stages; for ``none``, fine-tuning.
 
     Raises:
         BqcError: unknown scheme, or wrong options or settings.

@@ -307,9 +307,7 @@ def _sign_cases(s: Sizes, rng: np.random.Generator, blocks: list[Case]) -> list[
         codes, bias = case.inputs[0], case.inputs[4]
         inputs = [*case.inputs[:2], *tiles(len(bias), codes.shape[-1]), *case.inputs[4:]]
         attributes = {key: value for key, value in case.attributes.items() if key != "bits"}
-        return Case(
-            f"SignLinear{name}", inputs, attributes, case.constants, layout={"layout": "n16k16"}
-        )
+        return Case(f"SignLinear{name}", inputs, attributes, case.constants, layout={"layout": "n16k16"})
 
     plain = named["BlockLinear"]
     codes = plain.inputs[0]

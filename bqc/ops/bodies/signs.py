@@ -120,9 +120,7 @@ def SignLinear(
         )
         planes_scaled = op.Mul(op.Cast(dots, to=1), w_scale)
         following = op.Add(i, step)
-        term = op.Mul(
-            op.ReduceSum(planes_scaled, first, keepdims=0), op.Slice(x_scale, i, following, last)
-        )
+        term = op.Mul(op.ReduceSum(planes_scaled, first, keepdims=0), op.Slice(x_scale, i, following, last))
         acc = op.Add(acc, term)
         i = op.Identity(following)
         going = op.Squeeze(op.Less(following, count))
