@@ -6,6 +6,7 @@
 // reaches in the same process; row functions count the bytes of the values that they read and write.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <ctime>
 #include <map>
 #include <random>
@@ -20,8 +21,8 @@ namespace {
 using bqc::Geometry;
 using bqc::KernelSet;
 
-// Rows that BlockLinear puts into a panel at most.
-constexpr int64_t kPanelRows = 48;
+// Rows that a linear puts into a panel at most, and bytes of one for signs.
+constexpr int64_t kPanelRows = 48, kSignPanelBytes = 512 * 1024;
 
 template <class T>
 std::vector<T> random_integers(int64_t n, int low, int high) {
@@ -93,6 +94,33 @@ void product(benchmark::State& state, const KernelSet& set, int bits, int64_t bl
   count_macs(state, set, m * k * n, watch);
 }
 
+// The same for SignLinear: codes of so many bits times planes of signs.
+void signs(benchmark::State& state, const KernelSet& set, int bits, int64_t planes, int64_t block, int64_t m,
+           int64_t k, int64_t n) {
+  const Geometry g = bqc::make_geometry(k, block, 0);
+  const bqc::SignKernels& kernels = *set.signs;
+  const int64_t strips = bqc::ceil_div(n, 16), fits = kSignPanelBytes / kernels.panel_bytes(&g, 1) / 4 * 4;
+  const int64_t most = std::min(m, std::clamp<int64_t>(fits, 4, kPanelRows));
+  const int limit = (1 << (bits - 1)) - 1;
+  const auto codes = random_integers<int8_t>(m * k, -limit, limit);
+  const auto weight = random_integers<uint8_t>(planes * strips * k * 2, 0, 255);
+  const std::vector<int8_t> exponents(static_cast<size_t>(m * g.count), -6);
+  const std::vector<float> scales(static_cast<size_t>(planes * strips * 16), 0.25f);
+  const bqc::SignPlanes weights = {weight.data(), scales.data(), planes, strips};
+  void* panel = bqc::scratch_bytes(bqc::Slot::panel, static_cast<size_t>(kernels.panel_bytes(&g, most)));
+  float* out = bqc::scratch<float>(bqc::Slot::tile, most * strips * 16);
+  const Stopwatch watch;
+  for (auto _ : state) {
+    for (int64_t row = 0; row < m; row += most) {
+      const int64_t rows = m - row < most ? m - row : most;
+      kernels.prepare(&g, codes.data() + row * k, k, exponents.data() + row * g.count, g.count, rows, panel);
+      kernels.multiply(&g, panel, rows, &weights, 0, strips, out, strips * 16);
+    }
+    benchmark::ClobberMemory();
+  }
+  count_macs(state, set, m * k * n, watch);
+}
+
 // Softmax codes [rows][keys] times the packed values of one head.
 void mix(benchmark::State& state, const KernelSet& set, int64_t keys, int64_t width) {
   constexpr int64_t kRows = 24;
@@ -148,12 +176,13 @@ std::string name(std::initializer_list<std::string> parts) {
   return text;
 }
 
+struct Shape {
+  int64_t m, k, n;
+};
+const Shape kShapes[] = {
+    {1, 768, 3072}, {16, 768, 3072}, {128, 768, 768}, {128, 768, 3072}, {128, 3072, 768}};
+
 void register_products(const KernelSet& set) {
-  struct Shape {
-    int64_t m, k, n;
-  };
-  static const Shape kShapes[] = {
-      {1, 768, 3072}, {16, 768, 3072}, {128, 768, 768}, {128, 768, 3072}, {128, 3072, 768}};
   for (int bits = 1; bits <= 8; ++bits) {
     if (!set.gemm->supports(bits)) continue;
     for (const int64_t block : {16, 64, 4096}) {
@@ -164,6 +193,25 @@ void register_products(const KernelSet& set) {
                                      [&set, bits, block, s](benchmark::State& state) {
                                        product(state, set, bits, block, s.m, s.k, s.n);
                                      });
+      }
+    }
+  }
+}
+
+// Codes of 8, 6 and 4 bits by one and two planes: signs/LEVEL/BITS/PLANES/BLOCK/M/K/N.
+void register_signs(const KernelSet& set) {
+  for (const int bits : {8, 6, 4}) {
+    for (const int64_t planes : {1, 2}) {
+      for (const int64_t block : {64, 4096}) {
+        for (const Shape& s : kShapes) {
+          benchmark::RegisterBenchmark(
+              name({"signs", set.name, std::to_string(bits), std::to_string(planes), std::to_string(block),
+                    std::to_string(s.m), std::to_string(s.k), std::to_string(s.n)})
+                  .c_str(),
+              [&set, bits, planes, block, s](benchmark::State& state) {
+                signs(state, set, bits, planes, block, s.m, s.k, s.n);
+              });
+        }
       }
     }
   }
@@ -211,6 +259,7 @@ void register_rows(const KernelSet& set) {
 const bool kRegistered = [] {
   for (const KernelSet* set : bqc::runnable_kernels()) {
     register_products(*set);
+    register_signs(*set);
     register_attention(*set);
     register_rows(*set);
   }

@@ -161,6 +161,7 @@ std::unique_ptr<Kernel> make_kernel(const Node& node, const KernelSet* set) {
 std::vector<OpSpec> conversion_ops();
 std::vector<OpSpec> elementwise_ops();
 std::vector<OpSpec> linear_ops();
+std::vector<OpSpec> sign_linear_ops();
 std::vector<OpSpec> attention_ops();
 std::vector<OpSpec> embedding_ops();
 

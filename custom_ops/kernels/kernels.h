@@ -33,6 +33,9 @@ struct RowKernels {
   // One output's lane of n16k4_u<bits> tiles, its first four bytes at `lane`, to int8 codes
   // [ceil16(columns)].
   void (*unpack_lane)(const uint8_t* lane, int bits, int64_t columns, int8_t* codes);
+  // One row of a table of signs, bit b of byte j being column j + b * ceil8(columns) / 8, times scale: y =
+  // row, or y += row where add is not 0.
+  void (*signs)(const uint8_t* packed, float scale, int64_t columns, int add, float* y);
   void (*gelu)(const float* x, int64_t n, int approximate, float* y);
   void (*tanh)(const float* x, int64_t n, float* y);
   // scratch: n integers.
@@ -72,20 +75,44 @@ struct GemmKernels {
               int64_t strips, int32_t* out, int64_t out_stride);
 };
 
+// A weight of one or two planes of signs: each plane has a scale for every output.
+struct SignPlanes {
+  const uint8_t* bits;  // n16k16 [count][strips][padded inputs / 16][2][16]
+  const float* scales;  // [count][16 * strips]
+  int64_t count, strips;
+};
+
+// Products with weights made of signs.
+struct SignKernels {
+  const char* products;  // the instructions of its matrix products
+  // Bytes that `prepare` fills at most for so many rows of activations.
+  int64_t (*panel_bytes)(const Geometry* g, int64_t rows);
+  // As that of GemmKernels; `panel` is aligned to 64 bytes.
+  void (*prepare)(const Geometry* g, const int8_t* codes, int64_t stride, const int8_t* exponents,
+                  int64_t exponent_stride, int64_t rows, void* panel);
+  // out[row][16 * first ... 16 * last) = sum over blocks of (sum over planes of dot * scale) * 2**activation
+  // exponent, planes and blocks in order.
+  void (*multiply)(const Geometry* g, const void* panel, int64_t rows, const SignPlanes* planes,
+                   int64_t first, int64_t last, float* out, int64_t out_stride);
+};
+
 struct KernelSet {
   const char* name;
   const char* products;  // the instructions of its matrix products
   const RowKernels* rows;
   const GemmKernels* gemm;
+  const SignKernels* signs;
 };
 
 namespace portable {
 extern const KernelSet kKernels;
-}
+extern const SignKernels kSigns;
+}  // namespace portable
 #if defined(BQC_X86)
 namespace avx2 {
 extern const KernelSet kKernels;
-}
+extern const SignKernels kSigns;
+}  // namespace avx2
 namespace avx512 {
 extern const KernelSet kKernels;
 }

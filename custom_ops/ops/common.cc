@@ -1,6 +1,7 @@
 #include "ops/common.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -63,6 +64,13 @@ void check_exponents(const Tensor& exponents, const char* what) {
   for (int64_t i = 0; i < exponents.count; ++i) least = std::min(least, e[i]);
   BQC_REQUIRE(least >= kMinExponent, what, " ", exponents.shape(), " hold ", least,
               "; an exponent is at least ", kMinExponent);
+}
+
+void check_finite(const Tensor& numbers, const char* what) {
+  for (int64_t i = 0; i < numbers.count; ++i) {
+    BQC_REQUIRE(std::isfinite(numbers.as<float>()[i]), what, " ", numbers.shape(),
+                " hold NaN or an infinity; they are finite numbers");
+  }
 }
 
 std::vector<int64_t> with_last(std::vector<int64_t> dims, int64_t last) {

@@ -41,6 +41,9 @@ void check_pair(const Tensor& codes, const Tensor& exponents, const Geometry& g,
 // Throws where a stored exponent is -127 or -128, for which there is no power of two.
 void check_exponents(const Tensor& exponents, const char* what);
 
+// Throws where a number is infinite or none.
+void check_finite(const Tensor& numbers, const char* what);
+
 std::vector<int64_t> with_last(std::vector<int64_t> dims, int64_t last);
 std::vector<Dim> with_last(std::vector<Dim> dims, Dim last);
 // Product of all dimensions but the last.

@@ -1,4 +1,4 @@
-// BlockGather, EmbeddingLayerNorm and their forms over tiles: rows of packed lookup tables.
+// BlockGather, EmbeddingLayerNorm and their forms over tiles and signs: rows of packed lookup tables.
 #include "ops/common.h"
 
 namespace bqc {
@@ -13,11 +13,9 @@ void check_ids(const Tensor& ids, int64_t rows, const char* name) {
   }
 }
 
-// Codes and exponents of a row of a table as floats: y = row, or y += row.
-void dequantize_row(const KernelSet* set, const int8_t* codes, const int8_t* exponents, const Geometry& g,
-                    bool add, float* y) {
-  const auto run = add ? set->rows->add_dequantized : set->rows->dequantize;
-  run(codes, exponents, &g, y);
+// The attribute PREFIXbits of a table.
+int table_bits(const Node& node, const std::string& prefix) {
+  return checked_weight_bits(node.integer((prefix + "bits").c_str(), 8), prefix + "bits");
 }
 
 // A table row_u<bits>, read in place.
@@ -25,11 +23,10 @@ class Table {
  public:
   static constexpr const char* kLayout = "row";
 
-  Table(const Node& node, const char* name, size_t index, int64_t bits, const std::string& bits_name,
-        int64_t columns, int64_t block)
-      : name_(name), bits_(checked_weight_bits(bits, bits_name)), columns_(columns) {
+  Table(const Node& node, const char* name, size_t index, const std::string& prefix, int64_t columns)
+      : name_(name), bits_(table_bits(node, prefix)), columns_(columns) {
     BQC_REQUIRE(columns >= 1, "a table of ", columns, " columns");
-    g_ = make_geometry(columns, block, 0);
+    g_ = make_geometry(columns, node.integer("block", 64), 0);
     const Tensor codes = node.constant(index, name, Type::u8, 2);
     const Tensor exponents =
         node.constant(index + 1, (std::string(name) + " exponents").c_str(), Type::i8, 2);
@@ -46,14 +43,21 @@ class Table {
 
   void check(const Tensor& ids) const { check_ids(ids, rows_, name_); }
 
-  void read(const KernelSet* set, int64_t id, bool add, float* y) const {
-    const int64_t row = id < 0 ? id + rows_ : id;
-    int8_t* codes = scratch<int8_t>(Slot::codes, round_up(columns_, 4));
-    set->rows->unpack_row(codes_ + row * row_bytes_, bits_, columns_, codes);
-    dequantize_row(set, codes, exponents_ + row * g_.count, g_, add, y);
+  void read(const KernelSet* set, int64_t id, float* y) const { unpack(set, id, set->rows->dequantize, y); }
+  // y += the row.
+  void add(const KernelSet* set, int64_t id, float* y) const {
+    unpack(set, id, set->rows->add_dequantized, y);
   }
 
  private:
+  template <class Dequantize>
+  void unpack(const KernelSet* set, int64_t id, Dequantize dequantize, float* y) const {
+    const int64_t row = id < 0 ? id + rows_ : id;
+    int8_t* codes = scratch<int8_t>(Slot::codes, round_up(columns_, 4));
+    set->rows->unpack_row(codes_ + row * row_bytes_, bits_, columns_, codes);
+    dequantize(codes, exponents_ + row * g_.count, &g_, y);
+  }
+
   const char* name_;
   int bits_;
   int64_t columns_, rows_, row_bytes_;
@@ -67,14 +71,10 @@ class TileTable {
  public:
   static constexpr const char* kLayout = "n16k4";
 
-  TileTable(const Node& node, const char* name, size_t index, int64_t bits, const std::string& bits_name,
-            int64_t columns, int64_t block)
-      : name_(name),
-        bits_(checked_weight_bits(bits, bits_name)),
-        columns_(columns),
-        rows_(node.integer("rows", 768)) {
+  TileTable(const Node& node, const char* name, size_t index, const std::string& prefix, int64_t columns)
+      : name_(name), bits_(table_bits(node, prefix)), columns_(columns), rows_(node.integer("rows", 768)) {
     BQC_REQUIRE(columns >= 1, "a table of ", columns, " columns");
-    g_ = make_geometry(columns, block, 0);
+    g_ = make_geometry(columns, node.integer("block", 64), 0);
     const Tensor tiles = node.constant(index, name, Type::u8, 4);
     const std::string scales_name = std::string(name) + " scales";
     const Tensor scales = node.constant(index + 1, scales_name.c_str(), Type::i8, 2);
@@ -95,13 +95,13 @@ class TileTable {
 
   void check(const Tensor& ids) const { check_ids(ids, rows_, name_); }
 
-  void read(const KernelSet* set, int64_t id, bool add, float* y) const {
+  void read(const KernelSet* set, int64_t id, float* y) const {
     const int64_t row = id < 0 ? id + rows_ : id;
     int8_t* codes = scratch<int8_t>(Slot::codes, round_up(columns_, 16));
     int8_t* exponents = scratch<int8_t>(Slot::exponents, g_.count);
     set->rows->unpack_lane(tiles_ + row / 16 * strip_bytes_ + row % 16 * 4, bits_, columns_, codes);
     for (int64_t i = 0; i < g_.count; ++i) exponents[i] = scales_[i * padded_rows_ + row];
-    dequantize_row(set, codes, exponents, g_, add, y);
+    set->rows->dequantize(codes, exponents, &g_, y);
   }
 
  private:
@@ -113,12 +113,54 @@ class TileTable {
   const int8_t* scales_;
 };
 
+// One or two planes of signs, with float scales.
+class SignTable {
+ public:
+  static constexpr const char* kLayout = "row";
+
+  SignTable(const Node& node, const char* name, size_t index, const std::string&, int64_t columns)
+      : name_(name), columns_(columns) {
+    BQC_REQUIRE(columns >= 1 && columns <= kMaxLength, "a table of ", columns, " columns");
+    const Tensor planes = node.constant(index, name, Type::u8, 3);
+    const std::string scales_name = std::string(name) + " scales";
+    const Tensor scales = node.constant(index + 1, scales_name.c_str(), Type::f32, 2);
+    count_ = planes.dims[0];
+    rows_ = planes.dims[1];
+    row_bytes_ = ceil_div(columns, 8);
+    BQC_REQUIRE(count_ == 1 || count_ == 2, name, " ", planes.shape(), " has ", count_,
+                " planes; it has 1 or 2");
+    BQC_REQUIRE(planes.dims[2] == row_bytes_, name, " ", planes.shape(), " should have rows of ", row_bytes_,
+                " bytes");
+    BQC_REQUIRE(scales.dims[0] == count_ && (scales.dims[1] == rows_ || scales.dims[1] == 1), scales_name,
+                " ", scales.shape(), " should be [", count_, ", ", rows_, "] or [", count_, ", 1]");
+    check_finite(scales, scales_name.c_str());
+    scales_per_plane_ = scales.dims[1];
+    planes_ = planes.as<uint8_t>();
+    scales_ = scales.as<float>();
+  }
+
+  void check(const Tensor& ids) const { check_ids(ids, rows_, name_); }
+
+  void read(const KernelSet* set, int64_t id, float* y) const {
+    const int64_t row = id < 0 ? id + rows_ : id;
+    for (int64_t p = 0; p < count_; ++p) {
+      const float scale = scales_[p * scales_per_plane_ + (scales_per_plane_ == 1 ? 0 : row)];
+      set->rows->signs(planes_ + (p * rows_ + row) * row_bytes_, scale, columns_, p > 0, y);
+    }
+  }
+
+ private:
+  const char* name_;
+  int64_t columns_, count_, rows_, row_bytes_, scales_per_plane_;
+  const uint8_t* planes_;
+  const float* scales_;
+};
+
 template <class Rows>
 class Gather : public Kernel {
  public:
   Gather(const Node& node, const KernelSet* kernels)
-      : columns_(node.integer("columns", 768)),
-        table_(node, "table", 1, node.integer("bits", 8), "bits", columns_, node.integer("block", 64)) {
+      : columns_(node.integer("columns", 768)), table_(node, "table", 1, "", columns_) {
     set = kernels;
     node.expect("layout", Rows::kLayout);
   }
@@ -130,7 +172,7 @@ class Gather : public Kernel {
     dims.push_back(columns_);
     float* y = call.output<float>(0, dims);
     parallel_ranges(call, ids.count, 8, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) table_.read(set, ids.as<int64_t>()[i], false, y + i * columns_);
+      for (int64_t i = first; i < last; ++i) table_.read(set, ids.as<int64_t>()[i], y + i * columns_);
     });
   }
 
@@ -153,12 +195,9 @@ class Embedding : public Kernel {
       : gamma_(node.constant(9, "gamma", Type::f32, 1)),
         beta_(node.constant(10, "beta", Type::f32, 1)),
         columns_(gamma_.count),
-        word_(node, "word table", 3, node.integer("word_bits", 8), "word_bits", columns_,
-              node.integer("block", 64)),
-        type_(node, "type table", 5, node.integer("type_bits", 8), "type_bits", columns_,
-              node.integer("block", 64)),
-        position_(node, "position table", 7, node.integer("position_bits", 8), "position_bits", columns_,
-                  node.integer("block", 64)),
+        word_(node, "word table", 3, "word_", columns_),
+        type_(node, "type table", 5, "type_", columns_),
+        position_(node, "position table", 7, "position_", columns_),
         epsilon_(node.real("epsilon", 1e-12f)),
         format_(Format::from(node, "out_")),
         out_(make_geometry(columns_, format_.block, format_.group)) {
@@ -188,9 +227,9 @@ class Embedding : public Kernel {
       float* y = scratch<float>(Slot::row2, columns_);
       int32_t* q = scratch<int32_t>(Slot::row3, columns_);
       for (int64_t i = first; i < last; ++i) {
-        word_.read(set, ids.as<int64_t>()[i], false, x);
-        type_.read(set, types.as<int64_t>()[i], true, x);
-        position_.read(set, positions.as<int64_t>()[i % positions.count], true, x);
+        word_.read(set, ids.as<int64_t>()[i], x);
+        type_.add(set, types.as<int64_t>()[i], x);
+        position_.add(set, positions.as<int64_t>()[i % positions.count], x);
         set->rows->layer_norm(x, gamma_.as<float>(), beta_.as<float>(), epsilon_, columns_, q, y);
         set->rows->quantize(y, &out_, format_.bits, codes + i * columns_, exponents + i * out_.count);
       }
@@ -226,8 +265,10 @@ class EmbeddingLayerNormTiles : public Embedding<TileTable> {
 
 std::vector<OpSpec> embedding_ops() {
   const Type id = Type::i64, u8 = Type::u8, i8 = Type::i8;
+  const Type f32 = Type::f32;
   const std::vector<Type> gather = {id, u8, i8};
-  const std::vector<Type> embedding = {id, id, id, u8, i8, u8, i8, u8, i8, Type::f32, Type::f32};
+  const std::vector<Type> embedding = {id, id, id, u8, i8, u8, i8, u8, i8, f32, f32};
+  const std::vector<Type> sign_embedding = {id, id, id, u8, f32, u8, i8, u8, i8, f32, f32};
   return {
       {"BlockGather", gather, {Type::f32}, make_kernel<Gather<Table>>, Gather<Table>::infer},
       {"BlockGatherTiles", gather, {Type::f32}, make_kernel<Gather<TileTable>>, Gather<TileTable>::infer},
@@ -237,6 +278,12 @@ std::vector<OpSpec> embedding_ops() {
        {i8, i8},
        make_kernel<EmbeddingLayerNormTiles>,
        EmbeddingLayerNormTiles::infer},
+      {"SignGather", {id, u8, f32}, {f32}, make_kernel<Gather<SignTable>>, Gather<SignTable>::infer},
+      {"SignEmbeddingLayerNorm",
+       sign_embedding,
+       {i8, i8},
+       make_kernel<Embedding<SignTable>>,
+       Embedding<SignTable>::infer},
   };
 }
 

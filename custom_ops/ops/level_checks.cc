@@ -84,10 +84,12 @@ class Comparison {
     static const int64_t kLengths[] = {1, 7, 16, 26, 64, 312, 384, 768};
     for (const int64_t n : kLengths) functions(n);
     for (const int64_t n : kLengths) quantisation(n);
+    for (const int64_t n : kLengths) sign_rows(n);
     for (const int bits : {8, 6, 4, 2}) {
       for (int i = 0; i < 6 && y_.gemm->supports(bits); ++i) product(bits);
       for (const int64_t n : kLengths) unpacking(bits, n);
     }
+    for (int i = 0; i < 12; ++i) signs();
     for (int i = 0; i < 6; ++i) attention();
     return std::move(checks_);
   }
@@ -165,6 +167,17 @@ class Comparison {
     }
   }
 
+  void sign_rows(int64_t columns) {
+    const auto packed = random_.bytes<uint8_t>(ceil_div(columns, 8), 0, 255);
+    const float scales[] = {static_cast<float>(random_.between(-9, 9)), 0x1.3p-10f};
+    Both<float> y(columns);
+    for (const int add : {0, 1}) {
+      x_.rows->signs(packed.data(), scales[add], columns, add, y.a.data());
+      y_.rows->signs(packed.data(), scales[add], columns, add, y.b.data());
+      note(y.same(), "table row of signs ", add, " of ", columns);
+    }
+  }
+
   void unpacking(int bits, int64_t columns) {
     const auto packed = random_.bytes<uint8_t>(round_up(columns, 4), 0, 255);
     Both<int8_t> codes(round_up(columns, 4));
@@ -211,6 +224,37 @@ class Comparison {
                             first, last);
     note(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0, "product ", bits, " bits, rows ",
          rows, ", inputs ", g.length, " in ", g.count, " blocks, strips ", first, " to ", last);
+  }
+
+  std::vector<float> multiply(const KernelSet& set, const Geometry& g, int64_t rows,
+                              const std::vector<int8_t>& codes, const std::vector<int8_t>& exponents,
+                              const SignPlanes& planes, int64_t first, int64_t last) {
+    void* panel = scratch_bytes(Slot::panel, static_cast<size_t>(set.signs->panel_bytes(&g, rows)));
+    std::vector<float> out(static_cast<size_t>(rows * planes.strips * 16), 77.0f);
+    set.signs->prepare(&g, codes.data(), g.length, exponents.data(), g.count, rows, panel);
+    set.signs->multiply(&g, panel, rows, &planes, first, last, out.data(), planes.strips * 16);
+    return out;
+  }
+
+  void signs() {
+    static const int64_t kInputs[] = {26, 64, 96, 312, 384, 768, 1560};
+    static const int64_t kLargest[] = {7, 10, 15, 31, 127, 128};
+    const Geometry g = geometry(kInputs[random_.between(0, 6)]);
+    const int64_t rows = random_.between(1, 40), strips = random_.between(1, 6),
+                  planes = random_.between(1, 2), largest = kLargest[random_.between(0, 5)];
+    const int64_t first = random_.between(0, strips - 1), last = random_.between(first + 1, strips);
+    const auto codes = random_.bytes<int8_t>(rows * g.length, -largest, largest < 128 ? largest : 127);
+    const auto exponents = random_.bytes<int8_t>(rows * g.count, -12, 4);
+    const auto bits =
+        random_.bytes<uint8_t>(planes * strips * g.groups * round_up(g.span, 16) * 2 + 1, 0, 255);
+    std::vector<float> scales(static_cast<size_t>(planes * strips * 16));
+    for (float& scale : scales) scale = static_cast<float>(random_.between(-1000, 1000)) * 0x1.3p-10f;
+    const SignPlanes weight = {bits.data() + 1, scales.data(), planes, strips};
+    const auto a = multiply(x_, g, rows, codes, exponents, weight, first, last);
+    const auto b = multiply(y_, g, rows, codes, exponents, weight, first, last);
+    note(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0, "signs in ", planes,
+         " planes, codes up to ", largest, ", rows ", rows, ", inputs ", g.length, " in ", g.count,
+         " blocks, strips ", first, " to ", last);
   }
 
   void attention() {

@@ -1,7 +1,10 @@
-// BlockLinear and its fused forms: y = x W^T + bias on blocks, then whatever follows while the rows are in
-// cache.
+// BlockLinear and SignLinear and their fused forms: y = x W^T + bias on blocks, then whatever follows while
+// the rows are in cache.
 #include <algorithm>
+#include <memory>
+#include <utility>
 
+#include "ops/linear_weight.h"
 #include "ops/values.h"
 
 namespace bqc {
@@ -9,52 +12,24 @@ namespace {
 
 using ort::Type;
 
-// The five inputs that all forms share, checked once; weights are read where the file put them.
+// The five inputs that all forms share.
 class Linear {
  public:
-  Linear(const Node& node, const KernelSet* set) : set_(set) {
-    node.expect("layout", "n16k4");
-    bits_ = checked_weight_bits(node.integer("bits", 8), "bits");
-    block_ = node.integer("block", 64);
-    group_ = node.integer("group", 0);
-    const Tensor weight = node.constant(2, "weight", Type::u8, 4);
-    const Tensor exponents = node.constant(3, "weight_exponents", Type::i8, 2);
-    const Tensor bias = node.constant(4, "bias", Type::f32, 1);
-    columns_ = bias.count;
-    strips_ = ceil_div(columns_, 16);
-    BQC_REQUIRE(columns_ >= 1, "bias is empty");
-    BQC_REQUIRE(weight.dims[0] == strips_ && weight.dims[2] == 16 && weight.dims[3] == 4, "weight ",
-                weight.shape(), " should be [", strips_, ", K' * ", bits_, "/32, 16, 4] for a bias of ",
-                columns_);
-    BQC_REQUIRE(exponents.dims[1] == strips_ * 16 && exponents.dims[0] >= 1, "weight_exponents ",
-                exponents.shape(), " should be [blocks, ", strips_ * 16, "]");
-    // K follows from K' and the number of blocks only with the group; the first call checks it against the
-    // input.
-    padded_inputs_ = weight.dims[1] * 32 / bits_;
-    blocks_ = exponents.dims[0];
-    BQC_REQUIRE(
-        padded_inputs_ >= 16 && padded_inputs_ % 16 == 0 && padded_inputs_ * bits_ == weight.dims[1] * 32,
-        "weight ", weight.shape(), " is no whole number of 16 inputs");
-    BQC_REQUIRE(padded_inputs_ <= kMaxSum, "weight ", weight.shape(), " has more than ", kMaxSum, " inputs");
-    check_exponents(exponents, "weight_exponents");
+  Linear(const Node& node, std::unique_ptr<const LinearWeight> weight)
+      : weight_(std::move(weight)), block_(node.integer("block", 64)), group_(node.integer("group", 0)) {
     BQC_REQUIRE(block_ >= 1 && group_ >= 0, "attributes block ", block_, " and group ", group_,
                 ": a block is at least 1, a group at least 0");
-    weight_ = weight.as<uint8_t>();
-    exponents_ = exponents.as<int8_t>();
-    bias_ = bias.as<float>();
   }
 
-  int64_t columns() const { return columns_; }
-  const float* bias() const { return bias_; }
+  int64_t columns() const { return weight_->columns(); }
+  const float* bias() const { return weight_->bias(); }
 
   // Geometry of the input, or Error where input and weight do not belong together.
   Geometry check(const Tensor& codes, const Tensor& exponents) const {
     BQC_REQUIRE(codes.rank() >= 1 && codes.last() >= 1, "input ", codes.shape(), " has no columns");
     const Geometry g = make_geometry(codes.last(), block_, group_);
     BQC_REQUIRE(g.block == g.span || g.block % 16 == 0, "blocks of ", block_, " are not a multiple of 16");
-    BQC_REQUIRE(g.groups * round_up(g.span, 16) == padded_inputs_ && g.count == blocks_, "input ",
-                codes.shape(), " in ", g.count, " blocks does not fit a weight of ", padded_inputs_,
-                " padded inputs in ", blocks_, " blocks");
+    weight_->check(codes, g);
     check_pair(codes, exponents, g, "input");
     return g;
   }
@@ -74,36 +49,29 @@ class Linear {
   }
 
  private:
-  static constexpr int64_t kRowsPerThread = 24, kPanelRows = 48, kPanelFloats = 128 * 1024,
-                           kMaxRows = int64_t{1} << 31;
+  static constexpr int64_t kRowsPerThread = 24, kPanelFloats = 128 * 1024, kMaxRows = int64_t{1} << 31;
 
   void prepare(const Tensor& codes, const Tensor& exponents, const Geometry& g, int64_t row, int64_t rows,
                void* panel) const {
-    set_->gemm->prepare(&g, bits_, codes.as<int8_t>() + row * g.length, g.length,
-                        exponents.as<int8_t>() + row * g.count, g.count, rows, panel);
-  }
-
-  void multiply(const Geometry& g, const void* panel, int64_t rows, int64_t first, int64_t last,
-                float* out) const {
-    set_->gemm->multiply(&g, bits_, panel, rows, weight_, exponents_, strips_, first, last, out,
-                         strips_ * 16);
+    weight_->prepare(g, codes.as<int8_t>() + row * g.length, exponents.as<int8_t>() + row * g.count, rows,
+                     panel);
   }
 
   // A task takes some rows through everything; its products stay in its own cache.
   template <class Epilogue>
   void by_rows(const Call& call, const Tensor& codes, const Tensor& exponents, const Geometry& g,
                int64_t rows, const Epilogue& epilogue) const {
-    const int64_t threads = likely_threads();
-    const int64_t fits = std::clamp<int64_t>(kPanelFloats / (strips_ * 16), 12, kPanelRows);
+    const int64_t threads = likely_threads(), width = weight_->strips() * 16;
+    const int64_t fits = std::min(std::max<int64_t>(kPanelFloats / width, 12), weight_->panel_rows(g));
     int64_t panels = ceil_div(rows, fits);
     if (panels < 8 * threads) panels = std::min(round_up(panels, threads), rows);
     call.parallel(panels, [&](int64_t i) {
       const int64_t first = rows * i / panels, some = rows * (i + 1) / panels - first;
-      void* panel = scratch<char>(Slot::panel, set_->gemm->panel_bytes(&g, some));
-      float* products = scratch<float>(Slot::tile, some * strips_ * 16);
+      void* panel = scratch<char>(Slot::panel, weight_->panel_bytes(g, some));
+      float* products = scratch<float>(Slot::tile, some * width);
       prepare(codes, exponents, g, first, some, panel);
-      multiply(g, panel, some, 0, strips_, products);
-      for (int64_t r = 0; r < some; ++r) epilogue(first + r, products + r * strips_ * 16);
+      weight_->multiply(g, panel, some, 0, weight_->strips(), products);
+      for (int64_t r = 0; r < some; ++r) epilogue(first + r, products + r * width);
     });
   }
 
@@ -111,33 +79,30 @@ class Linear {
   template <class Epilogue>
   void by_columns(const Call& call, const Tensor& codes, const Tensor& exponents, const Geometry& g,
                   int64_t rows, const Epilogue& epilogue) const {
-    const int64_t threads = likely_threads(), panels = ceil_div(rows, kPanelRows);
+    const int64_t threads = likely_threads(), strips = weight_->strips(), width = strips * 16;
+    const int64_t panels = ceil_div(rows, weight_->panel_rows(g));
     const auto first_row = [&](int64_t i) { return rows * i / panels; };
-    const int64_t panel_size = round_up(set_->gemm->panel_bytes(&g, ceil_div(rows, panels)), 64);
+    const int64_t panel_size = round_up(weight_->panel_bytes(g, ceil_div(rows, panels)), 64);
     char* prepared = scratch<char>(Slot::shared, panels * panel_size);
-    float* products = scratch<float>(Slot::shared2, rows * strips_ * 16);
-    for (int64_t i = 0; i < panels; ++i) {
+    float* products = scratch<float>(Slot::shared2, rows * width);
+    call.parallel(panels, [&](int64_t i) {
       prepare(codes, exponents, g, first_row(i), first_row(i + 1) - first_row(i), prepared + i * panel_size);
-    }
-    const int64_t pairs = ceil_div(strips_, 2), chunks = std::min(pairs, 4 * threads);
+    });
+    const int64_t pairs = ceil_div(strips, 2), chunks = std::min(pairs, 4 * threads);
     call.parallel(panels * chunks, [&](int64_t task) {
       const int64_t i = task % panels, chunk = task / panels;
       const int64_t from = 2 * (pairs * chunk / chunks),
-                    to = std::min(strips_, 2 * (pairs * (chunk + 1) / chunks));
-      multiply(g, prepared + i * panel_size, first_row(i + 1) - first_row(i), from, to,
-               products + first_row(i) * strips_ * 16);
+                    to = std::min(strips, 2 * (pairs * (chunk + 1) / chunks));
+      weight_->multiply(g, prepared + i * panel_size, first_row(i + 1) - first_row(i), from, to,
+                        products + first_row(i) * width);
     });
-    parallel_ranges(call, rows, std::max<int64_t>(1, 4096 / columns_), [&](int64_t first, int64_t last) {
-      for (int64_t r = first; r < last; ++r) epilogue(r, products + r * strips_ * 16);
+    parallel_ranges(call, rows, std::max<int64_t>(1, 4096 / columns()), [&](int64_t first, int64_t last) {
+      for (int64_t r = first; r < last; ++r) epilogue(r, products + r * width);
     });
   }
 
-  const KernelSet* set_;
-  int bits_;
-  int64_t block_, group_, columns_, strips_, padded_inputs_, blocks_;
-  const uint8_t* weight_;
-  const int8_t* exponents_;
-  const float* bias_;
+  std::unique_ptr<const LinearWeight> weight_;
+  int64_t block_, group_;
 };
 
 // Output columns in shape inference: the length of the bias.
@@ -146,9 +111,13 @@ Dim bias_columns(const Inference& node) {
   return bias.size() == 1 ? bias[0] : Dim();
 }
 
-class BlockLinear : public Kernel {
+using Weight = std::unique_ptr<const LinearWeight>;
+
+class PlainLinear : public Kernel {
  public:
-  BlockLinear(const Node& node, const KernelSet* kernels) : linear_(node, kernels) { set = kernels; }
+  PlainLinear(const Node& node, const KernelSet* kernels, Weight weight) : linear_(node, std::move(weight)) {
+    set = kernels;
+  }
 
   void compute(const Call& call) const override {
     const Tensor codes = call.input(0), exponents = call.input(1);
@@ -172,8 +141,8 @@ class BlockLinear : public Kernel {
 // The forms that end in BlockQuantize: finish(row, y) may change y [columns] before that.
 class QuantizedLinear : public Kernel {
  public:
-  QuantizedLinear(const Node& node, const KernelSet* kernels)
-      : linear_(node, kernels),
+  QuantizedLinear(const Node& node, const KernelSet* kernels, Weight weight)
+      : linear_(node, std::move(weight)),
         format_(Format::from(node, "out_")),
         out_(make_geometry(linear_.columns(), format_.block, format_.group)) {
     set = kernels;
@@ -205,7 +174,7 @@ class QuantizedLinear : public Kernel {
   Geometry out_;
 };
 
-class BlockLinearQuantize : public QuantizedLinear {
+class LinearQuantize : public QuantizedLinear {
  public:
   using QuantizedLinear::QuantizedLinear;
 
@@ -214,10 +183,11 @@ class BlockLinearQuantize : public QuantizedLinear {
   }
 };
 
-class BlockLinearGelu : public QuantizedLinear {
+class LinearGelu : public QuantizedLinear {
  public:
-  BlockLinearGelu(const Node& node, const KernelSet* kernels)
-      : QuantizedLinear(node, kernels), approximate_(node.integer("approximate", 0) != 0) {}
+  LinearGelu(const Node& node, const KernelSet* kernels, Weight weight)
+      : QuantizedLinear(node, kernels, std::move(weight)),
+        approximate_(node.integer("approximate", 0) != 0) {}
 
   void compute(const Call& call) const override {
     run(call, [&](int64_t, const float* y) {
@@ -231,10 +201,10 @@ class BlockLinearGelu : public QuantizedLinear {
   int approximate_;
 };
 
-class BlockLinearAddNorm : public QuantizedLinear {
+class LinearAddNorm : public QuantizedLinear {
  public:
-  BlockLinearAddNorm(const Node& node, const KernelSet* kernels)
-      : QuantizedLinear(node, kernels),
+  LinearAddNorm(const Node& node, const KernelSet* kernels, Weight weight)
+      : QuantizedLinear(node, kernels, std::move(weight)),
         residual_(make_geometry(linear_.columns(), node.integer("residual_block", 64),
                                 node.integer("residual_group", 0))),
         epsilon_(node.real("epsilon", 1e-12f)) {
@@ -268,10 +238,10 @@ class BlockLinearAddNorm : public QuantizedLinear {
   const float *gamma_, *beta_;
 };
 
-class BlockLinearQuantizeValues : public Kernel {
+class LinearQuantizeValues : public Kernel {
  public:
-  BlockLinearQuantizeValues(const Node& node, const KernelSet* kernels)
-      : linear_(node, kernels), values_(node, "out_") {
+  LinearQuantizeValues(const Node& node, const KernelSet* kernels, Weight weight)
+      : linear_(node, std::move(weight)), values_(node, "out_") {
     set = kernels;
   }
 
@@ -299,24 +269,47 @@ class BlockLinearQuantizeValues : public Kernel {
   ValuesQuantizer values_;
 };
 
-}  // namespace
+template <class Form, class AnyWeight>
+std::unique_ptr<Kernel> make(const Node& node, const KernelSet* set) {
+  return std::make_unique<Form>(node, set, std::make_unique<AnyWeight>(node, set));
+}
 
-std::vector<OpSpec> linear_ops() {
-  const std::vector<Type> five = {Type::i8, Type::i8, Type::u8, Type::i8, Type::f32};
+struct Names {
+  const char *plain, *quantize, *quantize_values, *gelu, *add_norm;
+};
+
+// All forms with weights of a class, whose scales are of this type.
+template <class AnyWeight>
+std::vector<OpSpec> forms(const Names& names, Type scales) {
+  const std::vector<Type> five = {Type::i8, Type::i8, Type::u8, scales, Type::f32};
   const auto with = [&](std::vector<Type> more) {
     more.insert(more.begin(), five.begin(), five.end());
     return more;
   };
   const std::vector<Type> pair = {Type::i8, Type::i8};
   return {
-      {"BlockLinear", five, {Type::f32}, make_kernel<BlockLinear>, BlockLinear::infer},
-      {"BlockLinearQuantize", five, pair, make_kernel<BlockLinearQuantize>, QuantizedLinear::infer},
-      {"BlockLinearQuantizeValues", with({Type::i64}), pair, make_kernel<BlockLinearQuantizeValues>,
-       BlockLinearQuantizeValues::infer},
-      {"BlockLinearGelu", five, pair, make_kernel<BlockLinearGelu>, QuantizedLinear::infer},
-      {"BlockLinearAddNorm", with({Type::i8, Type::i8, Type::f32, Type::f32}), pair,
-       make_kernel<BlockLinearAddNorm>, QuantizedLinear::infer},
+      {names.plain, five, {Type::f32}, make<PlainLinear, AnyWeight>, PlainLinear::infer},
+      {names.quantize, five, pair, make<LinearQuantize, AnyWeight>, QuantizedLinear::infer},
+      {names.quantize_values, with({Type::i64}), pair, make<LinearQuantizeValues, AnyWeight>,
+       LinearQuantizeValues::infer},
+      {names.gelu, five, pair, make<LinearGelu, AnyWeight>, QuantizedLinear::infer},
+      {names.add_norm, with({Type::i8, Type::i8, Type::f32, Type::f32}), pair, make<LinearAddNorm, AnyWeight>,
+       QuantizedLinear::infer},
   };
+}
+
+}  // namespace
+
+std::vector<OpSpec> linear_ops() {
+  return forms<BlockWeight>({"BlockLinear", "BlockLinearQuantize", "BlockLinearQuantizeValues",
+                             "BlockLinearGelu", "BlockLinearAddNorm"},
+                            Type::i8);
+}
+
+std::vector<OpSpec> sign_linear_ops() {
+  return forms<SignWeight>(
+      {"SignLinear", "SignLinearQuantize", "SignLinearQuantizeValues", "SignLinearGelu", "SignLinearAddNorm"},
+      Type::f32);
 }
 
 }  // namespace bqc

@@ -25,7 +25,8 @@ TEST(Levels, EqualThePortableOne) {
 TEST(Levels, ReportADifference) {
   bqc::RowKernels rows = *bqc::portable::kKernels.rows;
   rows.sum_codes = [](const uint8_t*, int64_t) { return -1; };
-  const bqc::KernelSet wrong = {"wrong", "nothing", &rows, bqc::portable::kKernels.gemm};
+  const bqc::KernelSet wrong = {"wrong", "nothing", &rows, bqc::portable::kKernels.gemm,
+                                bqc::portable::kKernels.signs};
   int failures = 0;
   for (const bqc::LevelCheck& check : bqc::compare_levels(bqc::portable::kKernels, wrong, 1))
     failures += !check.same;
@@ -68,6 +69,11 @@ TEST(Levels, HoldTheLargestProducts) {
 class Digest {
  public:
   explicit Digest(const bqc::KernelSet& set) : set_(set) {}
+
+  uint64_t run_signs() {
+    for (const int mask : {0xff, 0x0f}) signs(mask);
+    return hash_;
+  }
 
   uint64_t run() {
     for (const int64_t n : {26, 312, 768}) functions(n);
@@ -135,6 +141,24 @@ class Digest {
     add(out);
   }
 
+  // Codes that the mask leaves of bytes.
+  void signs(int mask) {
+    constexpr int64_t kRows = 21, kInputs = 312, kStrips = 3;
+    const bqc::Geometry g = bqc::make_geometry(kInputs, 64, 0);
+    auto codes = integers<int8_t>(kRows * kInputs);
+    for (int8_t& code : codes) code = static_cast<int8_t>(code & mask);
+    const auto exponents = small(kRows * g.count);
+    const auto bits = integers<uint8_t>(2 * kStrips * 320 * 2);
+    const auto scales = floats(2 * kStrips * 16);
+    void* panel =
+        bqc::scratch_bytes(bqc::Slot::panel, static_cast<size_t>(set_.signs->panel_bytes(&g, kRows)));
+    std::vector<float> out(kRows * kStrips * 16);
+    const bqc::SignPlanes weight = {bits.data(), scales.data(), 2, kStrips};
+    set_.signs->prepare(&g, codes.data(), kInputs, exponents.data(), g.count, kRows, panel);
+    set_.signs->multiply(&g, panel, kRows, &weight, 0, kStrips, out.data(), kStrips * 16);
+    add(out);
+  }
+
   // Exponents from -8 to -1.
   std::vector<int8_t> small(int64_t n) {
     auto out = integers<int8_t>(n);
@@ -166,6 +190,7 @@ class Digest {
 TEST(Levels, GiveTheSameBitsOnEveryArchitecture) {
   for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
     EXPECT_EQ(Digest(*set).run(), 0x3690c43e5ddca29bu) << set->name;
+    EXPECT_EQ(Digest(*set).run_signs(), 0x7c63878538586499u) << set->name;
   }
 }
 

@@ -53,6 +53,20 @@ struct Maker {
     all.push_back(floats({out}));
     return all;
   }
+  // The same with one or two planes of signs, which share a scale or have one for every output.
+  std::vector<Array> sign_linear(int64_t b, int64_t s, int64_t in, int64_t out) {
+    const int64_t strips = bqc::ceil_div(out, 16), planes = between(random, 1, 2);
+    std::vector<Array> all = pair(b, s, in);
+    all.push_back(whole<uint8_t>(u8, {planes, strips, bqc::ceil_div(in, 16), 2, 16}, 0, 255));
+    all.push_back(floats({planes, between(random, 0, 1) ? strips * 16 : 1}));
+    all.push_back(floats({out}));
+    return all;
+  }
+  std::vector<Array> sign_table(int64_t rows, int64_t columns) {
+    const int64_t planes = between(random, 1, 2);
+    return {whole<uint8_t>(u8, {planes, rows, bqc::ceil_div(columns, 8)}, 0, 255),
+            floats({planes, between(random, 0, 1) ? rows : 1})};
+  }
   std::vector<Array> table(int64_t rows, int64_t columns) {
     const int64_t bytes = bits == 8 ? columns : bqc::round_up(columns, 4) * bits / 8;
     return {whole<uint8_t>(u8, {rows, bytes}, 0, 255), exponents({rows, blocks(columns)})};
@@ -92,6 +106,8 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
       {"bits", int64_t{std::max(bits, 4)}}, {"block", block}, {"group", int64_t{0}}};
   const Attributes out = {{"out_bits", int64_t{8}}, {"out_block", block}, {"out_group", int64_t{0}}};
   const Attributes tiles = with(format, {{"layout", std::string("n16k4")}});
+  const Attributes signs = {{"block", block}, {"group", int64_t{0}}, {"layout", std::string("n16k16")}};
+  const auto sign_linear = [&](int64_t in, int64_t n) { return m.sign_linear(b, s, in, n); };
   const Attributes head = {{"heads", heads}, {"block", block}};
   const Attributes scaled = with(head, {{"scale", 0.125f}});
   const Dims x = {b, s, hidden};
@@ -107,6 +123,8 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
                                 {"block", block},
                                 {"epsilon", 1e-12f},
                                 {"layout", std::string("row")}};
+  Attributes sign_embedding = with(embedding, out);
+  sign_embedding.erase("word_bits");
   const std::vector<Array> others = joined(joined(m.table(2, hidden), m.table(s + 3, hidden)), affine);
   const std::vector<Array> ids = {m.ids({b, s}, 11), m.ids({b, s}, 2), m.ids({1, s}, s + 3)};
   const Attributes tiled = {{"rows", int64_t{11}}, {"word_layout", std::string("n16k4")}};
@@ -131,6 +149,21 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
        with(with(tiles, out),
             {{"residual_block", block}, {"residual_group", int64_t{0}}, {"epsilon", 1e-5f}}),
        joined(joined(linear(wide, hidden), m.pair(b, s, hidden)), affine),
+       {2, 3, 4, 7, 8}},
+      {"SignLinear", signs, sign_linear(hidden, wide), {2, 3, 4}},
+      {"SignLinearQuantize", with(signs, out), sign_linear(hidden, wide), {2, 3, 4}},
+      {"SignLinearQuantizeValues",
+       with(signs, {{"heads", heads}, {"out_bits", int64_t{8}}, {"out_block", block}}),
+       joined(sign_linear(wide, hidden), {m.mask({b, s})}),
+       {2, 3, 4}},
+      {"SignLinearGelu",
+       with(with(signs, out), {{"approximate", int64_t{0}}}),
+       sign_linear(hidden, wide),
+       {2, 3, 4}},
+      {"SignLinearAddNorm",
+       with(with(signs, out),
+            {{"residual_block", block}, {"residual_group", int64_t{0}}, {"epsilon", 1e-5f}}),
+       joined(joined(sign_linear(wide, hidden), m.pair(b, s, hidden)), affine),
        {2, 3, 4, 7, 8}},
       {"BlockScores", scaled, joined(query, key), {}},
       {"MaskedSoftmax", {}, {m.floats({b, heads, s, s}), m.mask({b, s})}, {}},
@@ -158,6 +191,14 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
       {"EmbeddingLayerNormTiles",
        with(with(embedding, out), tiled),
        joined(joined(ids, m.tiles(11, hidden)), others),
+       {3, 4, 5, 6, 7, 8, 9, 10}},
+      {"SignGather",
+       {{"columns", hidden}, {"layout", std::string("row")}},
+       joined({m.ids({b, s}, 11)}, m.sign_table(11, hidden)),
+       {1, 2}},
+      {"SignEmbeddingLayerNorm",
+       sign_embedding,
+       joined(joined(ids, m.sign_table(11, hidden)), others),
        {3, 4, 5, 6, 7, 8, 9, 10}},
   };
 }

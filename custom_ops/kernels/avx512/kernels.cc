@@ -262,6 +262,7 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 
 }  // namespace
 
-extern const KernelSet kKernels = {"avx512", "vpdpbusd", &kRows, &kGemm};
+// For weights of signs the AVX2 kernel serves this level.
+extern const KernelSet kKernels = {"avx512", "vpdpbusd", &kRows, &kGemm, &avx2::kSigns};
 
 }  // namespace bqc::avx512

@@ -28,6 +28,6 @@ struct Sums {
 
 #include "kernels/neon/gemm.inc"
 
-extern const KernelSet kKernels = {"neon_dot", "sdot", &kRows, &kGemm};
+extern const KernelSet kKernels = {"neon_dot", "sdot", &kRows, &kGemm, &portable::kSigns};
 
 }  // namespace bqc::neon_dot
