@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -58,6 +58,12 @@ class QuantizeActivations(ir.passes.InPlacePass):
     """
 
     contract = Contract("lossy", cosine_min=0.8, idempotent=False)
+
+    cosine_min: float = 0.8
+    """Least cosine of the outputs before and after that is promised; -1 for formats that need training."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "contract", replace(self.contract, cosine_min=self.cosine_min))
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         plan = Plan.of(model)

@@ -59,8 +59,8 @@ class Binarybert:
     def lower(self) -> list[ir.passes.InPlacePass]:
         """Passes from a planned float model to the finished one."""
         return [
-            QuantizeWeights(),
-            QuantizeActivations(),
+            QuantizeWeights(cosine_min=-1.0),
+            QuantizeActivations(cosine_min=-1.0),
             PackWeights(),
             FoldEmbedding(),
             FoldMatMul(),
@@ -76,7 +76,7 @@ class Binarybert:
 
     def simulate(self) -> list[ir.passes.InPlacePass]:
         """Passes from a planned float model to the graph that training runs: its weights are still float."""
-        return [QuantizeActivations()]
+        return [QuantizeActivations(cosine_min=-1.0)]
 
     def recipe(self, **settings: Any) -> Recipe:
         """How `bqc train` trains for it."""

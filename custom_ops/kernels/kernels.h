@@ -34,7 +34,7 @@ struct RowKernels {
   // [ceil16(columns)].
   void (*unpack_lane)(const uint8_t* lane, int bits, int64_t columns, int8_t* codes);
   // One row of a table of signs, bit b of byte j being column j + b * ceil8(columns) / 8, times scale: y =
-  // row, or y += row where add is not 0.
+  // 0 + row, which leaves no -0, or y += row where add is not 0.
   void (*signs)(const uint8_t* packed, float scale, int64_t columns, int add, float* y);
   void (*gelu)(const float* x, int64_t n, int approximate, float* y);
   void (*tanh)(const float* x, int64_t n, float* y);
