@@ -13,7 +13,9 @@ from tests.parity.test_kernels_against_reference import check  # noqa: F401
 from tests.support.op_cases import Case, Sizes, bert_cases
 
 MORE = [
-    Sizes(batch=3, length=45, heads=4, width=32, ffn=512, block=2**62, seed=11),  # whole rows, more than a panel
+    Sizes(
+        batch=3, length=45, heads=4, width=32, ffn=512, block=2**62, seed=11
+    ),  # whole rows, more than a panel
     Sizes(batch=1, length=1, heads=12, width=64, ffn=3072, block=2**62, out_bits=4, seed=12),
     Sizes(batch=2, length=17, heads=12, width=32, ffn=1536, block=64, out_bits=6, seed=13),
 ]

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bqc.formats import BlockShift  # noqa: E402
+from bqc.formats import Binary, BlockShift, Ternary  # noqa: E402
 from bqc.ops import reference  # noqa: E402
 from bqc.train import quantizers  # noqa: E402
 
@@ -113,3 +113,27 @@ def test_nan_is_seen() -> None:
     x[0, 3] = torch.nan
     codes, exponents = quantizers.block_quantize(x, bits=8, block=16, group=0)
     assert quantizers.block_dequantize(codes, exponents, block=16, group=0).isnan().any()
+
+
+@pytest.mark.parametrize("span", ["tensor", "row"])
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize("make", [Binary, Ternary, lambda span: Binary(span, planes=2)])
+def test_signs(make: Any, span: str, axis: int) -> None:
+    fmt = make(span)
+    w = (RNG.standard_normal((23, 40)) + 0.2).astype(np.float32)
+    w[3] = 0
+    w[:, 5] = 0
+    expected = fmt.dequantize(*fmt.quantize(w))
+    t = torch.from_numpy(w.T.copy() if axis == 0 else w).requires_grad_()
+    per_row = span == "row"
+    if isinstance(fmt, Ternary):
+        ours = quantizers.fake_ternary_weight(t, per_row, axis)
+    else:
+        ours = quantizers.fake_binary_weight(t, fmt.planes, per_row, axis)
+    got = ours.detach().numpy()
+    # Of a second plane the first is taken away in float32 here, in float64 there.
+    np.testing.assert_allclose(got.T if axis == 0 else got, expected, rtol=0, atol=1e-6 * np.abs(w).max())
+    assert ((got.T if axis == 0 else got) == 0).sum() == (expected == 0).sum()
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(0))
+    ours.backward(gradient)
+    np.testing.assert_array_equal(t.grad.numpy(), gradient.numpy())  # the identity, not clipped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -25,13 +27,14 @@ from bqc.evaluate.predict import Predictor  # noqa: E402
 from bqc.evaluate.tasks import find_task  # noqa: E402
 from bqc.evaluate.tokens import TextEncoder  # noqa: E402
 from bqc.ir import import_model  # noqa: E402
+from bqc.plan import Plan  # noqa: E402
 from bqc.runtime.inputs import EncoderInputs  # noqa: E402
 from bqc.runtime.session import session  # noqa: E402
 from bqc.train.distillation import layer_map, logits_loss  # noqa: E402
 from bqc.train.examples import Collator, Rows  # noqa: E402
 from bqc.train.module import OnnxModule  # noqa: E402
 from bqc.train.recipe import RECIPE_KEY, Recipe  # noqa: E402
-from bqc.train.training import prepare, train  # noqa: E402
+from bqc.train.training import default_recipe, prepare, train  # noqa: E402
 from tests.support.families import Cell, exported  # noqa: E402
 from tests.support.tiny_encoder import VOCABULARY, write_tokenizer  # noqa: E402
 
@@ -325,3 +328,53 @@ def test_a_deeper_and_wider_teacher(folder: Path, tmp_path: Path) -> None:
     other = exported("torchscript", Cell("bert", "classification", changes=(("num_labels", 3),)))
     with pytest.raises(BqcError, match="the teacher has 3 outputs, the student 2"):
         train(folder / "model.onnx", TASK, folder, out, recipe=RECIPE, teacher=other)
+
+
+@pytest.mark.parametrize("weights", ["split", "binary", "two-plane"])
+def test_signs_are_trained_and_written(folder: Path, tmp_path: Path, weights: str) -> None:
+    options = {"weights": weights, "block": 64}
+    recipe = default_recipe("binarybert", options, epochs=1, learning_rate=2e-3, batch_size=16)
+    assert [stage.passes for stage in recipe.stages][2:] == (
+        [("split-ternary",)] if weights == "split" else []
+    )
+    out = tmp_path / "small.onnx"
+    result = train(
+        folder / "model.onnx", TASK, folder, out, scheme="binarybert", options=options, recipe=recipe
+    )
+    np.testing.assert_array_equal(*both_logits(folder, out, result.module))
+    plan = Plan.of(ir.load(out))
+    formats = {str(fmt) for key, fmt in plan.weights.items() if "ffn" in key}
+    assert formats == {"Binary(tensor)" if weights == "binary" else "Binary(tensor,planes=2)"}
+    if weights == "split":  # the planes have been trained apart: their scales differ
+        known = ir.load(out).graph.initializers.values()
+        scales = [v.const_value.numpy() for v in known if v.metadata_props.get("bqc.part") == "scales"]
+        pairs = [pair for pair in scales if pair.shape == (2, 1)]
+        assert len(pairs) == 6 * 2 + 1
+        assert all(first != second for first, second in pairs)
+
+
+def test_a_split_run_goes_on_where_it_was_killed(folder: Path, tmp_path: Path) -> None:
+    options = {"weights": "split", "block": 64}
+    recipe = default_recipe("binarybert", options, epochs=1, learning_rate=2e-3, batch_size=16)
+    runs = []
+    for name in ("whole", "again"):
+        result = train(
+            folder / "model.onnx",
+            TASK,
+            folder,
+            tmp_path / f"{name}.onnx",
+            scheme="binarybert",
+            options=options,
+            recipe=recipe,
+            checkpoints=tmp_path / "run",
+            resume=name == "again",
+        )
+        runs.append(result)
+        for leftover in (
+            tmp_path / "run" / "2-split"
+        ).iterdir():  # as if it had been killed in the last stage
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    assert runs[0].metrics == runs[1].metrics
+    theirs = runs[1].module.state_dict()
+    for name, tensor in runs[0].module.state_dict().items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=0)
