@@ -50,9 +50,10 @@ class SplitTernary(ir.passes.InPlacePass):
                 split[weight] = _split(model, node, weight, axis, fmt)
             node.replace_input_with(1 - axis, split[weight])
             count += 1
-        for weight in split:
+        for weight, total in split.items():
             if not weight.uses():
                 del model.graph.initializers[weight.name or ""]
+                total.name = weight.name
         plan.attach(model)
         model.graph.sort()
         return ir.passes.PassResult(model, count > 0)
@@ -81,4 +82,5 @@ def _split(model: ir.Model, node: ir.Node, weight: ir.Value, axis: int, fmt: Ter
     # A labelled Add would be taken for that of the bias.
     del add.metadata_props[LAYER_KEY], add.metadata_props[ROLE_KEY]
     model.graph.insert_before(node, add)
+    add.outputs[0].metadata_props.update(weight.metadata_props)
     return add.outputs[0]

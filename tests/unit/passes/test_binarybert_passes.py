@@ -202,3 +202,16 @@ def test_a_table_that_is_a_decoder_too_keeps_eight_bits() -> None:
     PlanBinarybert()(model)
     formats = Plan.of(model).weights
     assert isinstance(formats["embedding:embedding.word"], Ternary)
+
+
+def test_planes_keep_the_labels_and_the_name_of_their_weight() -> None:
+    model = canonical_bert(**TINY)
+    scheme = Binarybert()
+    for one in scheme.plan():
+        one(model)
+    names = {w.name: key_of(node) for node, w, _ in weight_uses(model) if key_of(node).startswith("1:")}
+    for one in (SplitTernary(), *scheme.lower()):
+        one(model)
+    stored = model.graph.initializers
+    for name, key in names.items():
+        assert key_of(stored[f"{name}.signs.planes"]) == key
