@@ -26,6 +26,7 @@ FAMILIES = {
     "linear": "Linear layers over packed weights",
     "attention": "Attention over quantised heads",
     "embedding": "Embedding",
+    "signs": "Weights made of signs",
 }
 """Module of ``bqc.ops.bodies`` -> heading."""
 
@@ -43,6 +44,13 @@ INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
     "weight": ("uint8", ("ceil16(N) / 16", "K' * bits / 32", "16", "4"), "codes in the layout `n16k4`"),
     "weight_exponents": ("int8", ("n", "ceil16(N)"), "exponents of `weight`, a row a block"),
     "bias": ("float32", ("N",), "added last"),
+    "signs": ("int8", ("P", "N", "K"), "planes of -1 and 1"),
+    "planes": (
+        "uint8",
+        ("P", "ceil16(N) / 16", "K' / 16", "2", "16"),
+        "planes of signs in the layout `n16k16`",
+    ),
+    "word_scales": ("float32", ("P", "V or 1"), "a scale for each row of a plane, or one for all"),
     "residual": ("int8", ("...", "N"), "codes of the residual"),
     "residual_exponents": ("int8", ("...", "n"), "exponents of `residual`"),
     "q": (*Q, "codes of the queries, blocks inside heads"),
@@ -67,10 +75,11 @@ INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
     "scales": ("int8", ("n", "ceil16(V)"), "exponents of `tiles`, a row a block"),
     "kind": ("uint8", ("T", "row bytes"), "token type table in the layout `row`"),
     "kind_exponents": ("int8", ("T", "n"), "exponents of `kind`"),
-    "position": ("uint8", ("P", "row bytes"), "position table in the layout `row`"),
-    "position_exponents": ("int8", ("P", "n"), "exponents of `position`"),
+    "position": ("uint8", ("L", "row bytes"), "position table in the layout `row`"),
+    "position_exponents": ("int8", ("L", "n"), "exponents of `position`"),
 }
 """Input name -> type, shape, meaning."""
+_SCALES = ("float32", ("P", "ceil16(N) or 1"), "a scale for each output of a plane, or one for all")
 SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("BlockQuantizeValues", "x"): ("float32", ("B", "S", "H"), "any values"),
     ("LayerNorm", "x"): ("float32", ("...", "H"), "any values"),
@@ -79,6 +88,27 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("BlockLinearAddNorm", "gamma"): ("float32", ("N",), "scale of the normalisation"),
     ("BlockLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
     ("SoftmaxDequantize", "codes"): ("uint8", ("B", "h", "S", "S"), "codes of `MaskedSoftmax`"),
+    **{
+        (f"SignLinear{form}", "scales"): _SCALES
+        for form in ("", "Quantize", "QuantizeValues", "Gelu", "AddNorm")
+    },
+    ("SignDequantize", "scales"): (
+        "float32",
+        ("P", "N or 1"),
+        "a scale for each row of a plane, or one for all",
+    ),
+    ("SignDequantizeTiles", "scales"): _SCALES,
+    ("SignGather", "rows"): ("uint8", ("P", "V", "ceil8(H) / 8"), "planes of signs in the layout `row`"),
+    ("SignGather", "scales"): ("float32", ("P", "V or 1"), "a scale for each row of a plane, or one for all"),
+    ("SignEmbeddingLayerNorm", "word"): (
+        "uint8",
+        ("P", "V", "ceil8(H) / 8"),
+        "word table: planes of signs in the layout `row`",
+    ),
+    ("SignLinearAddNorm", "gamma"): ("float32", ("N",), "scale of the normalisation"),
+    ("SignLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
+    ("SignLinearQuantizeValues", "codes"): ("int8", ("B", "S", "K"), "codes"),
+    ("SignLinearQuantizeValues", "exponents"): ("int8", ("B", "S", "n"), "exponents of `codes`"),
     ("BlockGather", "exponents"): ("int8", ("V", "n"), "exponents of `table`"),
 }
 """(operator, input) -> the same, where an operator differs from the rest."""
@@ -110,7 +140,8 @@ SYMBOLS = {"heads": "h", "columns": "K", "rows": "N"}
 
 def described(operator: Operator, name: str) -> tuple[str, Sequence[str], str]:
     """Type, shape and meaning of an input."""
-    return SPECIAL.get((operator.name, name), INPUTS[name])
+    special = SPECIAL.get((operator.name, name))
+    return INPUTS[name] if special is None else special
 
 
 def outputs(operator: Operator) -> list[tuple[str, str, str]]:
@@ -151,12 +182,17 @@ def page(operator: Operator) -> str:
         "## Outputs",
         _table(("output", "type", "shape"), [(f"`{n}`", t, s) for n, t, s in outputs(operator)]),
         "## Definition",
-        "In numpy, from `bqc/ops/reference.py`; the function body and every kernel give the same bits.",
+        f"In numpy, from `{_file(operator.reference)}`; the function body and every kernel give the same bits.",
         f"```python\n{inspect.getsource(operator.reference).rstrip()}\n```",
         "## Function body",
         _body(operator),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _file(function: Any) -> str:
+    """Where a function is written, from the root of the project."""
+    return f"{function.__module__.replace('.', '/')}.py"
 
 
 def index() -> str:
@@ -171,8 +207,9 @@ def index() -> str:
         "A quantised tensor is a pair: codes int8 `[..., K]` and exponents int8 `[..., n]`, one for each of the `n` "
         "blocks of a row, with `value = code * 2**exponent` ([BlockShift](../formats/block-shift.md)). `...` is any "
         "leading dimensions, `B` batch, `S` sequence, `H` hidden size, `h` heads, `N` outputs and `K` inputs of a "
-        "linear layer, `K'` the inputs with every group padded to a multiple of 16, `V`, `T`, `P` rows of a table, "
-        "`ceil16` the next multiple of 16.",
+        "linear layer, `K'` the inputs with every group padded to a multiple of 16, `V`, `T`, `L` rows of a table, "
+        "`P` planes of signs ([Binary](../formats/binary.md), [Ternary](../formats/ternary.md)), `ceil16` and `ceil8` "
+        "the next multiples of 16 and 8.",
     ]
     for family, title in FAMILIES.items():
         members = [o for o in OPERATORS.values() if o.body.function.__module__.endswith(f".{family}")]

@@ -44,6 +44,13 @@ SCHEMA_VERSION = 1
 )
 @scheme_options
 @click.option(
+    "--width",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Keep this part of heads and FFN neurons, and train what is left, first.",
+)
+@click.option(
     "--teacher", type=FILE, metavar="FILE", help="Float model to distill from. [default: MODEL itself]"
 )
 @click.option(
@@ -76,6 +83,7 @@ def command(
     data: Path | None,
     output: str | None,
     scheme: str,
+    width: float,
     teacher: Path | None,
     recipe: Path | None,
     save_recipe: Path | None,
@@ -119,6 +127,7 @@ def command(
             resume=resume,
             save_steps=save_steps or 0,
             limit=limit,
+            width=width,
             progress=progress,
         )
     if settings.json:
@@ -126,7 +135,8 @@ def command(
         return
     if settings.quiet or not result.paths:
         return
-    rows = [(name, f"{100 * value:.2f}") for name, value in result.metrics.items()]
+    rows = [(f"slim float, {name}", f"{100 * value:.2f}") for name, value in (result.slim or {}).items()]
+    rows += [(name, f"{100 * value:.2f}") for name, value in result.metrics.items()]
     table(f"{model.name}, {scheme}, dev", ("", ">"), [*rows, ("seconds", f"{result.seconds:.0f}")])
     for path in result.paths:
         say(settings, str(path))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from bqc.train.heads import trained_head
 from bqc.train.loop import Run, first_process, run_stages
 from bqc.train.module import OnnxModule, module
 from bqc.train.recipe import RECIPE_KEY, Recipe
+from bqc.train.slimming import MODEL, slim_recipe, slimmed
 
 __all__ = ["Prepared", "TrainResult", "default_recipe", "prepare", "train"]
 
@@ -86,6 +88,7 @@ class TrainResult:
         recipe: what was done.
         seconds: time spent.
         module: the trained module, in evaluation mode: what the written model computes, in torch.
+        slim: scores of the slim float model that the training for the scheme began with, if there was one.
     """
 
     paths: tuple[Path, ...]
@@ -93,12 +96,14 @@ class TrainResult:
     recipe: Recipe
     seconds: float
     module: OnnxModule
+    slim: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "paths": [str(path) for path in self.paths],
             "metrics": self.metrics,
+            **({} if self.slim is None else {"slim_metrics": self.slim}),
             "recipe": self.recipe.model_dump(mode="json"),
             "seconds": round(self.seconds, 2),
         }
@@ -147,6 +152,7 @@ def train(
     resume: bool = False,
     save_steps: int = 0,
     limit: int | None = None,
+    width: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainResult:
     """Train an encoder on a task and write the result: compiled by the scheme, or float for ``none``.
@@ -163,6 +169,8 @@ def train(
         resume: go on from the last checkpoint there.
         save_steps: steps between checkpoints; 0 saves after each epoch.
         limit: train on the first rows only.
+        width: below 1, so many of the heads and FFN neurons are kept first (`bqc.train.slimming`), and what is left
+            learns from ``teacher`` before it is trained for the scheme and is then its own teacher. `slim-width`.
         progress: called with (steps done, steps in all) of every stage.
 
     Raises:
@@ -177,16 +185,82 @@ def train(
     target, side_files = output_path(source, None if output is None else str(output), kind)
     if resume and checkpoints is None:
         raise BqcError("to resume, give the folder of the interrupted run with --checkpoints")
+    if width != 1 and scheme == FLOAT:
+        raise BqcError("--width is a step before a scheme's training; --scheme none has none")
+    if width != 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BqcError(
+            "--width works in one process; make the slim model first, and give several processes that"
+        )
+    with tempfile.TemporaryDirectory(prefix="bqc-train-") as temporary:
+        folder = Path(checkpoints or temporary)
+        wanted = _Wanted(
+            task,
+            data,
+            scheme,
+            dict(options or {}),
+            recipe,
+            teacher,
+            folder,
+            resume,
+            save_steps,
+            limit,
+            progress,
+        )
+        slim, origin = None, source.parent if side_files else None
+        if width != 1:
+            source, slim = _slim(source, wanted, width)
+            wanted = replace(wanted, teacher=None, folder=folder / "scheme")
+        trained = _train(source, target, origin, wanted)
+    return replace(trained, slim=slim, seconds=time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What `train` was asked for."""
+
+    task: Task
+    data: str | Path | None
+    scheme: str
+    options: dict[str, Any]
+    recipe: Recipe
+    teacher: str | Path | None
+    folder: Path
+    resume: bool
+    save_steps: int
+    limit: int | None
+    progress: Callable[[int, int], None] | None
+
+
+def _slim(source: Path, wanted: _Wanted, width: float) -> tuple[Path, dict[str, float]]:
+    """The file of a slim float model, trained, and its scores; a run that is resumed finds it in the folder."""
+    folder = wanted.folder / "slim"
+    path = folder / MODEL
+    if not (wanted.resume and path.is_file()):
+        path = slimmed(source, wanted.task, wanted.data, width, folder, seed=wanted.recipe.seed)
+    tuned = folder / "tuned" / MODEL
+    alone = replace(
+        wanted,
+        scheme=FLOAT,
+        options={},
+        recipe=slim_recipe(wanted.recipe),
+        teacher=wanted.teacher or source,
+        folder=folder / "run",
+    )
+    return tuned, _train(path, tuned, folder, alone).metrics
+
+
+def _train(source: Path, target: Path, side_files_from: Path | None, wanted: _Wanted) -> TrainResult:
+    started, recipe = time.perf_counter(), wanted.recipe
     loaded, _ = import_model(source)
     require_own_files(target, source, loaded)
     config = read_json(source.with_name("config.json"))
-    outputs, width = trained_head(loaded, task)
-    task, _ = task.fit(config, width)
+    outputs, width = trained_head(loaded, wanted.task)
+    task, _ = wanted.task.fit(config, width)
     text = TextEncoder(source.parent, recipe.max_length)
-    rows = [load_examples(task, data, split) for split in ("train", "dev")]
-    prepared = prepare(loaded, scheme, options)
+    rows = [load_examples(task, wanted.data, split) for split in ("train", "dev")]
+    prepared = prepare(loaded, wanted.scheme, wanted.options)
     student = _student(prepared, recipe, config)
-    guide, theirs, layers, widths = _teacher(prepared, recipe, teacher or source, task, width)
+    guide, theirs, layers, widths = _teacher(prepared, recipe, wanted.teacher or source, task, width)
     inputs = EncoderInputs.of_model(loaded)
 
     def rewrite(trained: OnnxModule, passes: tuple[str, ...]) -> OnnxModule:
@@ -194,36 +268,36 @@ def train(
         prepared = prepared.rewritten(trained, passes)
         return _student(prepared, recipe, config)
 
-    with tempfile.TemporaryDirectory(prefix="bqc-train-") as temporary:
-        run = Run(
-            student,
-            guide,
-            outputs=(outputs, theirs),
-            layers=layers,
-            widths=widths,
-            task=task,
-            train=Rows(task, rows[0].head(limit), text),
-            dev=Rows(task, rows[1], text),
-            collator=Collator(text, inputs),
-            recipe=recipe,
-            folder=Path(checkpoints or temporary),
-            resume=resume,
-            save_steps=save_steps,
-            progress=progress,
-            rewrite=rewrite,
-        )
-        metrics = run_stages(run)
+    run = Run(
+        student,
+        guide,
+        outputs=(outputs, theirs),
+        layers=layers,
+        widths=widths,
+        task=task,
+        train=Rows(task, rows[0].head(wanted.limit), text),
+        dev=Rows(task, rows[1], text),
+        collator=Collator(text, inputs),
+        recipe=recipe,
+        folder=wanted.folder,
+        resume=wanted.resume,
+        save_steps=wanted.save_steps,
+        progress=wanted.progress,
+        rewrite=rewrite,
+    )
+    metrics = run_stages(run)
     student = run.student
     student.write_back(loaded)
     loaded.metadata_props[RECIPE_KEY] = recipe.to_yaml()
     if not first_process():
         return TrainResult((), metrics, recipe, time.perf_counter() - started, student.eval())
-    side_files_from = source.parent if side_files else None
     if prepared.plan is None:
         one_file = inline_bytes(loaded) <= INLINE_LIMIT
         paths = write(loaded, target, single_file=one_file, side_files_from=side_files_from)
     else:
-        result = compile_model(loaded, scheme, target, recipe=prepared.plan, side_files_from=side_files_from)
+        result = compile_model(
+            loaded, wanted.scheme, target, recipe=prepared.plan, side_files_from=side_files_from
+        )
         paths = list(result.paths)
     return TrainResult(tuple(paths), metrics, recipe, time.perf_counter() - started, student.eval())
 

@@ -26,7 +26,7 @@ from bqc.evaluate.data import load_examples  # noqa: E402
 from bqc.evaluate.predict import Predictor  # noqa: E402
 from bqc.evaluate.tasks import find_task  # noqa: E402
 from bqc.evaluate.tokens import TextEncoder  # noqa: E402
-from bqc.ir import import_model  # noqa: E402
+from bqc.ir import encoder, import_model  # noqa: E402
 from bqc.plan import Plan  # noqa: E402
 from bqc.runtime.inputs import EncoderInputs  # noqa: E402
 from bqc.runtime.session import session  # noqa: E402
@@ -378,3 +378,43 @@ def test_a_split_run_goes_on_where_it_was_killed(folder: Path, tmp_path: Path) -
     theirs = runs[1].module.state_dict()
     for name, tensor in runs[0].module.state_dict().items():
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=0)
+
+
+def test_a_slim_model_is_trained_first(folder: Path, tmp_path: Path) -> None:
+    options = {"weights": "binary", "block": 64}
+    recipe = default_recipe("binarybert", options, epochs=1, learning_rate=2e-3, batch_size=16)
+    asked = {"scheme": "binarybert", "options": options, "recipe": recipe, "width": 0.5}
+    result = train(
+        folder / "model.onnx", TASK, folder, f"{tmp_path}/small/", checkpoints=tmp_path / "run", **asked
+    )
+    assert [path.name for path in result.paths][:2] == ["model.bqc.onnx", "model.bqc.onnx.data"]
+    assert (tmp_path / "small" / "tokenizer.json").is_file()
+    assert set(result.slim or {}) == set(TASK.metrics)
+    whole, half = (
+        encoder(import_model(path)[0])
+        for path in (folder / "model.onnx", tmp_path / "run" / "slim" / "tuned" / "model.onnx")
+    )
+    assert half.heads * 2 == whole.heads
+    assert half.ffn < whole.ffn
+    np.testing.assert_array_equal(*both_logits(folder, result.paths[0], result.module))
+    again = train(
+        folder / "model.onnx",
+        TASK,
+        folder,
+        f"{tmp_path}/again/",
+        checkpoints=tmp_path / "run",
+        resume=True,
+        **asked,
+    )
+    assert (again.metrics, again.slim) == (result.metrics, result.slim)
+
+
+def test_widths_that_cannot_be(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BqcError, match=r"the width is 1\.5; a slim model has more than 0"):
+        train(folder / "model.onnx", TASK, folder, tmp_path / "a.onnx", width=1.5)
+    with pytest.raises(BqcError, match="--scheme none has none"):
+        train(folder / "model.onnx", TASK, folder, tmp_path / "a.onnx", scheme="none", width=0.5)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BqcError, match="--width works in one process"):
+        train(folder / "model.onnx", TASK, folder, tmp_path / "a.onnx", width=0.5)
+    assert not list(tmp_path.iterdir())
