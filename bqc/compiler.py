@@ -18,11 +18,12 @@ import onnx_ir as ir
 from bqc.artifact import FORMAT_VERSION, file_sha256, inline_bytes, output_path, require_own_files, write
 from bqc.errors import BqcError
 from bqc.ir import import_model
-from bqc.ir.anatomy import ANATOMY_KEY, FloatPart, encoder
+from bqc.ir.anatomy import FloatPart, encoder
 from bqc.ir.importing import ImportSummary
 from bqc.ir.load import FORMAT_KEY, STDIN, load
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import key_of
+from bqc.passes._weights import weight_uses
 from bqc.pipeline import Instrument, Step, run, watching
 from bqc.plan import Plan
 from bqc.schemes import scheme_class
@@ -186,8 +187,8 @@ def _size(before: int, after: int, stored: int | None) -> str:
 def _import(model: ir.Model, explain: bool, *, known: bool) -> tuple[ir.Model, Any]:
     from bqc.ir.explain import Explanation
 
-    if known and ANATOMY_KEY in model.metadata_props:
-        # It was imported before; to do that again would add up what training has split.
+    if known and any(not weight.is_initializer() for _, weight, _ in weight_uses(model)):
+        # It was imported before, and its weights split since; to import it again would add them up.
         size = len(model.graph)
         return model, ImportSummary(encoder(model), (), model.graph.opset_imports.get("", 0), size, size, 0.0)
     explanation = Explanation() if explain else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from bqc.contract import Contract
@@ -11,9 +13,11 @@ from bqc.errors import BqcError
 from bqc.formats import Binary, BlockShift, Ternary
 from bqc.formats.stored import WeightFormat
 from bqc.ir.anatomy import TABLE_ROLES, encoder, role
-from bqc.passes._graph import key_of
+from bqc.passes._graph import constant, key_of
+from bqc.passes._knapsack import best_subset
 from bqc.passes._points import PER_HEAD, points_of, readers_of
 from bqc.passes._weights import check_formats, tied_tables, weight_inputs
+from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
 from bqc.plan import Plan, matching
 
 __all__ = ["PlanBinarybert"]
@@ -33,10 +37,12 @@ class PlanBinarybert(ir.passes.InPlacePass):
 
     Linears have a scale a matrix, the word table one a token. Position and type tables, and the layers after the
     pooler, keep 8 bits; so does a word table that is a decoder too. Source: BinaryBERT (arXiv 2012.15701), whose
-    activations have one scale a tensor; ours have one a token and block.
+    activations have one scale a tensor; ours have one a token and block. With a budget, adaptive splitting (its section
+    3.3): the knapsack is solved exactly, the gain of a weight is what ternary is better than binary by its scores
+    (annotate-sensitivity), or without scores by its squared error.
 
     Raises:
-        BqcError: there are no such weights, bits or block.
+        BqcError: there are no such weights, bits or block; the budget is too small, or a score is missing.
     """
 
     contract = Contract("exact")
@@ -50,6 +56,8 @@ class PlanBinarybert(ir.passes.InPlacePass):
     """16, 32, 64, 128, 256 or row: elements of an activation that share an exponent."""
     position_bits: int = 8
     """8, or 32 for float position and type tables, as published."""
+    budget_mib: float | None = None
+    """MiB that the stored weights may take: the ternary ones that gain least become binary for it."""
     include: tuple[str, ...] = ()
     """Patterns of the weights to quantise, role or layer:role with * and ?; empty takes all."""
     exclude: tuple[str, ...] = ()
@@ -62,6 +70,8 @@ class PlanBinarybert(ir.passes.InPlacePass):
             raise BqcError(f"activations have no {self.activation_bits} bits; use 8, 6 or 4")
         if self.position_bits not in (8, 32):
             raise BqcError(f"position tables have no {self.position_bits} bits; use 8 or 32")
+        if self.budget_mib is not None and not isinstance(WEIGHTS[self.weights], Ternary):
+            raise BqcError(f"a budget chooses which weights are ternary; with weights {self.weights} none is")
         check_formats((self.activation_bits,), self.block)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -80,6 +90,8 @@ class PlanBinarybert(ir.passes.InPlacePass):
                 plan.kept[key] = "float: position_bits is 32"
             else:
                 plan.weights[key] = self._weight(kind, found.head_dim, tied=weight in tied)
+        if self.budget_mib is not None:
+            _spend(plan, model, round(self.budget_mib * 2**20))
         for point in points_of(model, found):
             readers = readers_of(point, found.layers)
             eight = any(isinstance(plan.weights.get(reader), BlockShift) for reader in readers)
@@ -97,3 +109,53 @@ class PlanBinarybert(ir.passes.InPlacePass):
             return replace(signs, span="row")
         # The context arrives in blocks of one head.
         return replace(signs, group=head_dim) if kind == "attention.output" else signs
+
+
+def _spend(plan: Plan, model: ir.Model, budget: int) -> None:
+    """Make ternary weights binary so that the stored ones take at most ``budget`` bytes."""
+    uses: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
+    for node, weight, axis in weight_inputs(model):
+        uses.setdefault(weight, []).append((node, axis))
+    items = []
+    fixed = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    for weight, known in uses.items():
+        node, axis = known[0]
+        fmt = plan.weights.get(key_of(node))
+        if fmt is None or weight.const_value is None:
+            continue
+        shape = weight.const_value.shape.numpy()
+        rows, columns = (shape[1], shape[0]) if axis == 0 else (shape[0], shape[1])
+        fixed -= weight.const_value.nbytes
+        if not isinstance(fmt, Ternary):
+            fixed += fmt.stored_bytes(rows, columns, table=axis == 1)
+            continue
+        binary = Binary(fmt.span, fmt.group)
+        small, large = (one.stored_bytes(rows, columns, table=axis == 1) for one in (binary, fmt))
+        fixed += small
+        items.append((known, binary, _gain(node, weight, axis, fmt, binary), large - small))
+    if fixed > budget:
+        raise BqcError(
+            f"the budget is {budget / 2**20:.2f} MiB; the weights take {fixed / 2**20:.2f} MiB with all of them binary"
+        )
+    kept = set(best_subset([item[2] for item in items], [item[3] for item in items], budget - fixed))
+    for at, (known, binary, *_) in enumerate(items):
+        if at not in kept:
+            plan.weights.update({key_of(node): binary for node, _ in known})
+
+
+def _gain(node: ir.Node, weight: ir.Value, axis: int, ternary: Ternary, binary: Binary) -> float:
+    """What is lost with the weight binary, less what is lost with it ternary."""
+    formats = [replace(fmt, group=0) for fmt in (binary, ternary)]
+    stored = node.metadata_props.get(SENSITIVITY_KEY)
+    if stored is not None:
+        scores = json.loads(stored)
+        missing = next((str(fmt) for fmt in formats if str(fmt) not in scores), None)
+        if missing is not None:
+            raise BqcError(
+                f"{key_of(node)} has no score in {missing}: score the weights in all four formats of signs"
+            )
+        return float(scores[str(formats[0])] - scores[str(formats[1])])
+    data = np.asarray(constant(weight), np.float64)
+    matrix = data.T if axis == 0 else data
+    errors = [float(np.square(matrix - fmt.dequantize(*fmt.quantize(matrix))).sum()) for fmt in formats]
+    return errors[0] - errors[1]

@@ -46,8 +46,9 @@ def scheme_options(command: Command) -> Command:
 
 def take_scheme_options(given: MutableMapping[str, Any]) -> dict[str, Any]:
     """Those that were given, as schemes take them; they are removed from ``given``."""
-    names = (*_NUMBERS, "block", "weights")
+    names = (*_NUMBERS, "block", "weights", "budget_mib", "scores")
     found = {name: value for name in names if (value := given.pop(name, None)) is not None}
-    return {
-        name: value if name == "weights" or value == "row" else int(value) for name, value in found.items()
-    }
+    for name in (*_NUMBERS, "block"):
+        if found.get(name, "row") != "row":
+            found[name] = int(found[name])
+    return found | ({"scores": str(found["scores"])} if "scores" in found else {})

@@ -24,7 +24,7 @@ from bqc.cli.common import (
 from bqc.cli.tasks import chosen_task, task_options
 
 if TYPE_CHECKING:
-    from bqc.formats import BlockShift
+    from bqc.formats.stored import WeightFormat
     from bqc.sensitivity import Sensitivity
 
 __all__ = ["command"]
@@ -53,7 +53,7 @@ _PARTS = {"weights": "weight", "activations": "activation"}
     default="8,4",
     show_default=True,
     metavar="F,F,...",
-    help="Formats to score: BlockShift(4,64), or bits of it.",
+    help="Formats to score: BlockShift(4,64), or bits of it; Ternary(row).",
 )
 @click.option(
     "--parts",
@@ -196,13 +196,14 @@ def _print(found: Sensitivity, model: Path) -> None:
         table(title, [">rank", "layer:role", *(f">{fmt}" for fmt in names)], rows)
 
 
-def _formats(text: str) -> list[BlockShift]:
+def _formats(text: str) -> list[WeightFormat]:
     from bqc.formats import BlockShift
+    from bqc.formats.stored import weight_format
 
-    found = []
+    found: list[WeightFormat] = []
     for item in re.split(r",(?![^(]*\))", text.replace(" ", "")):
         try:
-            fmt = BlockShift(int(item)) if item.isdigit() else BlockShift.parse(item)
+            fmt = BlockShift(int(item)) if item.isdigit() else weight_format(item)
         except ValueError as error:
             raise click.UsageError(f"--formats: {error}") from None
         if fmt not in found:

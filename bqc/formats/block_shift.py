@@ -182,6 +182,13 @@ class BlockShift:
         }
         return {"rows": self.pack_rows(parts["codes"]), "exponents": parts["exponents"]}, attributes
 
+    def stored_bytes(self, rows: int, columns: int, *, table: bool) -> int:
+        """Bytes of what `table`, or else `tiles`, gives for a matrix [rows, columns]."""
+        count = self.blocks(columns).count
+        if table:
+            return rows * (count + (columns if self.bits == 8 else -(-columns // 4) * self.bits // 2))
+        return -(-rows // 16) * 16 * (count + layouts.padded_inputs(columns, self.group) * self.bits // 8)
+
     @property
     def words(self) -> str:
         """The format for people."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bqc.formats.block_shift import sanitize
+from bqc.formats.layouts import padded_inputs
 from bqc.formats.sign_layouts import pack_sign_rows, pack_sign_tiles, unpack_sign_rows, unpack_sign_tiles
 from bqc.formats.stored import Parts
 
@@ -117,6 +118,18 @@ class _Signs:
         """Inputs and attributes of ``SignGather``."""
         attributes = {"columns": parts["signs"].shape[2], "layout": "row"}
         return {"rows": pack_sign_rows(parts["signs"]), "scales": parts["scales"]}, attributes
+
+    def weight_error(self, w: NDArray[Any]) -> float:
+        """Relative squared error of `quantized`: sum((w - Q(w))^2) / sum(w^2)."""
+        wide = w.astype(np.float64)
+        difference = wide - self.dequantize(*self.quantize(w))
+        return float(np.square(difference).sum()) / (float(np.square(wide).sum()) or 1.0)
+
+    def stored_bytes(self, rows: int, columns: int, *, table: bool) -> int:
+        """Bytes of what `table`, or else `tiles`, gives for a matrix [rows, columns]."""
+        padded = rows if table else -(-rows // 16) * 16
+        row = -(-columns // 8) if table else padded_inputs(columns, self.group) // 8
+        return self.planes * (padded * row + 4 * (padded if self.span == "row" else 1))
 
     @property
     def words(self) -> str:

@@ -64,6 +64,12 @@ class WeightFormat(StoredFormat, Protocol):
     def table(self, parts: Parts) -> tuple[Parts, dict[str, Any]]:
         """What `quantized` gave as the inputs and attributes of ``<family>Gather``, after the ids."""
 
+    def weight_error(self, w: NDArray[Any]) -> float:
+        """Relative squared error of `quantized`: sum((w - Q(w))^2) / sum(w^2)."""
+
+    def stored_bytes(self, rows: int, columns: int, *, table: bool) -> int:
+        """Bytes of what `table`, or else `tiles`, gives for a matrix [rows, columns]."""
+
 
 def weight_format(text: str) -> WeightFormat:
     """The format that a text names. Raises ValueError for anything else."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from bqc.errors import BqcError
+from bqc.passes.annotate_sensitivity import AnnotateSensitivity
 from bqc.passes.attach_functions import AttachFunctions
 from bqc.passes.finalize import Finalize
 from bqc.passes.fold_attention import FoldAttention
@@ -46,15 +48,23 @@ class Binarybert:
     """16, 32, 64, 128, 256 or "row": elements of an activation that share an exponent."""
     position_bits: int = 8
     """8, or 32 for float position and type tables."""
+    budget_mib: float | None = None
+    """MiB that the stored weights may take; then some are binary, some ternary."""
+    scores: str = ""
+    """A file of `bqc sensitivity` with the scores that a budget is spent by."""
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._choose()
+        if self.scores and self.budget_mib is None:
+            raise BqcError("scores say how to spend a budget; give budget_mib too")
 
     def plan(self, recipe: str | None = None, where: str = "recipe") -> list[ir.passes.InPlacePass]:
         """Passes that end with a plan on the model: from the options, or from a recipe's text."""
-        return [self._choose() if recipe is None else PlanRecipe(recipe, where)]
+        if recipe is not None:
+            return [PlanRecipe(recipe, where)]
+        return [*([AnnotateSensitivity(scores=self.scores)] if self.scores else []), self._choose()]
 
     def lower(self) -> list[ir.passes.InPlacePass]:
         """Passes from a planned float model to the finished one."""
@@ -94,6 +104,7 @@ class Binarybert:
             activation_bits=self.activation_bits,
             block=self.block,
             position_bits=self.position_bits,
+            budget_mib=self.budget_mib,
             include=tuple(self.include),
             exclude=tuple(self.exclude),
         )

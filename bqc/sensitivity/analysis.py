@@ -15,6 +15,7 @@ from bqc.errors import BqcError
 from bqc.evaluate.rows import nearest
 from bqc.evaluate.tasks import Task
 from bqc.formats import BlockShift
+from bqc.formats.stored import WeightFormat
 from bqc.sensitivity.fisher import Fisher
 from bqc.sensitivity.hessian import Hessian
 from bqc.sensitivity.hessian_trace import HessianTrace
@@ -45,7 +46,7 @@ _LEAST_BITS = 4
 def analyze(
     path: str | Path,
     metric: str = DEFAULT_METRIC,
-    formats: Sequence[BlockShift] = (BlockShift(8), BlockShift(4)),
+    formats: Sequence[WeightFormat] = (BlockShift(8), BlockShift(4)),
     *,
     parts: Sequence[str] = (WEIGHT,),
     task: Task | None = None,
@@ -113,7 +114,7 @@ def analyze(
         return replace(asked, scores=tuple(scores))
 
 
-def _score(measure: Metric, part: Part, formats: Sequence[BlockShift]) -> Score:
+def _score(measure: Metric, part: Part, formats: Sequence[WeightFormat]) -> Score:
     start = time.perf_counter()
     found, details = measure(part, formats)
     bad = next((fmt for fmt, value in found.items() if not np.isfinite(value)), None)
@@ -163,13 +164,13 @@ def _sample(
 
 
 def _parts(
-    subject: Subject, kinds: Sequence[str], formats: Sequence[BlockShift]
-) -> list[tuple[Part, Sequence[BlockShift]]]:
-    found: list[tuple[Part, Sequence[BlockShift]]] = []
+    subject: Subject, kinds: Sequence[str], formats: Sequence[WeightFormat]
+) -> list[tuple[Part, Sequence[WeightFormat]]]:
+    found: list[tuple[Part, Sequence[WeightFormat]]] = []
     if WEIGHT in kinds:
         found += [(part, formats) for part in weight_parts(subject.model)]
     if ACTIVATION in kinds:
-        fine = [fmt for fmt in formats if fmt.bits >= _LEAST_BITS]
+        fine = [fmt for fmt in formats if isinstance(fmt, BlockShift) and fmt.bits >= _LEAST_BITS]
         if not fine:
             raise BqcError(f"activations have formats of {_LEAST_BITS} bits and more; add one to --formats")
         found += [(part, fine) for part in activation_parts(subject.model)]

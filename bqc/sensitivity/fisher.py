@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from bqc.formats import BlockShift
+from bqc.formats.stored import WeightFormat
 from bqc.sensitivity.metric import GradientMetric
 from bqc.sensitivity.parts import Part, weight_parts
 
@@ -30,7 +30,9 @@ class Fisher(GradientMetric):
         names = [part.initializer for part in weight_parts(self.subject.model)]
         return self.losses.mean_squared_gradients(names)
 
-    def __call__(self, part: Part, formats: Sequence[BlockShift]) -> tuple[dict[str, float], dict[str, Any]]:
+    def __call__(
+        self, part: Part, formats: Sequence[WeightFormat]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
         fisher = self._squares[part.initializer]
         scores = {str(fmt): float((fisher * self.subject.squared_error(part, fmt)).sum()) for fmt in formats}
         return scores, {"fisher": float(fisher.sum())}

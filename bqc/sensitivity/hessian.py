@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bqc.formats import BlockShift
+from bqc.formats.stored import WeightFormat
 from bqc.sensitivity.metric import GradientMetric
 from bqc.sensitivity.options import Options
 from bqc.sensitivity.parts import Part
@@ -32,7 +32,9 @@ class Hessian(GradientMetric):
         super().__init__(subject, options)
         self._blocks: dict[tuple[str, ...], dict[str, Any]] = {}
 
-    def __call__(self, part: Part, formats: Sequence[BlockShift]) -> tuple[dict[str, float], dict[str, Any]]:
+    def __call__(
+        self, part: Part, formats: Sequence[WeightFormat]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
         names = [part.initializer]
         if self.options.block == "layer":
             names = self.losses.parameters_of(part.layer)

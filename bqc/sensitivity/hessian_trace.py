@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bqc.formats import BlockShift
+from bqc.formats.stored import WeightFormat
 from bqc.sensitivity.metric import GradientMetric
 from bqc.sensitivity.parts import Part
 from bqc.sensitivity.spectrum import rademacher, trace
@@ -27,7 +27,9 @@ class HessianTrace(GradientMetric):
     name: ClassVar[str] = "hessian-trace"
     in_subsets: ClassVar[bool] = True
 
-    def __call__(self, part: Part, formats: Sequence[BlockShift]) -> tuple[dict[str, float], dict[str, Any]]:
+    def __call__(
+        self, part: Part, formats: Sequence[WeightFormat]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
         names, size = [part.initializer], self.losses.size([part.initializer])
         random = np.random.default_rng(self.options.seed)
         traces = [

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bqc.errors import BqcError
-from bqc.formats import BlockShift
+from bqc.formats.stored import WeightFormat
 from bqc.sensitivity.metric import Metric
 from bqc.sensitivity.parts import ACTIVATION, WEIGHT, Part
 from bqc.sensitivity.subject import Floats
@@ -24,7 +24,9 @@ class Kl(Metric):
     kinds: ClassVar[tuple[str, ...]] = (WEIGHT, ACTIVATION)
     needs: ClassVar[str] = "inputs"
 
-    def __call__(self, part: Part, formats: Sequence[BlockShift]) -> tuple[dict[str, float], dict[str, Any]]:
+    def __call__(
+        self, part: Part, formats: Sequence[WeightFormat]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
         base = self.subject.outputs()
         if base[0].shape[-1] < 2:
             raise BqcError("kl compares classes, and the model has one output: use mse")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-from bqc.formats import BlockShift
+from bqc.formats.stored import WeightFormat
 from bqc.sensitivity.gradients import Losses
 from bqc.sensitivity.options import Options
 from bqc.sensitivity.parts import WEIGHT, Part
@@ -38,7 +38,9 @@ class Metric(ABC):
         self.options = options
 
     @abstractmethod
-    def __call__(self, part: Part, formats: Sequence[BlockShift]) -> tuple[dict[str, float], dict[str, Any]]:
+    def __call__(
+        self, part: Part, formats: Sequence[WeightFormat]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
         """Format -> score, the larger the more sensitive; and what was found on the way, as JSON values."""
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bqc.formats import BlockShift
+from bqc.formats.stored import WeightFormat
 from bqc.sensitivity.metric import Metric
 from bqc.sensitivity.parts import ACTIVATION, WEIGHT, Part
 from bqc.sensitivity.subject import Floats
@@ -22,7 +22,9 @@ class Mse(Metric):
     kinds: ClassVar[tuple[str, ...]] = (WEIGHT, ACTIVATION)
     needs: ClassVar[str] = "inputs"
 
-    def __call__(self, part: Part, formats: Sequence[BlockShift]) -> tuple[dict[str, float], dict[str, Any]]:
+    def __call__(
+        self, part: Part, formats: Sequence[WeightFormat]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
         base = self.subject.outputs()
         return {
             str(fmt): mean_squared_difference(base, self.subject.outputs(part, fmt)) for fmt in formats

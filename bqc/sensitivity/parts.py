@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bqc.formats import BlockShift
+from bqc.formats.stored import WeightFormat
 from bqc.ir.anatomy import LINEAR_ROLES, TABLE_ROLES, role
 from bqc.passes._graph import key_of
 from bqc.passes._weights import weight_inputs
@@ -86,10 +87,10 @@ def activation_format(model: ir.Model, part: Part, fmt: BlockShift) -> BlockShif
     return _points(model, fmt)[part.key]
 
 
-def fake_quantize(data: npt.NDArray[np.generic], axis: int, fmt: BlockShift) -> Floats:
-    """A weight after quantising and dequantising it in blocks along ``axis``; float32, same shape."""
+def fake_quantize(data: npt.NDArray[np.generic], axis: int, fmt: WeightFormat) -> Floats:
+    """A weight after quantising and dequantising it along ``axis``; float32, same shape."""
     matrix = np.ascontiguousarray(data.T if axis == 0 else data)
-    rounded = fmt.dequantize(*fmt.quantize_weights(matrix))
+    rounded = fmt.restore(fmt.quantized(matrix), (matrix.shape[0], matrix.shape[1]))
     return np.ascontiguousarray(rounded.T if axis == 0 else rounded)
 
 

@@ -22,6 +22,7 @@ from bqc.evaluate.predict import Predictor
 from bqc.evaluate.tasks import Examples, Features, Task, load_examples
 from bqc.evaluate.tokens import Encoding, Padder, TextEncoder
 from bqc.formats import BlockShift
+from bqc.formats.stored import WeightFormat
 from bqc.ir import import_model
 from bqc.ir.anatomy import HEAD, encoder
 from bqc.passes.attach_functions import AttachFunctions
@@ -148,13 +149,13 @@ class Subject:
         assert value is not None, "weight_parts yields initializers"
         return np.asarray(value.numpy(), dtype=np.float32)
 
-    def squared_error(self, part: Part, fmt: BlockShift) -> npt.NDArray[np.float64]:
+    def squared_error(self, part: Part, fmt: WeightFormat) -> npt.NDArray[np.float64]:
         """(W - Q(W))^2, float64 in the weight's shape."""
         weight = self.weight(part)
         difference = weight.astype(np.float64) - fake_quantize(weight, part.axis, fmt)
         return np.asarray(difference * difference)
 
-    def outputs(self, part: Part | None = None, fmt: BlockShift | None = None) -> list[Floats]:
+    def outputs(self, part: Part | None = None, fmt: WeightFormat | None = None) -> list[Floats]:
         """Outputs of the float model, or with one part in a format: one array a feature (see `Predictor`).
 
         Raises:
@@ -166,6 +167,7 @@ class Subject:
             return self._base
         if part.kind == WEIGHT:
             return self._run(self._with_weight(part, fake_quantize(self.weight(part), part.axis, fmt)))
+        assert isinstance(fmt, BlockShift), "activations have no other"
         with warnings.catch_warnings():
             # A lone pair may run partly as a function body: the same bits.
             warnings.simplefilter("ignore", MissingKernelWarning)

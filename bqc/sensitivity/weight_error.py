@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from bqc.formats import BlockShift
+from bqc.formats.stored import WeightFormat
 from bqc.sensitivity.metric import Metric
 from bqc.sensitivity.parts import Part
 
@@ -18,7 +18,9 @@ class WeightError(Metric):
     name: ClassVar[str] = "weight-error"
     needs: ClassVar[str] = "nothing"
 
-    def __call__(self, part: Part, formats: Sequence[BlockShift]) -> tuple[dict[str, float], dict[str, Any]]:
+    def __call__(
+        self, part: Part, formats: Sequence[WeightFormat]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
         weight = self.subject.weight(part)
         matrix = weight.T if part.axis == 0 else weight
         return {str(fmt): fmt.weight_error(matrix) for fmt in formats}, {}

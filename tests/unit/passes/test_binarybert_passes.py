@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,17 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import bqc
 from bqc.errors import BqcError
 from bqc.formats import Binary, BlockShift, Ternary
 from bqc.ir.synthetic import canonical_bert
 from bqc.passes._graph import key_of
+from bqc.passes._knapsack import best_subset
 from bqc.passes._weights import weight_uses
+from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
 from bqc.passes.attach_functions import AttachFunctions
 from bqc.passes.plan_binarybert import PlanBinarybert
 from bqc.passes.quantize_weights import QuantizeWeights
@@ -215,3 +221,94 @@ def test_planes_keep_the_labels_and_the_name_of_their_weight() -> None:
     stored = model.graph.initializers
     for name, key in names.items():
         assert key_of(stored[f"{name}.signs.planes"]) == key
+
+
+@given(st.lists(st.tuples(st.floats(-1, 9), st.integers(1, 12)), max_size=9), st.integers(0, 60))
+@settings(max_examples=200, deadline=None)
+def test_the_knapsack_is_solved_exactly(items: list[tuple[float, int]], capacity: int) -> None:
+    gains, costs = [gain for gain, _ in items], [cost for _, cost in items]
+    chosen = best_subset(gains, costs, capacity)
+    assert sum(costs[i] for i in chosen) <= capacity
+    subsets = (c for n in range(len(items) + 1) for c in itertools.combinations(range(len(items)), n))
+    best = max(sum(gains[i] for i in c) for c in subsets if sum(costs[i] for i in c) <= capacity)
+    assert sum(gains[i] for i in chosen) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("weights", ["binary", "ternary", "two-plane"])
+@pytest.mark.parametrize("positions", [8, 32])
+def test_predicted_bytes_are_those_of_the_file(weights: str, positions: int, tmp_path: Path) -> None:
+    """A budget counts what is written, but for the few constants that folding drops."""
+    model = canonical_bert(**TINY)
+    PlanBinarybert(weights=weights, position_bits=positions)(model)
+    plan = Plan.of(model)
+    expected = sum(v.const_value.nbytes for v in model.graph.initializers.values())
+    for node, weight, axis in weight_uses(model):
+        fmt, shape = plan.weights.get(key_of(node)), weight.const_value.shape.numpy()
+        if fmt is not None:
+            rows, columns = shape if axis == 1 else shape[::-1]
+            expected += fmt.stored_bytes(rows, columns, table=axis == 1) - weight.const_value.nbytes
+    result = bqc.compile(
+        canonical_bert(**TINY), "binarybert", tmp_path / "a.onnx", weights=weights, position_bits=positions
+    )
+    stored = ir.load(result.paths[0]).graph.initializers.values()
+    extra = sum(v.const_value.nbytes for v in stored if (v.name or "").startswith("bqc."))
+    assert sum(v.const_value.nbytes for v in stored) - extra == pytest.approx(expected, abs=256)
+
+
+def test_a_budget_keeps_the_weights_that_gain_most() -> None:
+    sizes = {}
+    for weights in ("binary", "ternary"):
+        model = canonical_bert(**TINY)
+        PlanBinarybert(weights=weights)(model)
+        sizes[weights] = model
+    low, high = (data_bytes(sizes[name]) for name in ("binary", "ternary"))
+    for part in (0.0, 0.3, 0.6, 1.0):
+        model = canonical_bert(**TINY)
+        budget = low + part * (high - low)
+        PlanBinarybert(budget_mib=(budget + 1) / 2**20)(model)
+        used = data_bytes(model)
+        assert low <= used <= budget + 1
+        count = sum(isinstance(fmt, Ternary) for fmt in Plan.of(model).weights.values())
+        assert (count == 0) == (part == 0)
+        assert (count == 14) == (part == 1)
+    with pytest.raises(BqcError, match=r"the budget is 0\.01 MiB; the weights take 0"):
+        PlanBinarybert(budget_mib=0.01)(canonical_bert(**TINY))
+    with pytest.raises(BqcError, match="with weights binary none is"):
+        PlanBinarybert(weights="binary", budget_mib=1)
+    with pytest.raises(BqcError, match="give budget_mib too"):
+        Binarybert(scores="s.json")
+
+
+def test_a_budget_is_spent_by_scores() -> None:
+    model = canonical_bert(**TINY)
+    PlanBinarybert()(model)
+    high = data_bytes(model)
+    favourite = "1:attention.key"
+    for node, _, _ in weight_uses(model):
+        spans = ("tensor", "row")
+        better = 1.0 if key_of(node) == favourite else 0.001
+        scores = {
+            f"{kind}({s})": 2.0 - better * (kind == "Ternary")
+            for s in spans
+            for kind in ("Binary", "Ternary")
+        }
+        node.metadata_props[SENSITIVITY_KEY] = json.dumps(scores)
+    cost = 2304 // 8 + 4
+    PlanBinarybert(weights="ternary", budget_mib=(high - 13 * cost) / 2**20)(model)
+    assert isinstance(Plan.of(model).weights[favourite], Ternary)
+    for node, _, _ in weight_uses(model):
+        node.metadata_props[SENSITIVITY_KEY] = json.dumps({"BlockShift(8,64)": 1.0})
+    with pytest.raises(BqcError, match="has no score in Binary"):
+        PlanBinarybert(budget_mib=1)(model)
+
+
+def data_bytes(model: ir.Model) -> int:
+    """Of the weights that are planned."""
+    plan, total = Plan.of(model), 0
+    total = sum(v.const_value.nbytes for v in model.graph.initializers.values())
+    for node, weight, axis in weight_uses(model):
+        shape = weight.const_value.shape.numpy()
+        rows, columns = shape if axis == 1 else shape[::-1]
+        total -= weight.const_value.nbytes
+        total += plan.weights[key_of(node)].stored_bytes(rows, columns, table=axis == 1)
+    return total
