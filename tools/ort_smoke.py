@@ -31,7 +31,7 @@ def run(model: Path, feeds: dict[str, np.ndarray], library: Path | None, threads
 
 
 def make(folder: Path) -> None:
-    """Compile one model a bit width, and the embedded one, and keep what this ONNX Runtime computes."""
+    """Compile one model a bit width or kind of signs, and the embedded one, and keep what this ONNX Runtime computes."""
     import onnx_ir as ir
 
     import bqc
@@ -42,6 +42,13 @@ def make(folder: Path) -> None:
     for bits in (8, 6, 4, 2):
         model = canonical_bert(layers=2, hidden=52, heads=2, ffn=70, seed=bits)
         bqc.compile(model, "bbct", folder / f"w{bits}.onnx", weight_bits=bits)
+    for weights, bits in (("binary", 8), ("split", 6), ("two-plane", 4)):
+        model = canonical_bert(layers=2, hidden=52, heads=2, ffn=70, seed=bits)
+        bqc.compile(model, "binarybert", folder / f"{weights}.onnx", weights=weights, activation_bits=bits)
+    positions = canonical_bert(layers=1, seed=3)
+    bqc.compile(
+        positions, "binarybert", folder / "positions.onnx", weights="binary", position_bits=32, block=64
+    )
     tied = canonical_bert(layers=1, head="masked-lm")
     bqc.compile(tied, "bbct", folder / "tied.onnx", embedding_bits=4)
     ir.save(canonical_bert(layers=1, gelu="tanh", head="none"), folder / "float.onnx")
