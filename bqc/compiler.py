@@ -117,6 +117,7 @@ def compile(
         )
     path, with_side_files = output_path(source or Path("model.onnx"), None if output is None else str(output))
 
+    notes = [("note", chosen.note)] if given is None and hasattr(chosen, "note") else []
     planning = chosen.plan(None if given is None else given.to_yaml(), str(recipe))
     lowering = [] if dry_run else chosen.lower()
     total = 2 + len(planning) + len(lowering)
@@ -134,7 +135,7 @@ def compile(
         if save_recipe is not None:
             _write_text(Path(save_recipe), plan.to_yaml())
         if dry_run:
-            rows = (*_rows(found, plan), ("wrote", "nothing: dry run"))
+            rows = (*_rows(found, plan), *notes, ("wrote", "nothing: dry run"))
             return CompileResult((), plan, rows, tuple(steps), before, 0, float_parts=parts)
         steps += run(loaded, lowering, progress, 1 + len(planning), total)
     if require_full:
@@ -153,6 +154,7 @@ def compile(
     rows = (
         *_rows(found, plan),
         *_unfolded(loaded),
+        *notes,
         *([("near miss", str(miss)) for miss in found.misses] if explain else []),
         ("operators", ", ".join(f"{count} {name}" for name, count in operators.items())),
         ("size", _size(before, after, stored)),

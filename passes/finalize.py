@@ -17,13 +17,16 @@ from bqc.passes.slim_width import IMPORTANCE_KEY
 
 __all__ = ["Finalize"]
 
+RULE_KEY = "pkg.onnxscript.rewriter.rule_name"
+
 
 @dataclass(frozen=True)
 class Finalize(ir.passes.InPlacePass):
     """Drop what is unused, sort, give every node a stable name (``layer/role/operator``) and every value a
     type.
 
-    Importances of heads and neurons, which only `slim-width` reads, are dropped too. Contract: exact.
+    Importances of heads and neurons, which only `slim-width` reads, are dropped too, and what the rewriter notes of its
+    rules. Contract: exact.
     """
 
     contract = Contract("exact")
@@ -37,7 +40,8 @@ class Finalize(ir.passes.InPlacePass):
             where = f"{layer(node)}/{role(node)}" if role(node) else "graph"
             name = f"{where}/{node.op_type}"
             seen[name] += 1
-            node.metadata_props.pop(IMPORTANCE_KEY, None)
+            for key in (IMPORTANCE_KEY, RULE_KEY):
+                node.metadata_props.pop(key, None)
             node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
             if node.domain == DOMAIN:
                 infer_types(node)

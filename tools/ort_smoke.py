@@ -31,7 +31,7 @@ def run(model: Path, feeds: dict[str, np.ndarray], library: Path | None, threads
 
 
 def make(folder: Path) -> None:
-    """Compile one model a bit width or kind of signs, and the embedded one, and keep what this ONNX Runtime computes."""
+    """Compile a model for each bit width and kind of signs, and the embedded one; keep what this ONNX Runtime gives."""
     import onnx_ir as ir
 
     import bqc

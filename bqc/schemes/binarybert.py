@@ -6,7 +6,7 @@ Source: Bai et al., "BinaryBERT: Pushing the Limit of BERT Quantization" (ACL 20
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx_ir as ir
 
@@ -54,6 +54,11 @@ class Binarybert:
     """A file of `bqc sensitivity` with the scores that a budget is spent by."""
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+
+    note: ClassVar[str] = (
+        "signs need training (bqc train --scheme binarybert): untrained, the model says little about its task"
+    )
+    """What `bqc compile` says of a model that training did not prepare."""
 
     def __post_init__(self) -> None:
         self._choose()
