@@ -23,7 +23,8 @@ def test_golden_artifacts(path: Path, library: bool) -> None:
     assert is_compiled(load(path))
 
 
-def test_there_is_one_for_this_format_version() -> None:
+def test_there_is_one_for_this_format_version_of_each_scheme() -> None:
     from bqc.artifact import FORMAT_VERSION
 
-    assert f"bbct-{FORMAT_VERSION}" in {path.stem for path in GOLDEN}
+    known = {path.stem for path in GOLDEN}
+    assert {f"{scheme}-{FORMAT_VERSION}" for scheme in ("bbct", "binarybert")} <= known
