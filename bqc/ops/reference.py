@@ -39,6 +39,7 @@ __all__ = [
     "gelu",
     "layer_norm",
     "masked_softmax",
+    "quantize_out",
     "softmax_dequantize",
     "tanh",
 ]
@@ -157,7 +158,7 @@ def block_linear(
 
 def block_linear_quantize(*inputs: Any, bits: int, block: int, group: int, **out: int) -> Quantized:
     """`block_linear`, then `block_quantize` (attributes ``out_bits, out_block, out_group``)."""
-    return _quantize_out(block_linear(*inputs, bits=bits, block=block, group=group), **out)
+    return quantize_out(block_linear(*inputs, bits=bits, block=block, group=group), **out)
 
 
 def block_linear_quantize_values(
@@ -174,7 +175,7 @@ def block_linear_gelu(
 ) -> Quantized:
     """`block_linear`, then `gelu`, then `block_quantize`."""
     y = block_linear(*inputs, bits=bits, block=block, group=group)
-    return _quantize_out(gelu(y, approximate=approximate), **out)
+    return quantize_out(gelu(y, approximate=approximate), **out)
 
 
 def block_linear_add_norm(
@@ -199,7 +200,7 @@ def block_linear_add_norm(
     """`layer_norm` of `block_linear` plus the dequantised residual [..., N], then `block_quantize`."""
     y = block_linear(codes, exponents, weight, weight_exponents, bias, bits=bits, block=block, group=group)
     y = y + block_dequantize(residual, residual_exponents, block=residual_block, group=residual_group)
-    return _quantize_out(layer_norm(y, gamma, beta, epsilon=epsilon), **out)
+    return quantize_out(layer_norm(y, gamma, beta, epsilon=epsilon), **out)
 
 
 def block_dequantize_tiles(
@@ -331,7 +332,7 @@ def embedding_layer_norm(
     x = x + block_gather(
         position_ids, position, position_exponents, columns=columns, bits=position_bits, block=block
     )
-    return _quantize_out(layer_norm(x, gamma, beta, epsilon=epsilon), **out)
+    return quantize_out(layer_norm(x, gamma, beta, epsilon=epsilon), **out)
 
 
 def embedding_layer_norm_tiles(
@@ -362,7 +363,7 @@ def embedding_layer_norm_tiles(
     x = x + block_gather(
         position_ids, position, position_exponents, columns=columns, bits=position_bits, block=block
     )
-    return _quantize_out(layer_norm(x, gamma, beta, epsilon=epsilon), **out)
+    return quantize_out(layer_norm(x, gamma, beta, epsilon=epsilon), **out)
 
 
 # Shared steps
@@ -379,7 +380,8 @@ def effective_mask(mask: I64) -> NDArray[np.bool_]:
     return keep | ~keep.any(axis=-1, keepdims=True)
 
 
-def _quantize_out(y: F32, *, out_bits: int, out_block: int, out_group: int) -> Quantized:
+def quantize_out(y: F32, *, out_bits: int, out_block: int, out_group: int) -> Quantized:
+    """`block_quantize` by the attributes of an operator that ends in it."""
     return block_quantize(y, bits=out_bits, block=out_block, group=out_group)
 
 

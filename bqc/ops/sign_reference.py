@@ -18,11 +18,11 @@ from bqc.ops.reference import (
     Quantized,
     block_dequantize,
     block_gather,
-    block_quantize,
     block_quantize_values,
     finite,
     gelu,
     layer_norm,
+    quantize_out,
 )
 
 __all__ = [
@@ -79,7 +79,7 @@ def sign_linear(
 
 def sign_linear_quantize(*inputs: Any, block: int, group: int, **out: int) -> Quantized:
     """`sign_linear`, then `block_quantize` (attributes ``out_bits, out_block, out_group``)."""
-    return _quantize_out(sign_linear(*inputs, block=block, group=group), **out)
+    return quantize_out(sign_linear(*inputs, block=block, group=group), **out)
 
 
 def sign_linear_quantize_values(
@@ -93,7 +93,7 @@ def sign_linear_quantize_values(
 
 def sign_linear_gelu(*inputs: Any, block: int, group: int, approximate: int, **out: int) -> Quantized:
     """`sign_linear`, then `gelu`, then `block_quantize`."""
-    return _quantize_out(gelu(sign_linear(*inputs, block=block, group=group), approximate=approximate), **out)
+    return quantize_out(gelu(sign_linear(*inputs, block=block, group=group), approximate=approximate), **out)
 
 
 def sign_linear_add_norm(
@@ -117,7 +117,7 @@ def sign_linear_add_norm(
     """`layer_norm` of `sign_linear` plus the dequantised residual [..., N], then `block_quantize`."""
     y = sign_linear(codes, exponents, planes, scales, bias, block=block, group=group)
     y = y + block_dequantize(residual, residual_exponents, block=residual_block, group=residual_group)
-    return _quantize_out(layer_norm(y, gamma, beta, epsilon=epsilon), **out)
+    return quantize_out(layer_norm(y, gamma, beta, epsilon=epsilon), **out)
 
 
 def sign_gather(ids: I64, rows: U8, scales: F32, *, columns: int) -> F32:
@@ -154,7 +154,7 @@ def sign_embedding_layer_norm(
     x = x + block_gather(
         position_ids, position, position_exponents, columns=columns, bits=position_bits, block=block
     )
-    return _quantize_out(layer_norm(x, gamma, beta, epsilon=epsilon), **out)
+    return quantize_out(layer_norm(x, gamma, beta, epsilon=epsilon), **out)
 
 
 def _sum_planes(parts: F32, scales: F32) -> F32:
@@ -163,7 +163,3 @@ def _sum_planes(parts: F32, scales: F32) -> F32:
     for part, scale in zip(parts[1:], scales[1:], strict=True):
         result = result + part * scale
     return result
-
-
-def _quantize_out(y: F32, *, out_bits: int, out_block: int, out_group: int) -> Quantized:
-    return block_quantize(y, bits=out_bits, block=out_block, group=out_group)

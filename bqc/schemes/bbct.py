@@ -14,22 +14,10 @@ import onnx_ir as ir
 from bqc.errors import BqcError
 from bqc.passes._weights import check_formats
 from bqc.passes.annotate_sensitivity import AnnotateSensitivity
-from bqc.passes.attach_functions import AttachFunctions
-from bqc.passes.finalize import Finalize
-from bqc.passes.fold_attention import FoldAttention
-from bqc.passes.fold_embedding import FoldEmbedding
-from bqc.passes.fold_gelu import FoldGelu
-from bqc.passes.fold_head import FoldHead
-from bqc.passes.fold_layernorm import FoldLayerNorm
-from bqc.passes.fold_matmul import FoldMatMul
-from bqc.passes.fold_single import FoldSingle
-from bqc.passes.fold_softmax import FoldSoftmax
-from bqc.passes.pack_weights import PackWeights
 from bqc.passes.plan_bbct import PlanBbct
 from bqc.passes.plan_recipe import PlanRecipe
-from bqc.passes.quantize_activations import QuantizeActivations
-from bqc.passes.quantize_weights import QuantizeWeights
 from bqc.plan import Plan
+from bqc.schemes.lowering import lowering, simulation
 
 __all__ = ["Bbct"]
 
@@ -80,25 +68,11 @@ class Bbct:
 
     def lower(self) -> list[ir.passes.InPlacePass]:
         """Passes from a planned float model to the finished one."""
-        return [
-            QuantizeWeights(),
-            QuantizeActivations(),
-            PackWeights(),
-            FoldEmbedding(),
-            FoldMatMul(),
-            FoldGelu(),
-            FoldLayerNorm(),
-            FoldSoftmax(),
-            FoldAttention(),
-            FoldHead(),
-            FoldSingle(),
-            AttachFunctions(),
-            Finalize(),
-        ]
+        return lowering()
 
     def simulate(self) -> list[ir.passes.InPlacePass]:
         """Passes from a planned float model to the graph that training runs: its weights are still float."""
-        return [QuantizeActivations()]
+        return simulation()
 
     def bounds(self, plan: Plan) -> dict[str, Any]:
         """What `bqc verify` holds a model compiled by this plan to, on generated inputs."""

@@ -12,22 +12,10 @@ import onnx_ir as ir
 
 from bqc.errors import BqcError
 from bqc.passes.annotate_sensitivity import AnnotateSensitivity
-from bqc.passes.attach_functions import AttachFunctions
-from bqc.passes.finalize import Finalize
-from bqc.passes.fold_attention import FoldAttention
-from bqc.passes.fold_embedding import FoldEmbedding
-from bqc.passes.fold_gelu import FoldGelu
-from bqc.passes.fold_head import FoldHead
-from bqc.passes.fold_layernorm import FoldLayerNorm
-from bqc.passes.fold_matmul import FoldMatMul
-from bqc.passes.fold_single import FoldSingle
-from bqc.passes.fold_softmax import FoldSoftmax
-from bqc.passes.pack_weights import PackWeights
 from bqc.passes.plan_binarybert import PlanBinarybert
 from bqc.passes.plan_recipe import PlanRecipe
-from bqc.passes.quantize_activations import QuantizeActivations
-from bqc.passes.quantize_weights import QuantizeWeights
 from bqc.plan import Plan
+from bqc.schemes.lowering import lowering, simulation
 
 if TYPE_CHECKING:
     from bqc.train.recipe import Recipe
@@ -73,25 +61,11 @@ class Binarybert:
 
     def lower(self) -> list[ir.passes.InPlacePass]:
         """Passes from a planned float model to the finished one."""
-        return [
-            QuantizeWeights(cosine_min=-1.0),
-            QuantizeActivations(cosine_min=-1.0),
-            PackWeights(),
-            FoldEmbedding(),
-            FoldMatMul(),
-            FoldGelu(),
-            FoldLayerNorm(),
-            FoldSoftmax(),
-            FoldAttention(),
-            FoldHead(),
-            FoldSingle(),
-            AttachFunctions(),
-            Finalize(),
-        ]
+        return lowering(-1.0)
 
     def simulate(self) -> list[ir.passes.InPlacePass]:
         """Passes from a planned float model to the graph that training runs: its weights are still float."""
-        return [QuantizeActivations(cosine_min=-1.0)]
+        return simulation(-1.0)
 
     def recipe(self, **settings: Any) -> Recipe:
         """How `bqc train` trains for it."""
