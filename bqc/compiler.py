@@ -117,7 +117,7 @@ def compile(
         )
     path, with_side_files = output_path(source or Path("model.onnx"), None if output is None else str(output))
 
-    notes = [("note", chosen.note)] if given is None and hasattr(chosen, "note") else []
+    notes = [("note", chosen.note)] if not isinstance(recipe, Plan) and hasattr(chosen, "note") else []
     planning = chosen.plan(None if given is None else given.to_yaml(), str(recipe))
     lowering = [] if dry_run else chosen.lower()
     total = 2 + len(planning) + len(lowering)

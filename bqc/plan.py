@@ -92,7 +92,9 @@ class Plan:
         """The plan of a model. Raises BqcError if no plan pass has run."""
         text = model.metadata_props.get(PLAN_KEY)
         if text is None:
-            raise BqcError("the model has no plan: run a plan pass (plan-bbct) before this one")
+            raise BqcError(
+                "the model has no plan: run a plan pass (plan-bbct, plan-binarybert) before this one"
+            )
         return cls.from_yaml(text, "the plan in the model")
 
 

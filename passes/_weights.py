@@ -11,7 +11,7 @@ from bqc.formats import BlockShift
 from bqc.ir.anatomy import LINEAR_ROLES, TABLE_ROLES, role
 from bqc.ir.match import is_transposed
 
-__all__ = ["check_formats", "latents", "tied_tables", "weight_inputs", "weight_uses"]
+__all__ = ["check_formats", "latents", "require_whole", "tied_tables", "weight_inputs", "weight_uses"]
 
 
 def check_formats(bits: Iterable[int], block: int | str) -> None:
@@ -33,6 +33,16 @@ def latents(value: ir.Value | None) -> list[ir.Value]:
         part for part in parts if part is not None and part.is_initializer() and part.const_value is not None
     ]
     return known if len(known) == len(parts) else []
+
+
+def require_whole(model: ir.Model) -> None:
+    """Raise BqcError if weights are the sum of two constants: a plan chooses one format for a whole weight."""
+    split = next((node for node, weight, _ in weight_uses(model) if not weight.is_initializer()), None)
+    if split is not None:
+        raise BqcError(
+            f"node {split.name or split.outputs[0].name} multiplies by a weight that is split already; plan the model "
+            "before split-ternary"
+        )
 
 
 def weight_inputs(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, int]]:

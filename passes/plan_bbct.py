@@ -13,7 +13,7 @@ from bqc.formats import BlockShift
 from bqc.ir.anatomy import TABLE_ROLES, Encoder, encoder, role
 from bqc.passes._graph import key_of
 from bqc.passes._points import PER_HEAD, points_of, readers_of
-from bqc.passes._weights import check_formats, tied_tables, weight_inputs
+from bqc.passes._weights import check_formats, require_whole, tied_tables, weight_inputs
 from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
 from bqc.plan import Plan, matching
 
@@ -67,6 +67,7 @@ class PlanBbct(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         anatomy = encoder(model)
+        require_whole(model)
         plan = Plan("bbct")
         inputs = list(weight_inputs(model))
         nodes = {key_of(node): (node, weight, axis) for node, weight, axis in inputs}

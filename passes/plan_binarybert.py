@@ -16,7 +16,7 @@ from bqc.ir.anatomy import TABLE_ROLES, encoder, role
 from bqc.passes._graph import constant, key_of
 from bqc.passes._knapsack import best_subset
 from bqc.passes._points import PER_HEAD, points_of, readers_of
-from bqc.passes._weights import check_formats, tied_tables, weight_inputs
+from bqc.passes._weights import check_formats, require_whole, tied_tables, weight_inputs
 from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
 from bqc.plan import Plan, matching
 
@@ -70,12 +70,15 @@ class PlanBinarybert(ir.passes.InPlacePass):
             raise BqcError(f"activations have no {self.activation_bits} bits; use 8, 6 or 4")
         if self.position_bits not in (8, 32):
             raise BqcError(f"position tables have no {self.position_bits} bits; use 8 or 32")
+        if self.budget_mib is not None and not 0 < self.budget_mib < float("inf"):
+            raise BqcError(f"the budget is {self.budget_mib:g} MiB; it is a number above 0")
         if self.budget_mib is not None and not isinstance(WEIGHTS[self.weights], Ternary):
             raise BqcError(f"a budget chooses which weights are ternary; with weights {self.weights} none is")
         check_formats((self.activation_bits,), self.block)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         found = encoder(model)
+        require_whole(model)
         plan = Plan("binarybert")
         inputs = list(weight_inputs(model))
         keys = {key_of(node) for node, _, _ in inputs}
@@ -96,6 +99,8 @@ class PlanBinarybert(ir.passes.InPlacePass):
             readers = readers_of(point, found.layers)
             eight = any(isinstance(plan.weights.get(reader), BlockShift) for reader in readers)
             group = found.head_dim if point.split(":")[1] in PER_HEAD else 0
+            # Softmax has codes of its own, which are always of 8 bits.
+            eight = eight or point.endswith(":attention.softmax")
             plan.activations[point] = BlockShift(8 if eight else self.activation_bits, self.block, group)
         plan.attach(model)
         return ir.passes.PassResult(model, True)

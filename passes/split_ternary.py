@@ -36,6 +36,8 @@ class SplitTernary(ir.passes.InPlacePass):
     """
 
     contract = Contract("ulp")
+    trainable = True
+    """What it leaves can be trained: a stage of a recipe may name it."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         plan = Plan.of(model)

@@ -91,6 +91,6 @@ def command(settings: Settings, model: Path, scheme: str, output: str | None, **
     if settings.quiet:
         return
     watch.show(settings)
-    table(f"{model.name}, {scheme}", ("", ""), result.summary)
+    table(f"{model.name}, {result.plan.scheme or scheme}", ("", ""), result.summary)
     for path in result.paths:
         say(settings, str(path))

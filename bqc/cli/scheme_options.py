@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from bqc.cli.common import FILE
+
 __all__ = ["scheme_options", "take_scheme_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -33,6 +35,18 @@ _OPTIONS = (
         "--position-bits",
         type=click.Choice(["8", "32"]),
         help="Of binarybert: bits of position and type tables, 32 for float. [default: 8]",
+    ),
+    click.option(
+        "--budget-mib",
+        type=float,
+        metavar="X",
+        help="Of binarybert: MiB that the weights may take; those that gain least are binary for it.",
+    ),
+    click.option(
+        "--scores",
+        type=FILE,
+        metavar="FILE",
+        help="Of binarybert: scores of bqc sensitivity to spend the budget by. [default: squared errors]",
     ),
 )
 

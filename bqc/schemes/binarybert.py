@@ -75,7 +75,7 @@ class Binarybert:
 
     def bounds(self, plan: Plan) -> dict[str, Any]:
         """None: weights that no training prepared for this have little to do with the float ones."""
-        return {"cosine_min": -1.0, "argmax_agreement_min": 0.0}
+        return {}
 
     def _choose(self) -> PlanBinarybert:
         return PlanBinarybert(

@@ -15,6 +15,7 @@ import transformers
 
 from bqc.errors import BqcError
 from bqc.evaluate.task import Task
+from bqc.staging import write_text
 from bqc.train.distillation import Distillation
 from bqc.train.examples import Collator, Rows
 from bqc.train.learner import Learner
@@ -25,6 +26,8 @@ __all__ = ["Run", "first_process", "run_stages"]
 
 _FINISHED = "finished.pt"
 """In the folder of a stage: the student's state after it."""
+_IDENTITY = "run.yaml"
+"""In the folder of a run: its recipe, and its plan."""
 _COMPLETE = "complete"
 """In a checkpoint that was written whole."""
 
@@ -46,6 +49,7 @@ class Run:
         save_steps: steps between checkpoints; 0 saves after each epoch.
         progress: called with (steps done, steps in all of the stage).
         rewrite: makes the student of a stage with passes from the one before it.
+        identity: what is trained and how, in words; only checkpoints of the same are gone on from.
     """
 
     def __init__(
@@ -66,13 +70,14 @@ class Run:
         save_steps: int = 0,
         progress: Callable[[int, int], None] | None = None,
         rewrite: Callable[[OnnxModule, tuple[str, ...]], OnnxModule] | None = None,
+        identity: str = "",
     ) -> None:
         self.student, self.teacher = student, teacher
         self.outputs, self.layers, self.widths = outputs, layers, widths
         self.task, self.train, self.dev, self.collator = task, train, dev, collator
         self.recipe, self.folder = recipe, folder
         self.resume, self.save_steps, self.progress = resume, save_steps, progress
-        self.rewrite = rewrite
+        self.rewrite, self.identity = rewrite, identity
 
 
 def run_stages(run: Run) -> dict[str, float]:
@@ -112,6 +117,14 @@ def _prepare(run: Run) -> None:
     if not run.resume and first_process():
         shutil.rmtree(run.folder, ignore_errors=True)
     run.folder.mkdir(parents=True, exist_ok=True)
+    known = run.folder / _IDENTITY
+    if run.resume and known.is_file() and known.read_text(encoding="utf-8") != run.identity:
+        raise BqcError(
+            f"{run.folder} has the checkpoints of a run with another recipe or other formats; give the options of that "
+            "run, or another folder"
+        )
+    if first_process():
+        write_text(known, run.identity)
 
 
 def _stage(run: Run, stage: Stage, folder: Path) -> None:

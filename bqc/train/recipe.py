@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bqc.errors import BqcError
+from bqc.pipeline.spelling import parse
 
 __all__ = ["RECIPE_KEY", "Losses", "Recipe", "Stage"]
 
@@ -55,6 +56,21 @@ class Stage(_Strict):
     epochs: Annotated[float, Field(gt=0)] = 1.0
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     passes: tuple[str, ...] = ()
+
+    @field_validator("passes")
+    @classmethod
+    def _can_stand(cls, passes: tuple[str, ...]) -> tuple[str, ...]:
+        for text in passes:
+            try:
+                found = parse(text)
+            except BqcError as error:
+                raise ValueError(str(error)) from None
+            for one in found:
+                if not getattr(one, "trainable", False):
+                    raise ValueError(
+                        f"{text}: what this pass leaves cannot be trained; split-ternary is one that can stand here"
+                    )
+        return passes
 
 
 class Recipe(_Strict):
@@ -132,7 +148,7 @@ class Recipe(_Strict):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"])) or "recipe"
-            raise BqcError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise BqcError(f"{where}: {key}: {_plain(first['msg'])}") from None
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
@@ -153,3 +169,8 @@ class Recipe(_Strict):
                 del stage["passes"]
         text: str = yaml.safe_dump(data, sort_keys=False, width=120)
         return text
+
+
+def _plain(message: str) -> str:
+    """What pydantic says, in the words of YAML."""
+    return message.removeprefix("Value error, ").replace("valid tuple", "list")

@@ -32,7 +32,7 @@ def slimmed(
         BqcError: as `measure_importance` and `SlimWidth` do.
     """
     if not 0 < width < 1:
-        raise BqcError(f"the width is {width:g}; a slim model has more than 0 and less than 1 of the width")
+        raise BqcError(f"the width is {width:g}; it is above 0 and at most 1")
     model = measure_importance(source, task, data, seed=seed)
     SlimWidth(width)(model)
     return write(model, folder / MODEL, single_file=True, side_files_from=source.parent)[0]

@@ -116,6 +116,7 @@ def prepare(model: ir.Model, scheme: str, options: Mapping[str, Any] | None = No
         BqcError: unknown scheme or option, or a scheme that cannot be trained.
     """
     if scheme == FLOAT:
+        _no_options(options)
         return Prepared(model, model, None)
     chosen = _scheme(scheme, options)
     if not hasattr(chosen, "simulate"):
@@ -132,6 +133,7 @@ def default_recipe(scheme: str, options: Mapping[str, Any] | None = None, **sett
         BqcError: unknown scheme, or wrong options or settings.
     """
     if scheme == FLOAT:
+        _no_options(options)
         return Recipe.fine_tuning(**settings)
     chosen = _scheme(scheme, options)
     own: Recipe = chosen.recipe(**settings) if hasattr(chosen, "recipe") else Recipe.two_stage(**settings)
@@ -284,6 +286,7 @@ def _train(source: Path, target: Path, side_files_from: Path | None, wanted: _Wa
         save_steps=wanted.save_steps,
         progress=wanted.progress,
         rewrite=rewrite,
+        identity=f"{recipe.to_yaml()}{'' if prepared.plan is None else prepared.plan.to_yaml()}",
     )
     metrics = run_stages(run)
     student = run.student
@@ -300,6 +303,11 @@ def _train(source: Path, target: Path, side_files_from: Path | None, wanted: _Wa
         )
         paths = list(result.paths)
     return TrainResult(tuple(paths), metrics, recipe, time.perf_counter() - started, student.eval())
+
+
+def _no_options(options: Mapping[str, Any] | None) -> None:
+    if options:
+        raise BqcError(f"scheme {FLOAT} trains in float and has no option {next(iter(options))!r}")
 
 
 def _scheme(name: str, options: Mapping[str, Any] | None) -> Any:

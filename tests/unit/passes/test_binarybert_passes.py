@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bqc
+from bqc.cli import main
 from bqc.errors import BqcError
 from bqc.formats import Binary, BlockShift, Ternary
 from bqc.ir.synthetic import canonical_bert
@@ -24,6 +25,7 @@ from bqc.passes._knapsack import best_subset
 from bqc.passes._weights import weight_uses
 from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
 from bqc.passes.attach_functions import AttachFunctions
+from bqc.passes.plan_bbct import PlanBbct
 from bqc.passes.plan_binarybert import PlanBinarybert
 from bqc.passes.quantize_weights import QuantizeWeights
 from bqc.passes.split_ternary import SplitTernary
@@ -139,6 +141,41 @@ def test_a_second_split_finds_nothing() -> None:
     PlanBinarybert()(model)
     SplitTernary()(model)
     assert not SplitTernary()(model).modified
+
+
+@pytest.mark.parametrize("plan", [PlanBinarybert(), PlanBbct()])
+def test_a_split_model_is_not_planned_again(plan: PlanBinarybert | PlanBbct) -> None:
+    model = canonical_bert(**TINY)
+    PlanBinarybert()(model)
+    SplitTernary()(model)
+    with pytest.raises(BqcError, match="a weight that is split already; plan the model before split-ternary"):
+        plan(model)
+
+
+def test_a_budget_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "model.onnx", tmp_path / "small.onnx"
+    sizes = []
+    for weights in ("binary", "ternary"):
+        model = canonical_bert(**TINY)
+        PlanBinarybert(weights=weights)(model)
+        sizes.append(data_bytes(model))
+    budget = str(sum(sizes) / 2 / 2**20)
+    ir.save(canonical_bert(**TINY), source)
+    asked = ["compile", str(source), "--scheme", "binarybert", "-o", str(out), "--json"]
+    assert main([*asked, "--budget-mib", budget]) == 0
+    formats = json.loads(capsys.readouterr().out)["plan"]["weights"].values()
+    assert {text.partition("(")[0] for text in formats} == {"Binary", "BlockShift", "Ternary"}
+    scores = tmp_path / "s.json"
+    signs = "Binary(tensor),Ternary(tensor),Binary(row),Ternary(row)"
+    assert (
+        main(["sensitivity", str(source), "--metric", "weight-error", "--formats", signs, "-o", str(scores)])
+        == 0
+    )
+    assert main([*asked, "--budget-mib", budget, "--scores", str(scores)]) == 0
+    capsys.readouterr()
+    for wrong, message in (("nan", "it is a number above 0"), ("0.01", "with all of them binary")):
+        assert main([*asked[:-1], "--budget-mib", wrong]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_sum_needs_a_format_of_two_planes() -> None:
@@ -273,6 +310,9 @@ def test_a_budget_keeps_the_weights_that_gain_most() -> None:
         assert (count == 14) == (part == 1)
     with pytest.raises(BqcError, match=r"the budget is 0\.01 MiB; the weights take 0"):
         PlanBinarybert(budget_mib=0.01)(canonical_bert(**TINY))
+    for wrong in (-1.0, 0.0, float("nan"), float("inf")):
+        with pytest.raises(BqcError, match="it is a number above 0"):
+            PlanBinarybert(budget_mib=wrong)
     with pytest.raises(BqcError, match="with weights binary none is"):
         PlanBinarybert(weights="binary", budget_mib=1)
     with pytest.raises(BqcError, match="give budget_mib too"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -410,7 +411,7 @@ def test_a_slim_model_is_trained_first(folder: Path, tmp_path: Path) -> None:
 
 
 def test_widths_that_cannot_be(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BqcError, match=r"the width is 1\.5; a slim model has more than 0"):
+    with pytest.raises(BqcError, match=r"the width is 1\.5; it is above 0 and at most 1"):
         train(folder / "model.onnx", TASK, folder, tmp_path / "a.onnx", width=1.5)
     with pytest.raises(BqcError, match="--scheme none has none"):
         train(folder / "model.onnx", TASK, folder, tmp_path / "a.onnx", scheme="none", width=0.5)
@@ -418,3 +419,41 @@ def test_widths_that_cannot_be(folder: Path, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(BqcError, match="--width works in one process"):
         train(folder / "model.onnx", TASK, folder, tmp_path / "a.onnx", width=0.5)
     assert not list(tmp_path.iterdir())
+
+
+def test_checkpoints_of_another_run_are_refused(folder: Path, tmp_path: Path) -> None:
+    asked = {"scheme": "binarybert", "checkpoints": tmp_path / "run", "limit": 16}
+    recipe = Recipe.two_stage(epochs=1, batch_size=16)
+    model, out = folder / "model.onnx", tmp_path / "a.onnx"
+    train(model, TASK, folder, out, options={"weights": "ternary"}, recipe=recipe, **asked)
+    with pytest.raises(BqcError, match="checkpoints of a run with another recipe or other formats"):
+        train(model, TASK, folder, out, options={"weights": "binary"}, recipe=recipe, resume=True, **asked)
+    longer = Recipe.two_stage(epochs=2, batch_size=16)
+    with pytest.raises(BqcError, match="checkpoints of a run with another recipe or other formats"):
+        train(model, TASK, folder, out, options={"weights": "ternary"}, recipe=longer, resume=True, **asked)
+
+
+@pytest.mark.parametrize(
+    ("passes", "message"),
+    [
+        (["no-such-pass"], r"r\.yaml: stages\.0\.passes: .*no pass 'no-such-pass'"),
+        (["split-ternary{foo=1}"], r"r\.yaml: stages\.0\.passes: .*foo"),
+        (
+            ["quantize-weights"],
+            r"stages\.0\.passes: quantize-weights: what this pass leaves cannot be trained",
+        ),
+        ("split-ternary", r"r\.yaml: stages\.0\.passes: Input should be a list"),
+    ],
+)
+def test_passes_of_a_stage_are_checked_when_the_recipe_is_read(
+    passes: Any, message: str, tmp_path: Path
+) -> None:
+    stage = {"name": "a", "losses": {"logits": 1}, "passes": passes}
+    (tmp_path / "r.yaml").write_text(json.dumps({"bqc_training": 1, "stages": [stage]}), encoding="utf-8")
+    with pytest.raises(BqcError, match=message):
+        Recipe.read(tmp_path / "r.yaml")
+
+
+def test_float_training_has_no_options() -> None:
+    with pytest.raises(BqcError, match="scheme none trains in float and has no option 'weights'"):
+        default_recipe("none", {"weights": "binary"})
