@@ -86,12 +86,13 @@ class _Linear(FoldRule):
         a, b = made_with(left), made_with(right)
         if not bias.is_initializer() or bias.shape is None or len(bias.shape) != 1:
             return result.fail("the bias is no rank-1 initializer", bias)
-        if _blocks(a, b["columns"]) != _blocks(b, b["columns"]):
-            return result.fail(
-                f"blocks differ: activations {_blocks(a, b['columns'])}, weight {_blocks(b, b['columns'])}",
-                left,
-            )
-        return result
+        problem = self.mismatch(a, b)
+        return result.fail(problem, left) if problem else result
+
+    def mismatch(self, activations: dict[str, Any], weight: dict[str, Any]) -> str | None:
+        """What keeps activations and a weight with these attributes apart, if anything does."""
+        ours, theirs = (_blocks(one, weight["columns"]) for one in (activations, weight))
+        return None if ours == theirs else f"blocks differ: activations {ours}, weight {theirs}"
 
     def rewrite(
         self,
@@ -169,14 +170,9 @@ class _LinearValues(FoldRule):
 class _SignLinear(_Linear):
     family = "Sign"
 
-    def check(self, context: Any, left: ir.Value, right: ir.Value, bias: ir.Value, **_: Any) -> Any:
-        result = pattern.MatchResult()
-        a, b = made_with(left), made_with(right)
-        if not bias.is_initializer() or bias.shape is None or len(bias.shape) != 1:
-            return result.fail("the bias is no rank-1 initializer", bias)
-        if (a["group"] or b["columns"]) != (b["group"] or b["columns"]):
-            return result.fail(f"groups differ: activations {a['group']}, weight {b['group']}", left)
-        return result
+    def mismatch(self, activations: dict[str, Any], weight: dict[str, Any]) -> str | None:
+        ours, theirs = (one["group"] or weight["columns"] for one in (activations, weight))
+        return None if ours == theirs else f"groups differ: activations {ours}, weight {theirs}"
 
     def attributes(self, left: ir.Value, right: ir.Value) -> dict[str, Any]:
         # Signs have no blocks of their own: they are summed up in those of the activations.

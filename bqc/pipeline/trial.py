@@ -19,6 +19,7 @@ from bqc.ops.registry import DOMAIN, OPERATORS
 from bqc.passes.attach_functions import AttachFunctions
 from bqc.runtime.feeds import Feeds
 from bqc.runtime.session import MissingKernelWarning, session
+from bqc.runtime.tables import LOOKUPS
 
 __all__ = ["completed", "disagreement", "evaluate", "make_feeds", "quantises", "snapshot"]
 
@@ -32,17 +33,6 @@ BORDERLINE = 0.2
 it was measured at up to 0.05 (12 layers of 768, logits of two classes)."""
 
 _TRANSPARENT = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Expand"))
-_EMBEDDING = ((0, 3), (1, 5), (2, 7))
-_LOOKUPS = {
-    "Gather": ((1, 0),),
-    "BlockGather": ((0, 1),),
-    "BlockGatherTiles": ((0, 1),),
-    "EmbeddingLayerNorm": _EMBEDDING,
-    "EmbeddingLayerNormTiles": _EMBEDDING,
-    "SignGather": ((0, 1),),
-    "SignEmbeddingLayerNorm": _EMBEDDING,
-}
-"""Operator -> (input with indices, input with the table)."""
 
 
 def snapshot(model: ir.Model) -> ir.Model:
@@ -209,7 +199,7 @@ def _limits(value: ir.Value) -> Iterator[int]:
     while queue:
         here = queue.pop()
         for use in here.consumers():
-            for at, table in _LOOKUPS.get(use.op_type, ()):
+            for at, table in LOOKUPS.get(use.op_type, ()):
                 if use.inputs[at] is here:
                     yield from _rows(use, table)
             if use.op_type in _TRANSPARENT and use.inputs[0] is here and use.outputs[0] not in seen:
@@ -234,7 +224,7 @@ def _free_tables(model: ir.Model) -> Iterator[int]:
     """Rows of tables that no input indexes: a sequence is no longer than its positions."""
     indexed = {limit for value in _inputs(model) for limit in _limits(value)}
     for node in model.graph:
-        for _, table in _LOOKUPS.get(node.op_type, ()):
+        for _, table in LOOKUPS.get(node.op_type, ()):
             source = node.inputs[table]
             if source is not None and len(dims(source) or ()) == 2:
                 yield from (rows for rows in _rows(node, table) if rows > 2 and rows not in indexed)

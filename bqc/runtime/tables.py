@@ -9,14 +9,14 @@ import onnx
 
 from bqc.errors import BqcError
 
-__all__ = ["Tables"]
+__all__ = ["LOOKUPS", "Tables"]
 
 # What an exporter may put between an input and its Gather, or between a stored table and its Gather.
 _TRANSPARENT = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "DequantizeLinear"}
 
 # Inputs that hold ids and inputs that hold the tables they index, by operator.
 _EMBEDDING = ((0, 3), (1, 5), (2, 7))
-_LOOKUPS = {
+LOOKUPS = {
     "Gather": ((1, 0),),
     "BlockGather": ((0, 1),),
     "BlockGatherTiles": ((0, 1),),
@@ -25,6 +25,7 @@ _LOOKUPS = {
     "SignGather": ((0, 1),),
     "SignEmbeddingLayerNorm": _EMBEDDING,
 }
+"""Operator -> (input with indices, input with the table)."""
 
 
 class Tables:
@@ -51,7 +52,7 @@ class Tables:
         self.rows: dict[str, int] = {}
         limits = []
         for node in graph.node:
-            for ids, table in _LOOKUPS.get(node.op_type, ()):
+            for ids, table in LOOKUPS.get(node.op_type, ()):
                 rows = self._rows(node, table)
                 if rows is None:
                     continue

@@ -96,7 +96,7 @@ def fake_binary_weight(w: Tensor, planes: int, per_row: bool, axis: int) -> Tens
         scale = _mean(left.abs().double(), per_row, axis).to(w.dtype)
         plane = torch.where(left >= 0, scale, -scale)
         total, left = total + plane, left - plane
-    return _straight_through(w, total)
+    return _Replace.apply(w, total)
 
 
 def fake_ternary_weight(w: Tensor, per_row: bool, axis: int) -> Tensor:
@@ -105,7 +105,7 @@ def fake_ternary_weight(w: Tensor, per_row: bool, axis: int) -> Tensor:
     kept = magnitudes > TERNARY_THRESHOLD * _mean(magnitudes, per_row, axis)
     count = _sum(kept.double(), per_row, axis).clamp(min=1)
     half = (_sum(magnitudes * kept, per_row, axis) / count / 2).to(w.dtype)
-    return _straight_through(w, torch.sign(w.detach()) * kept * (half + half))
+    return _Replace.apply(w, torch.sign(w.detach()) * kept * (half + half))
 
 
 def _mean(x: Tensor, per_row: bool, axis: int) -> Tensor:
@@ -114,12 +114,6 @@ def _mean(x: Tensor, per_row: bool, axis: int) -> Tensor:
 
 def _sum(x: Tensor, per_row: bool, axis: int) -> Tensor:
     return x.sum(axis, keepdim=True) if per_row else x.sum()
-
-
-def _straight_through(w: Tensor, quantized: Tensor) -> Tensor:
-    """``quantized``, with the gradient of the identity on w."""
-    result: Tensor = _Replace.apply(w, quantized)
-    return result
 
 
 class _Replace(torch.autograd.Function):
