@@ -17,7 +17,7 @@ from bqc.errors import BqcError
 from bqc.evaluate.task import Task
 from bqc.staging import write_text
 from bqc.train.distillation import Distillation
-from bqc.train.examples import Collator, Rows
+from bqc.train.examples import Collator, LengthGroups, Rows
 from bqc.train.learner import Learner
 from bqc.train.module import OnnxModule
 from bqc.train.recipe import Recipe, Stage
@@ -194,7 +194,7 @@ def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
         callbacks.append(transformers.EarlyStoppingCallback(recipe.patience))
     # The trainer prints its log; ours goes through `progress`, and to TensorBoard.
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    trainer = transformers.Trainer(
+    trainer = _Trainer(
         model=learner,
         args=arguments,
         data_collator=run.collator,
@@ -203,10 +203,21 @@ def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
         compute_metrics=lambda found: run.dev.score(np.asarray(found.predictions)),
         callbacks=callbacks,
     )
+    if recipe.group_by_length:
+        trainer.sampler = LengthGroups(run.train, recipe.batch_size * recipe.accumulate, recipe.seed)
     # Our losses are means of a batch: several batches a step and several processes are averaged.
     trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     return trainer
+
+
+class _Trainer(transformers.Trainer):
+    """Takes rows in the order of ``sampler``, if it has one."""
+
+    sampler: LengthGroups | None = None
+
+    def _get_train_sampler(self, *arguments: Any) -> Any:
+        return self.sampler or super()._get_train_sampler(*arguments)
 
 
 class _Guard(transformers.TrainerCallback):

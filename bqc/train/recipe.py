@@ -76,9 +76,10 @@ class Stage(_Strict):
 class Recipe(_Strict):
     """All of a training run but its data and model.
 
-    ``layer_map`` names the teacher's layer for each layer of the student; empty is uniform. ``dropout`` None takes the
-    probabilities of config.json. With ``keep_best`` the checkpoint of the best dev score is the result, and training
-    stops after ``patience`` evaluations without a better one (0: never).
+    ``layer_map`` names the teacher's layer for each layer of the student; empty is uniform. With ``group_by_length``
+    rows of a batch have similar lengths. ``dropout`` None takes the probabilities of config.json. With ``keep_best``
+    the checkpoint of the best dev score is the result, and training stops after ``patience`` evaluations without a
+    better one (0: never).
     """
 
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -87,6 +88,7 @@ class Recipe(_Strict):
     batch_size: Count = 32
     accumulate: Count = 1
     max_length: Annotated[int, Field(ge=3)] = 128
+    group_by_length: bool = False
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     weight_decay: Weight = 0.01
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None

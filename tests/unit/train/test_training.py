@@ -32,7 +32,7 @@ from bqc.plan import Plan  # noqa: E402
 from bqc.runtime.inputs import EncoderInputs  # noqa: E402
 from bqc.runtime.session import session  # noqa: E402
 from bqc.train.distillation import layer_map, logits_loss  # noqa: E402
-from bqc.train.examples import Collator, Rows  # noqa: E402
+from bqc.train.examples import Collator, LengthGroups, Rows  # noqa: E402
 from bqc.train.module import OnnxModule  # noqa: E402
 from bqc.train.recipe import RECIPE_KEY, Recipe  # noqa: E402
 from bqc.train.training import default_recipe, prepare, train  # noqa: E402
@@ -77,6 +77,20 @@ def both_logits(folder: Path, path: Path, trained: OnnxModule) -> tuple[np.ndarr
     with torch.no_grad():
         ours = trained(**feeds)["logits"].numpy()
     return ours, np.stack(Predictor(session(path), text, 64)(text.encode(examples.texts)))
+
+
+def test_groups_of_rows_have_similar_lengths_in_an_order_of_seed_and_epoch(folder: Path) -> None:
+    rows = Rows(TASK, load_examples(TASK, folder, "train"), TextEncoder(folder, 128))
+    sampler = LengthGroups(rows, 8, seed=1)
+    first, again = list(sampler), list(sampler)
+    assert first == again
+    assert sorted(first) == list(range(96))
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    lengths = np.array(rows.lengths)
+    padded = lengths[first].reshape(-1, 8).max(1).sum()
+    shuffled = np.random.default_rng(0).permutation(lengths).reshape(-1, 8).max(1).sum()
+    assert lengths.sum() / 8 <= padded < shuffled
 
 
 @pytest.mark.parametrize("bits", [2, 4, 6, 8])
@@ -141,11 +155,10 @@ def test_accumulated_batches_train_like_one_larger_batch(folder: Path, tmp_path:
         torch.testing.assert_close(trained[1][name], value, atol=2e-4, rtol=1e-3)
 
 
-def run_verb(folder: Path, out: Path, checkpoints: Path, *more: str) -> list[str]:
+def run_verb(folder: Path, out: Path, checkpoints: Path, *more: str, grouped: bool = False) -> list[str]:
     recipe = folder / "recipe.yaml"
-    recipe.write_text(
-        Recipe.two_stage(epochs=2, learning_rate=2e-3, batch_size=8).to_yaml(), encoding="utf-8"
-    )
+    stages = Recipe.two_stage(epochs=2, learning_rate=2e-3, batch_size=8, group_by_length=grouped)
+    recipe.write_text(stages.to_yaml(), encoding="utf-8")
     return [
         sys.executable,
         *("-m", "bqc.cli", "train", str(folder / "model.onnx"), "--task", "mrpc", "--data", str(folder)),
@@ -158,12 +171,15 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("grouped", [False, True], ids=["random", "grouped"])
+def test_a_killed_run_resumes_to_the_same_weights(folder: Path, tmp_path: Path, grouped: bool) -> None:
     outputs = [tmp_path / run / "out.onnx" for run in ("whole", "killed")]
-    whole = run_verb(folder, outputs[0], tmp_path / "a")
+    whole = run_verb(folder, outputs[0], tmp_path / "a", grouped=grouped)
     subprocess.run(whole, check=True, capture_output=True, env=ENVIRONMENT)
     killed = subprocess.Popen(
-        run_verb(folder, outputs[1], tmp_path / "b"), env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        run_verb(folder, outputs[1], tmp_path / "b", grouped=grouped),
+        env=ENVIRONMENT,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 300
     while not list((tmp_path / "b").glob("0-layers/checkpoint-1*")):  # mid-epoch, an epoch has 12 steps
@@ -174,7 +190,7 @@ def test_a_killed_run_resumes_to_the_same_weights(folder: Path, tmp_path: Path) 
     killed.wait()
     assert not outputs[1].exists()
     (tmp_path / "b" / "0-layers" / "checkpoint-99").mkdir()  # what a kill while writing leaves
-    again = run_verb(folder, outputs[1], tmp_path / "b", "--resume")
+    again = run_verb(folder, outputs[1], tmp_path / "b", "--resume", grouped=grouped)
     subprocess.run(again, check=True, capture_output=True, env=ENVIRONMENT)
     for name in ("out.onnx", "out.onnx.data"):
         a, b = (output.with_name(name).read_bytes() for output in outputs)
