@@ -24,6 +24,8 @@ from bqc.ir.load import FORMAT_KEY, STDIN, load
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import key_of
 from bqc.passes._weights import weight_uses
+from bqc.passes.attach_functions import AttachFunctions
+from bqc.passes.unpad import Unpad
 from bqc.pipeline import Instrument, Step, run, watching
 from bqc.plan import Plan
 from bqc.schemes import scheme_class
@@ -89,7 +91,8 @@ def compile(
         output: a ``.onnx`` file or a folder; beside the input as ``NAME.bqc.onnx`` if not given.
         options: the scheme's options (weight_bits, block, include, ...), and ``recipe`` (a path or a `Plan`),
             ``save_recipe`` (a path), ``side_files_from`` (a folder whose tokenizer and config go beside the output),
-            ``dry_run``, ``single_file``, ``explain``, ``require_full``; also as keywords.
+            ``dry_run``, ``single_file``, ``explain``, ``require_full``, ``unpad`` (layers run on the tokens of a batch
+            without its padding); also as keywords.
         progress: called with (steps done, steps in all).
         instruments: are told of every pass, those of import included (`bqc.pipeline`).
 
@@ -104,6 +107,7 @@ def compile(
     single_file = bool(known.pop("single_file", False))
     explain = bool(known.pop("explain", False))
     require_full = bool(known.pop("require_full", False))
+    unpad = bool(known.pop("unpad", False))
     side_files_from = known.pop("side_files_from", None)
     known.pop("seed", None)
     given = _recipe(recipe, known)
@@ -120,6 +124,9 @@ def compile(
     notes = [("note", chosen.note)] if not isinstance(recipe, Plan) and hasattr(chosen, "note") else []
     planning = chosen.plan(None if given is None else given.to_yaml(), str(recipe))
     lowering = [] if dry_run else chosen.lower()
+    if unpad and lowering:
+        ready = next((i for i, one in enumerate(lowering) if isinstance(one, AttachFunctions)), len(lowering))
+        lowering.insert(ready, Unpad())
     total = 2 + len(planning) + len(lowering)
     if progress is not None:
         progress(0, total)

@@ -189,7 +189,7 @@ def _multiplied(node: ir.Node, weight: ir.Value) -> str:
 def _attended(model: ir.Model, place: str, name: str) -> str:
     """Types of the attention products of a layer."""
     for node in (*nodes_of(model, place, name), *nodes_of(model, place, "attention.context")):
-        if node.op_type in ("BlockScores", "BlockAttention", "BlockContext"):
+        if node.op_type in ("BlockScores", "BlockAttention", "BlockContext", "RaggedBlockAttention"):
             return "int8 x int8" if name == "attention.scores" else "uint8 x int8"
         if node.op_type == "MatMul":
             return " x ".join(map(_type, node.inputs))

@@ -72,6 +72,7 @@ _MODULES = (
     "fold_attention",
     "fold_head",
     "fold_single",
+    "unpad",
     "attach_functions",
     "finalize",
 )

@@ -27,6 +27,7 @@ FAMILIES = {
     "attention": "Attention over quantised heads",
     "embedding": "Embedding",
     "signs": "Weights made of signs",
+    "ragged": "Sequences without padding",
 }
 """Module of ``bqc.ops.bodies`` -> heading."""
 
@@ -77,11 +78,25 @@ INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
     "kind_exponents": ("int8", ("T", "n"), "exponents of `kind`"),
     "position": ("uint8", ("L", "row bytes"), "position table in the layout `row`"),
     "position_exponents": ("int8", ("L", "n"), "exponents of `position`"),
+    "seq_start": ("int64", ("B + 1",), "the first token of each sequence and, last, the number of tokens"),
 }
 """Input name -> type, shape, meaning."""
 _SCALES = ("float32", ("P", "ceil16(N) or 1"), "a scale for each output of a plane, or one for all")
 SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("BlockQuantizeValues", "x"): ("float32", ("B", "S", "H"), "any values"),
+    ("RaggedBlockQuantizeValues", "x"): ("float32", ("T", "H"), "any values"),
+    **{
+        (f"RaggedBlock{form}", "mask"): ("int64", ("T",), "0 hides a token")
+        for form in ("QuantizeValues", "Attention")
+    },
+    **{
+        ("RaggedBlockAttention", name): (
+            "int8",
+            ("T", "n" if name.endswith("exponents") else "H"),
+            INPUTS[name][2],
+        )
+        for name in ("q", "q_exponents", "key", "key_exponents", "values")
+    },
     ("LayerNorm", "x"): ("float32", ("...", "H"), "any values"),
     ("BlockLinearQuantizeValues", "codes"): ("int8", ("B", "S", "K"), "codes"),
     ("BlockLinearQuantizeValues", "exponents"): ("int8", ("B", "S", "n"), "exponents of `codes`"),
@@ -207,7 +222,8 @@ def index() -> str:
         "A quantised tensor is a pair: codes int8 `[..., K]` and exponents int8 `[..., n]`, one for each of the `n` "
         "blocks of a row, with `value = code * 2**exponent` ([BlockShift](../formats/block-shift.md)). `...` is any "
         "leading dimensions, `B` batch, `S` sequence, `H` hidden size, `h` heads, `N` outputs and `K` inputs of a "
-        "linear layer, `K'` the inputs with every group padded to a multiple of 16, `V`, `T`, `L` rows of a table, "
+        "linear layer, `K'` the inputs with every group padded to a multiple of 16, `V`, `T`, `L` rows of a table, `T` "
+        "tokens too where sequences have no padding, "
         "`P` planes of signs ([Binary](../formats/binary.md), [Ternary](../formats/ternary.md)), `ceil16` and `ceil8` "
         "the next multiples of 16 and 8.",
     ]

@@ -29,6 +29,12 @@ def _attention(inputs: Shapes, outputs: Shapes) -> int:
     return 2 * batch * length * length * width
 
 
+def _ragged_attention(inputs: Shapes, outputs: Shapes) -> int:
+    """Of tokens [T, H] in sequences (inputs 5, [B, n]) that are taken to be equally long, which gives least."""
+    tokens, width = inputs[0]
+    return 2 * tokens * tokens * width // max(inputs[5][0], 1)
+
+
 def _scores(inputs: Shapes, outputs: Shapes) -> int:
     return _attention(inputs, outputs) // 2
 
@@ -58,6 +64,7 @@ _OPERATORS: dict[str, tuple[Arithmetic, Callable[[Shapes, Shapes], int]]] = {
     "BlockScores": ("int8", _scores),
     "BlockContext": ("int8", _product),
     "BlockAttention": ("int8", _attention),
+    "RaggedBlockAttention": ("int8", _ragged_attention),
 }
 
 

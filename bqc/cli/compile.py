@@ -33,6 +33,7 @@ SCHEMA_VERSION = 1
         "bqc compile model.onnx --weight-bits 4 --max-error 0.016 -o out/",
         "bqc compile model.onnx --scheme binarybert --weights two-plane",
         "bqc compile model.onnx --exclude '0:*' --exclude head --dry-run",
+        "bqc compile model.onnx --unpad",
     ),
 )
 @click.argument("model", type=FILE, metavar="MODEL")
@@ -64,6 +65,7 @@ SCHEMA_VERSION = 1
 @click.option("--save-recipe", type=FILE, metavar="FILE", help="Write the plan as YAML.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, write no model.")
 @click.option("--single-file", is_flag=True, help="Weights inside the .onnx file instead of beside it.")
+@click.option("--unpad", is_flag=True, help="Take padding out of batches: layers run on tokens alone.")
 @click.option("--require-full", is_flag=True, help="Refuse a model of which any part would stay float.")
 @click.option("--explain", is_flag=True, help="Say which predicate failed where a pattern nearly matched.")
 @watch_options

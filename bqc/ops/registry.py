@@ -16,8 +16,8 @@ import onnx
 import onnx_ir as ir
 
 from bqc.formats.geometry import Blocks
-from bqc.ops import reference, sign_reference
-from bqc.ops.bodies import attention, elementary, embedding, linear, signs
+from bqc.ops import ragged_reference, reference, sign_reference
+from bqc.ops.bodies import attention, elementary, embedding, linear, ragged, signs
 
 __all__ = ["DOMAIN", "OPERATORS", "OPSET", "VERSION", "Operator", "functions_for"]
 
@@ -145,6 +145,17 @@ def _values(shape: Shape, heads: int, block: int) -> Inferred:
     return [(I8, list(shape)), (I8, [shape[0], _count(width, block, span)])]
 
 
+def _heads_quantized(shape: Shape, heads: int, block: int) -> Inferred:
+    width = shape[-1]
+    return _quantized(shape, block, width // heads if isinstance(width, int) else 0)
+
+
+def _ragged_values(inputs: Sequence[Shape], a: Attributes) -> Inferred:
+    sequences = inputs[2][0] - 1 if isinstance(inputs[2][0], int) else None
+    codes, (kind, counts) = _heads_quantized(inputs[0], a["heads"], a["block"])
+    return [codes, (kind, [sequences, counts[-1]])]
+
+
 def _embedding_shape(inputs: Sequence[Shape]) -> list[Dim]:
     return [*inputs[0], inputs[9][0]]
 
@@ -227,7 +238,19 @@ _ALL = (
         "BlockAttention",
         attention.BlockAttention,
         reference.block_attention,
-        lambda i, a: _quantized(i[0], a["block"], i[0][-1] // a["heads"] if isinstance(i[0][-1], int) else 0),
+        lambda i, a: _heads_quantized(i[0], a["heads"], a["block"]),
+    ),
+    Operator(
+        "RaggedBlockQuantizeValues",
+        ragged.RaggedBlockQuantizeValues,
+        ragged_reference.ragged_block_quantize_values,
+        _ragged_values,
+    ),
+    Operator(
+        "RaggedBlockAttention",
+        ragged.RaggedBlockAttention,
+        ragged_reference.ragged_block_attention,
+        lambda i, a: _heads_quantized(i[0], a["heads"], a["block"]),
     ),
     Operator(
         "BlockGather",

@@ -141,7 +141,7 @@ def _compared(want: Feeds, feeds: Feeds, model: ir.Model, done: Sequence[Pass]) 
     except BqcError as error:
         return Failure("does not run", str(error))
     contract = together(contract_of(one) for one in done)
-    text = disagreement(contract, want, outputs, quantised=quantises(model))
+    text = disagreement(contract, feeds, want, outputs, quantised=quantises(model))
     return None if text is None else Failure("outputs", text)
 
 

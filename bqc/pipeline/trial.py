@@ -100,17 +100,22 @@ def quantises(model: ir.Model) -> bool:
     return any(dtype in (ir.DataType.INT8, ir.DataType.UINT8) for dtype in made)
 
 
-def disagreement(contract: Contract, before: Feeds, after: Feeds, *, quantised: bool) -> str | None:
+def disagreement(
+    contract: Contract, feeds: Feeds, before: Feeds, after: Feeds, *, quantised: bool
+) -> str | None:
     """What of the contract the outputs of a model break that had others before, in words; None if nothing.
 
     ``quantised`` says that the graph rounds activations to codes.
     """
+    shown = _shown(feeds) if contract.but_hidden else None
     if before.keys() != after.keys():
         return f"outputs are {', '.join(after)}, and were {', '.join(before)}"
     for name, was in before.items():
         now = after[name]
         if was.shape != now.shape:
             return f"output {name} has shape {list(now.shape)}, and had {list(was.shape)}"
+        if shown is not None and was.shape[:2] == shown.shape:
+            was, now = was[shown], now[shown]
         problem = _broken(contract, was, now, BORDERLINE if quantised else ROUNDING)
         if problem:
             return f"output {name}: {problem}"
@@ -184,6 +189,15 @@ def _made(random: np.random.Generator, value: ir.Value, shape: tuple[int, ...]) 
         return np.broadcast_to(np.arange(shape[-1]), shape)
     ids = random.integers(0, min(_limits(value), default=2), shape)
     return ids * _ragged(shape) if len(shape) == 2 else ids
+
+
+def _shown(feeds: Feeds) -> npt.NDArray[np.bool_] | None:
+    """The places that a mask among the feeds, of the names that `make_feeds` knows, does not hide."""
+    for name, value in feeds.items():
+        if "mask" in name.lower() and value.ndim == 2:
+            hides: npt.NDArray[np.bool_] = (value != 0) == ("padding" in name.lower())
+            return ~hides
+    return None
 
 
 def _ragged(shape: tuple[int, ...]) -> npt.NDArray[np.int64]:

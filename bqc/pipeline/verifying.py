@@ -102,7 +102,9 @@ class VerifyEach(Instrument):
             self._report(frame, f"ONNX Runtime ran the model before it and does not now: {now.why}")
         else:
             contract = contract_of(frame.one)
-            broken = contract and disagreement(contract, was.outputs, now.outputs, quantised=quantises(model))
+            broken = contract and disagreement(
+                contract, self._fed(model), was.outputs, now.outputs, quantised=quantises(model)
+            )
             if broken:
                 self._report(frame, broken)
 

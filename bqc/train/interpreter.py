@@ -145,6 +145,10 @@ def _bit_shift(x: Tensor, by: Tensor, *, direction: str) -> Tensor:
     return torch.bitwise_left_shift(x, by) if direction == "LEFT" else torch.bitwise_right_shift(x, by)
 
 
+def _compress(x: Tensor, keep: Tensor, *, axis: int) -> Tensor:
+    return torch.index_select(x, axis, keep.nonzero().flatten())
+
+
 def _matmul_integer(a: Tensor, b: Tensor, a_zero: Tensor, b_zero: Tensor) -> Tensor:
     # Integers of 8 bits, multiplied in floating point: exact in any order while no sum outgrows the significand.
     exact = torch.float32 if a.shape[-1] * 255**2 <= 2**24 else torch.float64
@@ -168,6 +172,8 @@ _BODIES = {
     "BitShift": Operator(_bit_shift),
     "BitwiseAnd": Operator(torch.bitwise_and),
     "BitwiseOr": Operator(torch.bitwise_or),
+    "CastLike": Operator(lambda x, like: x.to(like.dtype)),
+    "Compress": Operator(_compress),
     "Floor": Operator(torch.floor),
     "IsNaN": Operator(torch.isnan),
     "MatMulInteger": Operator(_matmul_integer),

@@ -1,4 +1,5 @@
-// BlockScores, MaskedSoftmax, BlockContext, and BlockAttention, which is all of them on one head at a time.
+// BlockScores, MaskedSoftmax, BlockContext, and BlockAttention, which is all of them on one head at a time;
+// and that of sequences without padding.
 #include <algorithm>
 #include <cstring>
 
@@ -10,6 +11,7 @@ namespace {
 using ort::Type;
 
 constexpr int64_t kQueryRows = 24;  // queries worked off together, their scores in cache
+constexpr int32_t kFullCode = 255;  // the softmax code of a row's largest score
 
 struct HeadAttributes {
   int64_t heads, block;
@@ -28,24 +30,38 @@ struct HeadAttributes {
   }
 };
 
-// [B, S, H] as heads.
-struct Sizes {
-  int64_t batch, tokens, columns, heads;
+// Rows [H] as heads.
+struct Heads {
+  int64_t columns, heads;
   Geometry head;
 
-  Sizes(const Tensor& x, const HeadAttributes& a, const char* what)
-      : batch(0), tokens(0), columns(0), heads(a.heads), head{} {
-    BQC_REQUIRE(x.rank() == 3, what, " ", x.shape(), " should be [batch, sequence, hidden]");
-    batch = x.dims[0];
-    tokens = x.dims[1];
-    columns = x.dims[2];
-    head = a.head(columns);
-    BQC_REQUIRE(tokens <= kMaxSum && head.span <= kMaxSum, what, " ", x.shape(), " in ", heads,
-                " heads: sequence and head are at most ", kMaxSum);
+  Heads(const Tensor& x, const HeadAttributes& a) : columns(x.last()), heads(a.heads), head(a.head(columns)) {
+    BQC_REQUIRE(head.span <= kMaxSum, columns, " columns in ", heads, " heads: a head has at most ", kMaxSum);
     BQC_REQUIRE(head.block == head.span || head.block % 16 == 0, "blocks of ", a.block,
                 " are not a multiple of 16");
   }
   int64_t exponents() const { return heads * head.count; }
+};
+
+// A tensor with at least one dimension, or Error.
+const Tensor& require_rank(const Tensor& x, int64_t rank, const char* what, const char* shape) {
+  BQC_REQUIRE(x.rank() == rank, what, " ", x.shape(), " should be ", shape);
+  return x;
+}
+
+void check_length(int64_t tokens) {
+  BQC_REQUIRE(tokens <= kMaxSum, "a sequence has ", tokens, " tokens; it can have ", kMaxSum);
+}
+
+// [B, S, H] as heads.
+struct Sizes : Heads {
+  int64_t batch, tokens;
+
+  Sizes(const Tensor& x, const HeadAttributes& a, const char* what)
+      : Heads(require_rank(x, 3, what, "[batch, sequence, hidden]"), a), batch(x.dims[0]), tokens(x.dims[1]) {
+    check_length(tokens);
+  }
+  Sequence sequence(int64_t b) const { return {b * tokens, tokens}; }
   void check(const Tensor& codes, const Tensor& e, const char* what) const {
     BQC_REQUIRE(codes.dims == std::vector<int64_t>({batch, tokens, columns}) &&
                     e.dims == std::vector<int64_t>({batch, tokens, exponents()}),
@@ -63,18 +79,18 @@ struct Sizes {
 // Keys of one head, packed for the products with queries.
 class PackedKeys {
  public:
-  PackedKeys(const KernelSet* set, const Sizes& s, const Tensor& key, const Tensor& exponents, int64_t b,
+  PackedKeys(const KernelSet* set, const Heads& s, const Tensor& key, const Tensor& exponents, Sequence of,
              int64_t h)
-      : set_(set), s_(s), strips_(ceil_div(s.tokens, 16)) {
+      : set_(set), s_(s), strips_(ceil_div(of.tokens, 16)) {
     uint8_t* tiles = scratch<uint8_t>(Slot::keys, strips_ * 16 * round_up(s.head.span, 16));
-    set->gemm->pack_keys(key.as<int8_t>() + b * s.tokens * s.columns + h * s.head.span, s.columns, s.tokens,
+    set->gemm->pack_keys(key.as<int8_t>() + of.first * s.columns + h * s.head.span, s.columns, of.tokens,
                          &s.head, tiles);
     int8_t* e = scratch<int8_t>(Slot::codes, s.head.count * strips_ * 16);
-    const int8_t* from = exponents.as<int8_t>() + b * s.tokens * s.exponents() + h * s.head.count;
+    const int8_t* from = exponents.as<int8_t>() + of.first * s.exponents() + h * s.head.count;
     for (int64_t i = 0; i < s.head.count; ++i) {
       int8_t* row = e + i * strips_ * 16;
-      for (int64_t t = 0; t < s.tokens; ++t) row[t] = from[t * s.exponents() + i];
-      std::memset(row + s.tokens, 0, static_cast<size_t>(strips_ * 16 - s.tokens));
+      for (int64_t t = 0; t < of.tokens; ++t) row[t] = from[t * s.exponents() + i];
+      std::memset(row + of.tokens, 0, static_cast<size_t>(strips_ * 16 - of.tokens));
     }
     tiles_ = tiles;
     exponents_ = e;
@@ -82,11 +98,10 @@ class PackedKeys {
 
   int64_t stride() const { return strips_ * 16; }
 
-  // Products of queries [first, first + rows) of the head with all keys.
-  void multiply(const Tensor& q, const Tensor& exponents, int64_t b, int64_t h, int64_t first, int64_t rows,
+  // Products of the head's queries in rows [row, row + rows) with all keys.
+  void multiply(const Tensor& q, const Tensor& exponents, int64_t h, int64_t row, int64_t rows,
                 float* out) const {
     void* panel = scratch<char>(Slot::panel, set_->gemm->panel_bytes(&s_.head, rows));
-    const int64_t row = b * s_.tokens + first;
     set_->gemm->prepare(&s_.head, 8, q.as<int8_t>() + row * s_.columns + h * s_.head.span, s_.columns,
                         exponents.as<int8_t>() + row * s_.exponents() + h * s_.head.count, s_.exponents(),
                         rows, panel);
@@ -95,7 +110,7 @@ class PackedKeys {
 
  private:
   const KernelSet* set_;
-  const Sizes& s_;
+  const Heads& s_;
   int64_t strips_;
   const uint8_t* tiles_;
   const int8_t* exponents_;
@@ -104,58 +119,66 @@ class PackedKeys {
 // Values of one head, packed for the products with softmax codes.
 class PackedValues {
  public:
-  PackedValues(const KernelSet* set, const Sizes& s, const Tensor& values, const Tensor& exponents, int64_t b,
-               int64_t h)
+  PackedValues(const KernelSet* set, const Heads& s, const Tensor& values, const Tensor& exponents, int64_t b,
+               Sequence of, int64_t h)
       : set_(set),
         s_(s),
+        tokens_(of.tokens),
         strips_(ceil_div(s.head.span, 16)),
         exponents_(exponents.as<int8_t>() + (b * s.heads + h) * s.head.count) {
-    int8_t* tiles = scratch<int8_t>(Slot::values, strips_ * 16 * round_up(s.tokens, 4));
-    set->gemm->pack_values(values.as<int8_t>() + b * s.tokens * s.columns + h * s.head.span, s.columns,
-                           s.tokens, s.head.span, tiles);
+    int8_t* tiles = scratch<int8_t>(Slot::values, strips_ * 16 * round_up(tokens_, 4));
+    set->gemm->pack_values(values.as<int8_t>() + of.first * s.columns + h * s.head.span, s.columns, tokens_,
+                           s.head.span, tiles);
     tiles_ = tiles;
   }
 
   // row(i, context [span]) for each row of codes, whose stride is a multiple of 4 with zeros after the last
-  // key.
+  // key. `more` is what the codes of keys that are not here, with values of 0, add up to.
   template <class Row>
-  void mix(const uint8_t* codes, int64_t stride, int64_t rows, const Row& row) const {
+  void mix(const uint8_t* codes, int64_t stride, int64_t rows, int32_t more, const Row& row) const {
     const int64_t wide = strips_ * 16;
     int32_t* dot = scratch<int32_t>(Slot::row2, rows * wide);
     float* y = scratch<float>(Slot::row3, wide);
-    set_->gemm->mix(codes, stride, rows, tiles_, s_.tokens, strips_, dot, wide);
+    set_->gemm->mix(codes, stride, rows, tiles_, tokens_, strips_, dot, wide);
     for (int64_t r = 0; r < rows; ++r) {
       set_->rows->context(dot + r * wide, exponents_, &s_.head,
-                          set_->rows->sum_codes(codes + r * stride, s_.tokens), y);
+                          set_->rows->sum_codes(codes + r * stride, tokens_) + more, y);
       row(r, y);
     }
   }
 
  private:
   const KernelSet* set_;
-  const Sizes& s_;
-  int64_t strips_;
+  const Heads& s_;
+  int64_t tokens_, strips_;
   const int8_t* exponents_;
   const int8_t* tiles_;
 };
 
 // Tasks are (batch, head) times chunks of queries: enough of them for all threads, few enough that packing is
 // cheap.
-int64_t query_chunks(const Sizes& s) {
-  const int64_t heads = s.batch * s.heads;
+int64_t query_chunks(int64_t heads, int64_t tokens) {
   return std::clamp<int64_t>(ceil_div(4 * likely_threads(), std::max<int64_t>(heads, 1)), 1,
-                             std::max<int64_t>(1, s.tokens / 64));
+                             std::max<int64_t>(1, tokens / 64));
 }
 
-// body(b, h, first query, last query).
+// body(b, h, first query, last query) for sequences of at most `longest` tokens; queries count from the
+// beginning of their sequence.
+template <class Body>
+void each_head(const Call& call, const std::vector<Sequence>& sequences, int64_t longest, int64_t heads,
+               const Body& body) {
+  const int64_t all = static_cast<int64_t>(sequences.size()) * heads, chunks = query_chunks(all, longest);
+  call.parallel(all * chunks, [&](int64_t task) {
+    const int64_t chunk = task % chunks, head = task / chunks;
+    const int64_t tokens = sequences[static_cast<size_t>(head / heads)].tokens;
+    const int64_t first = tokens * chunk / chunks, last = tokens * (chunk + 1) / chunks;
+    if (first < last) body(head / heads, head % heads, first, last);
+  });
+}
+
 template <class Body>
 void each_head(const Call& call, const Sizes& s, const Body& body) {
-  if (s.tokens == 0) return;
-  const int64_t chunks = query_chunks(s);
-  call.parallel(s.batch * s.heads * chunks, [&](int64_t task) {
-    const int64_t chunk = task % chunks, head = task / chunks;
-    body(head / s.heads, head % s.heads, s.tokens * chunk / chunks, s.tokens * (chunk + 1) / chunks);
-  });
+  each_head(call, padded_sequences(s.batch, s.tokens), s.tokens, s.heads, body);
 }
 
 class BlockScores : public Kernel {
@@ -171,11 +194,11 @@ class BlockScores : public Kernel {
     s.check(key, ke, "key");
     float* scores = call.output<float>(0, {s.batch, s.heads, s.tokens, s.tokens});
     each_head(call, s, [&](int64_t b, int64_t h, int64_t first, int64_t last) {
-      const PackedKeys keys(set, s, key, ke, b, h);
+      const PackedKeys keys(set, s, key, ke, s.sequence(b), h);
       for (int64_t at = first; at < last; at += kQueryRows) {
         const int64_t rows = std::min(kQueryRows, last - at);
         float* products = scratch<float>(Slot::tile, rows * keys.stride());
-        keys.multiply(q, qe, b, h, at, rows, products);
+        keys.multiply(q, qe, h, b * s.tokens + at, rows, products);
         for (int64_t r = 0; r < rows; ++r) {
           set->rows->scale(products + r * keys.stride(), scale_, s.tokens,
                            scores + ((b * s.heads + h) * s.tokens + at + r) * s.tokens);
@@ -237,7 +260,7 @@ class BlockContext : public Kernel {
                 p.shape(), " should be [", s.batch, ", ", s.heads, ", ", s.tokens, ", ", s.tokens, "]");
     float* y = call.output<float>(0, values.dims);
     each_head(call, s, [&](int64_t b, int64_t h, int64_t first, int64_t last) {
-      const PackedValues packed(set, s, values, e, b, h);
+      const PackedValues packed(set, s, values, e, b, s.sequence(b), h);
       const int64_t stride = round_up(s.tokens, 4);
       for (int64_t at = first; at < last; at += kQueryRows) {
         const int64_t rows = std::min(kQueryRows, last - at);
@@ -247,7 +270,7 @@ class BlockContext : public Kernel {
           std::memcpy(codes + r * stride, from, static_cast<size_t>(s.tokens));
           std::memset(codes + r * stride + s.tokens, 0, static_cast<size_t>(stride - s.tokens));
         }
-        packed.mix(codes, stride, rows, [&](int64_t r, const float* context) {
+        packed.mix(codes, stride, rows, 0, [&](int64_t r, const float* context) {
           std::memcpy(y + (b * s.tokens + at + r) * s.columns + h * s.head.span, context,
                       static_cast<size_t>(s.head.span) * sizeof(float));
         });
@@ -264,45 +287,46 @@ class BlockContext : public Kernel {
   HeadAttributes heads_;
 };
 
-class BlockAttention : public Kernel {
+// What both forms of attention share: queries, keys and values, inputs 0 to 5, of some sequences.
+class Attention : public Kernel {
  public:
-  BlockAttention(const Node& node, const KernelSet* kernels)
+  Attention(const Node& node, const KernelSet* kernels)
       : heads_(node),
         scale_(node.real("scale", 1.0f)),
         out_bits_(checked_bits(node.integer("out_bits", 8), "out_bits")) {
     set = kernels;
   }
 
-  void compute(const Call& call) const override {
+ protected:
+  // Outputs of the call; a sequence shorter than `longest` is padded to it with keys that the mask hides.
+  void run(const Call& call, const Heads& s, const std::vector<Sequence>& sequences, int64_t longest,
+           const int64_t* mask) const {
     const Tensor q = call.input(0), qe = call.input(1), key = call.input(2), ke = call.input(3);
-    const Tensor values = call.input(4), ve = call.input(5), mask = call.input(6);
-    const Sizes s(q, heads_, "query");
-    s.check(q, qe, "query");
-    s.check(key, ke, "key");
-    s.check_values(values, ve);
-    BQC_REQUIRE(mask.dims == std::vector<int64_t>({s.batch, s.tokens}), "mask ", mask.shape(), " should be [",
-                s.batch, ", ", s.tokens, "]");
+    const Tensor values = call.input(4), ve = call.input(5);
     int8_t* codes = call.output<int8_t>(0, q.dims);
     int8_t* exponents = call.output<int8_t>(1, with_last(q.dims, s.exponents()));
-    each_head(call, s, [&](int64_t b, int64_t h, int64_t first, int64_t last) {
-      const PackedKeys keys(set, s, key, ke, b, h);
-      const PackedValues packed(set, s, values, ve, b, h);
-      int32_t* keep = scratch<int32_t>(Slot::shared2, s.tokens);
-      const bool alive = effective_mask(mask.as<int64_t>() + b * s.tokens, s.tokens, keep);
-      const int64_t stride = round_up(s.tokens, 64);
-      float* row_scores = scratch<float>(Slot::row, s.tokens);
+    each_head(call, sequences, longest, s.heads, [&](int64_t b, int64_t h, int64_t first, int64_t last) {
+      const Sequence of = sequences[static_cast<size_t>(b)];
+      const PackedKeys keys(set, s, key, ke, of, h);
+      const PackedValues packed(set, s, values, ve, b, of, h);
+      int32_t* keep = scratch<int32_t>(Slot::shared2, of.tokens);
+      const bool alive = effective_mask(mask + of.first, of.tokens, keep);
+      // Where nothing is kept all keys are alike, those of the padding too.
+      const int32_t padding = alive ? 0 : static_cast<int32_t>(longest - of.tokens) * kFullCode;
+      const int64_t stride = round_up(of.tokens, 64);
+      float* row_scores = scratch<float>(Slot::row, of.tokens);
       for (int64_t at = first; at < last; at += kQueryRows) {
         const int64_t rows = std::min(kQueryRows, last - at);
         float* products = scratch<float>(Slot::tile, rows * keys.stride());
-        keys.multiply(q, qe, b, h, at, rows, products);
+        keys.multiply(q, qe, h, of.first + at, rows, products);
         uint8_t* p = scratch<uint8_t>(Slot::shared, rows * stride);
         for (int64_t r = 0; r < rows; ++r) {
-          set->rows->scale(products + r * keys.stride(), scale_, s.tokens, row_scores);
-          set->rows->softmax(row_scores, keep, alive, s.tokens, p + r * stride);
-          std::memset(p + r * stride + s.tokens, 0, static_cast<size_t>(stride - s.tokens));
+          set->rows->scale(products + r * keys.stride(), scale_, of.tokens, row_scores);
+          set->rows->softmax(row_scores, keep, alive, of.tokens, p + r * stride);
+          std::memset(p + r * stride + of.tokens, 0, static_cast<size_t>(stride - of.tokens));
         }
-        packed.mix(p, stride, rows, [&](int64_t r, const float* context) {
-          const int64_t row = b * s.tokens + at + r;
+        packed.mix(p, stride, rows, padding, [&](int64_t r, const float* context) {
+          const int64_t row = of.first + at + r;
           set->rows->quantize(context, &s.head, out_bits_, codes + row * s.columns + h * s.head.span,
                               exponents + row * s.exponents() + h * s.head.count);
         });
@@ -310,16 +334,68 @@ class BlockAttention : public Kernel {
     });
   }
 
+  HeadAttributes heads_;
+
+ private:
+  float scale_;
+  int out_bits_;
+};
+
+class BlockAttention : public Attention {
+ public:
+  using Attention::Attention;
+
+  void compute(const Call& call) const override {
+    const Tensor q = call.input(0), mask = call.input(6);
+    const Sizes s(q, heads_, "query");
+    s.check(q, call.input(1), "query");
+    s.check(call.input(2), call.input(3), "key");
+    s.check_values(call.input(4), call.input(5));
+    BQC_REQUIRE(mask.dims == std::vector<int64_t>({s.batch, s.tokens}), "mask ", mask.shape(), " should be [",
+                s.batch, ", ", s.tokens, "]");
+    run(call, s, padded_sequences(s.batch, s.tokens), s.tokens, mask.as<int64_t>());
+  }
+
   static void infer(const Inference& node) {
     const std::vector<Dim> q = node.input(0), e = node.input(1);
     if (q.size() == 3) node.output(0, Type::i8, q);
     if (e.size() == 3) node.output(1, Type::i8, e);
   }
+};
 
- private:
-  HeadAttributes heads_;
-  float scale_;
-  int out_bits_;
+class RaggedBlockAttention : public Attention {
+ public:
+  using Attention::Attention;
+
+  void compute(const Call& call) const override {
+    const Tensor q = call.input(0), ve = call.input(5), mask = call.input(6);
+    const Heads s(require_rank(q, 2, "query", "[tokens, hidden]"), heads_);
+    const int64_t tokens = q.dims[0];
+    const std::vector<Sequence> sequences = ragged_sequences(call.input(7), tokens);
+    int64_t longest = 0;
+    for (const Sequence& one : sequences) longest = std::max(longest, one.tokens);
+    check_length(longest);
+    const std::vector<int64_t> rows = {tokens, s.columns}, counts = {tokens, s.exponents()};
+    const char* names[] = {"query", "query exponents", "key", "key exponents", "values"};
+    for (size_t i = 0; i < 5; ++i) {
+      const Tensor x = call.input(i);
+      const std::vector<int64_t>& wanted = i % 2 == 0 ? rows : counts;
+      BQC_REQUIRE(x.dims == wanted, names[i], " ", x.shape(), " should be [", wanted[0], ", ", wanted[1],
+                  "]");
+    }
+    const int64_t batch = static_cast<int64_t>(sequences.size());
+    BQC_REQUIRE(ve.dims == std::vector<int64_t>({batch, s.exponents()}), "value exponents ", ve.shape(),
+                " should be [", batch, ", ", s.exponents(), "]");
+    BQC_REQUIRE(mask.dims == std::vector<int64_t>({tokens}), "mask ", mask.shape(), " should be [", tokens,
+                "]");
+    run(call, s, sequences, longest, mask.as<int64_t>());
+  }
+
+  static void infer(const Inference& node) {
+    const std::vector<Dim> q = node.input(0), e = node.input(1);
+    if (q.size() == 2) node.output(0, Type::i8, q);
+    if (e.size() == 2) node.output(1, Type::i8, e);
+  }
 };
 
 }  // namespace
@@ -335,6 +411,11 @@ std::vector<OpSpec> attention_ops() {
        {i8, i8},
        make_kernel<BlockAttention>,
        BlockAttention::infer},
+      {"RaggedBlockAttention",
+       {i8, i8, i8, i8, i8, i8, Type::i64, Type::i64},
+       {i8, i8},
+       make_kernel<RaggedBlockAttention>,
+       RaggedBlockAttention::infer},
   };
 }
 

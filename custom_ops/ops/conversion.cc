@@ -1,10 +1,15 @@
-// BlockQuantize, BlockDequantize, BlockQuantizeValues: between float and blocks.
+// BlockQuantize, BlockDequantize, BlockQuantizeValues and its ragged form: between float and blocks.
 #include "ops/values.h"
 
 namespace bqc {
 namespace {
 
 using ort::Type;
+
+// Sequences that seq_start [batch + 1] tells of, in shape inference.
+Dim sequences_of(const std::vector<Dim>& seq_start) {
+  return seq_start.size() == 1 && seq_start[0].value > 0 ? Dim(seq_start[0].value - 1) : Dim();
+}
 
 class BlockQuantize : public Kernel {
  public:
@@ -79,7 +84,24 @@ class BlockQuantizeValues : public Kernel {
 
   static void infer(const Inference& node) {
     const std::vector<Dim> x = node.input(0);
-    if (x.size() == 3) ValuesQuantizer::infer(node, x, x.back(), "");
+    if (x.size() == 3) ValuesQuantizer::infer(node, x, x[0], x.back(), "");
+  }
+
+ private:
+  ValuesQuantizer values_;
+};
+
+class RaggedBlockQuantizeValues : public Kernel {
+ public:
+  RaggedBlockQuantizeValues(const Node& node, const KernelSet* kernels) : values_(node, "") { set = kernels; }
+
+  void compute(const Call& call) const override {
+    values_.run_ragged(call, set, call.input(0), call.input(1), call.input(2));
+  }
+
+  static void infer(const Inference& node) {
+    const std::vector<Dim> x = node.input(0);
+    if (x.size() == 2) ValuesQuantizer::infer(node, x, sequences_of(node.input(2)), x.back(), "");
   }
 
  private:
@@ -101,6 +123,11 @@ std::vector<OpSpec> conversion_ops() {
        {Type::i8, Type::i8},
        make_kernel<BlockQuantizeValues>,
        BlockQuantizeValues::infer},
+      {"RaggedBlockQuantizeValues",
+       {Type::f32, Type::i64, Type::i64},
+       {Type::i8, Type::i8},
+       make_kernel<RaggedBlockQuantizeValues>,
+       RaggedBlockQuantizeValues::infer},
   };
 }
 

@@ -261,7 +261,7 @@ class LinearQuantizeValues : public Kernel {
 
   static void infer(const Inference& node) {
     const std::vector<Dim> codes = node.input(0);
-    if (codes.size() == 3) ValuesQuantizer::infer(node, codes, bias_columns(node), "out_");
+    if (codes.size() == 3) ValuesQuantizer::infer(node, codes, codes[0], bias_columns(node), "out_");
   }
 
  private:

@@ -62,6 +62,15 @@ struct Maker {
     all.push_back(floats({out}));
     return all;
   }
+  // Where each of `sequences` begins among so many tokens, and where the last ends.
+  Array starts(int64_t sequences, int64_t tokens) {
+    Array out = whole<int64_t>(i64, {sequences + 1}, 0, tokens);
+    int64_t* at = reinterpret_cast<int64_t*>(out.data.get());
+    std::sort(at, at + sequences + 1);
+    at[0] = 0;
+    if (sequences > 0) at[sequences] = tokens;
+    return out;
+  }
   std::vector<Array> sign_table(int64_t rows, int64_t columns) {
     const int64_t planes = between(random, 1, 2);
     return {whole<uint8_t>(u8, {planes, rows, bqc::ceil_div(columns, 8)}, 0, 255),
@@ -111,6 +120,7 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
   const Attributes head = {{"heads", heads}, {"block", block}};
   const Attributes scaled = with(head, {{"scale", 0.125f}});
   const Dims x = {b, s, hidden};
+  const int64_t tokens = b * s;
   const auto linear = [&](int64_t in, int64_t n) { return m.linear(b, s, in, n); };
   const int64_t head_exponents = m.blocks(hidden, width);
   const std::vector<Array> values = {m.codes(x), m.exponents({b, head_exponents})};
@@ -171,6 +181,16 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
       {"BlockAttention",
        with(scaled, {{"out_bits", int64_t{8}}}),
        joined(joined(joined(query, key), values), {m.mask({b, s})}),
+       {}},
+      {"RaggedBlockQuantizeValues",
+       with(head, {{"bits", int64_t{8}}}),
+       {m.floats({tokens, hidden}), m.mask({tokens}), m.starts(b, tokens)},
+       {}},
+      {"RaggedBlockAttention",
+       with(scaled, {{"out_bits", int64_t{8}}}),
+       {m.codes({tokens, hidden}), m.exponents({tokens, head_exponents}), m.codes({tokens, hidden}),
+        m.exponents({tokens, head_exponents}), m.codes({tokens, hidden}), m.exponents({b, head_exponents}),
+        m.mask({tokens}), m.starts(b, tokens)},
        {}},
       {"BlockGather",
        {{"columns", hidden}, {"bits", int64_t{bits}}, {"block", block}, {"layout", std::string("row")}},

@@ -147,7 +147,7 @@ def test_more_tokens_than_a_sum_can_hold() -> None:
     inputs = [*pair, *pair, *values, np.ones((1, tokens), np.int64)]
     attributes = {"heads": 1, "block": 16, "scale": 1.0, "out_bits": 8}
     blob = model("BlockAttention", inputs, set(), list(pair), attributes)
-    with pytest.raises(Exception, match="sequence and head are at most 65536"):
+    with pytest.raises(Exception, match="a sequence has 65537 tokens; it can have 65536"):
         session(blob, 1).run(None, {f"in{i}": x for i, x in enumerate(inputs)})
 
 

@@ -12,7 +12,7 @@ from onnx import helper
 
 from bqc.formats import Blocks, BlockShift
 from bqc.formats.sign_layouts import pack_sign_rows, pack_sign_tiles
-from bqc.ops import reference
+from bqc.ops import ragged_reference, reference
 from bqc.ops.registry import DOMAIN, OPERATORS, functions_for
 
 __all__ = ["Case", "bert_cases", "expected", "model", "same_bits"]
@@ -94,6 +94,30 @@ class Sizes:
         return self.heads * self.width
 
 
+def _ragged(
+    s: Sizes, mask: Array, tokens_of: list[Array], x: Array, odd: Array, rng: np.random.Generator
+) -> list[Case]:
+    """The same tokens as sequences of other lengths, some perhaps of none."""
+    tokens = s.batch * s.length
+    cuts = np.sort(rng.integers(0, tokens + 1, max(s.batch - 1, 0)))
+    seq_start = np.array([0, *cuts, tokens][: s.batch + 1], np.int64)
+    attention = {"heads": s.heads, "block": min(s.block, s.width)}
+    *flat, x, odd = (part.reshape(tokens, part.shape[-1]) for part in (*tokens_of, x, odd))
+    keep = mask.reshape(tokens).copy()
+    keep[: seq_start[1 % len(seq_start)]] *= s.seed % 2  # in some, nothing is kept of the first sequence
+    make = {**attention, "bits": s.out_bits}
+    values = ragged_reference.ragged_block_quantize_values(x, keep, seq_start, **make)
+    scale = float(np.float32(s.width**-0.5))
+    return [
+        Case("RaggedBlockQuantizeValues", [odd, keep, seq_start], make),
+        Case(
+            "RaggedBlockAttention",
+            [*flat, *values, keep, seq_start],
+            {**attention, "scale": scale, "out_bits": s.out_bits},
+        ),
+    ]
+
+
 def bert_cases(s: Sizes) -> list[Case]:
     """A case of every operator at one set of sizes."""
     rng = np.random.default_rng(s.seed)
@@ -160,6 +184,7 @@ def bert_cases(s: Sizes) -> list[Case]:
     position = np.arange(s.length, dtype=np.int64)[None]
     attention = {"heads": s.heads, "block": inner}
     cases = [
+        *_ragged(s, mask, [*head, *key], floats(*lead, hidden), special(floats(*lead, hidden)), rng),
         Case(
             "BlockQuantize",
             [special(floats(*lead, hidden, wide=True))],
