@@ -32,6 +32,7 @@ from bqc.ir.anatomy import (
 from bqc.ir.load import STDIN
 from bqc.ir.match import stored_dtype
 from bqc.passes._graph import key_of
+from bqc.passes._padding import TOKENS
 from bqc.plan import PLAN_KEY, Plan
 
 __all__ = ["SCHEMA_VERSION", "inspect"]
@@ -49,6 +50,8 @@ class _Product:
     role: str
     pair: str
     """Types of the product: what the weight is multiplied by, and itself."""
+    once: bool
+    """Whether it sees one row a sequence."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def _weight(value: ir.Value) -> _Weight:
         elements=elements,
         matrix=elements if packed or len(tensor.shape) >= 2 else 0,
         products=tuple(
-            _Product(layer(node) or "", role(node) or "", _multiplied(node, value))
+            _Product(layer(node) or "", role(node) or "", _multiplied(node, value), _once(node, value))
             for node in value.consumers()
             if role(node) in LINEAR_ROLES
         ),
@@ -168,7 +171,13 @@ def _costs(
     tokens = {place: _rows(model, place, batch, sequence) for place in (HEAD, EMBEDDING)}
     costs = [_Cost(w.layer, w.role, w.elements, 0) for w in weights]
     costs += [
-        _Cost(use.layer, use.role, 0, w.matrix * tokens.get(use.layer, batch * sequence), use.pair)
+        _Cost(
+            use.layer,
+            use.role,
+            0,
+            w.matrix * (batch if use.once else tokens.get(use.layer, batch * sequence)),
+            use.pair,
+        )
         for w in weights
         for use in w.products
     ]
@@ -184,6 +193,14 @@ def _multiplied(node: ir.Node, weight: ir.Value) -> str:
     if node.inputs[0] is weight:  # it is dequantised before it is multiplied
         return "float x float"
     return f"{_type(node.inputs[0])} x {weight.metadata_props.get(FORMAT_KEY, _type(weight))}"
+
+
+def _once(node: ir.Node, weight: ir.Value) -> bool:
+    """Whether a product is known to see one row a sequence: what only first tokens are read of."""
+    shape = node.outputs[0].shape
+    if shape is None or len(shape) != 2 or node.inputs[0] is weight:
+        return False
+    return str(shape[0]) != TOKENS
 
 
 def _attended(model: ir.Model, place: str, name: str) -> str:

@@ -72,6 +72,7 @@ _MODULES = (
     "fold_attention",
     "fold_head",
     "fold_single",
+    "hoist_gather",
     "unpad",
     "attach_functions",
     "finalize",

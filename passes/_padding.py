@@ -11,8 +11,10 @@ from bqc.ir.anatomy import role
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import attributes_of, constant, key_of
 
-__all__ = ["check_by_token", "check_readers", "mask_of", "reads_first"]
+__all__ = ["TOKENS", "by_token", "check_by_token", "check_readers", "mask_of", "reads_first"]
 
+TOKENS = "tokens"
+"""The dimension of all tokens of a batch without padding."""
 _BY_TOKEN = frozenset(
     (
         "BlockQuantize",
@@ -33,8 +35,6 @@ _ALONG = {"Split": 0, "Softmax": -1, "LogSoftmax": -1, "LpNormalization": -1}
 """Operators of one axis, and which it is where none is given."""
 _OVER = frozenset(("Squeeze", "ReduceSum", "ReduceMean", "ReduceL2", "ReduceMax"))
 """Operators of some axes, a constant or an attribute."""
-_BY_SEQUENCE = frozenset(("BlockQuantizeValues", "BlockAttention"))
-"""Operators that have a ragged form."""
 _HIDES = frozenset(("Mul", "Where"))
 """Operators by which a mask takes out what is at places that it hides."""
 
@@ -42,7 +42,7 @@ _HIDES = frozenset(("Mul", "Where"))
 def check_by_token(nodes: Iterable[ir.Node]) -> None:
     """Raise BqcError where a node of the layers cannot run on tokens alone."""
     for node in nodes:
-        if node.op_type not in _BY_SEQUENCE and not _by_token(node):
+        if not _has_ragged_form(node) and not by_token(node):
             raise BqcError(
                 f"padding cannot be taken out: {key_of(node)} is not compiled whole ({_called(node)} is not known to "
                 "keep tokens apart)"
@@ -77,7 +77,7 @@ def check_readers(values: Iterable[ir.Value], inside: Collection[ir.Node], mask:
             seen.add(user)
             if user.op_type in _HIDES and any(other in masks for other in user.inputs):
                 continue
-            if not _by_token(user) and not _inside_tokens(user):
+            if not by_token(user) and not _inside_tokens(user):
                 raise BqcError(
                     f"padding cannot be taken out: {_called(user)} of {key_of(user)} reads places that the mask hides"
                 )
@@ -92,9 +92,10 @@ def reads_first(node: ir.Node) -> bool:
     return index is not None and index.size == 1 and index.ndim <= 1 and not index.any()
 
 
-def _by_token(node: ir.Node) -> bool:
+def by_token(node: ir.Node) -> bool:
+    """Whether every row [..., K] that a node makes follows from the same rows of its inputs, and from constants."""
     if node.domain == DOMAIN and "Linear" in node.op_type:
-        return True
+        return not _has_ragged_form(node)
     constants = [value for value in node.inputs if value is not None and value.is_initializer()]
     if node.op_type == "MatMul":
         return constants == [node.inputs[1]] and len(constants[0].shape or ()) == 2
@@ -102,6 +103,12 @@ def _by_token(node: ir.Node) -> bool:
     if node.op_type == "LayerNormalization":
         return attributes_of(node).get("axis", -1) == -1 and not wide
     return node.op_type in _BY_TOKEN and not wide
+
+
+def _has_ragged_form(node: ir.Node) -> bool:
+    return node.domain == DOMAIN and (
+        node.op_type == "BlockAttention" or node.op_type.endswith("QuantizeValues")
+    )
 
 
 def _inside_tokens(node: ir.Node) -> bool:

@@ -13,12 +13,10 @@ from bqc.ir.anatomy import EMBEDDING, HEAD, VALUE_KEY, layer, role
 from bqc.ir.build import Writer
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import attributes_of, block_node, constant, dims, infer_types
-from bqc.passes._padding import check_by_token, check_readers, mask_of, reads_first
+from bqc.passes._padding import TOKENS, check_by_token, check_readers, mask_of, reads_first
 
 __all__ = ["Unpad"]
 
-TOKENS = "tokens"
-"""The dimension of all tokens of a batch."""
 I64, BOOL = ir.DataType.INT64, ir.DataType.BOOL
 
 

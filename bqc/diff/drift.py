@@ -132,10 +132,11 @@ def measure_drift(
                     first, second = (_read(value, arrays) for value, arrays in zip(pair, got, strict=True))
                     if first is None or second is None:
                         continue
+                    first, second = _same_places(first, second, mask)
                     if first.shape != second.shape:
                         skipped[pair] = None
                         continue
-                    gaps[pair].add(*(_kept(array, mask) for array in (first, second)))
+                    gaps[pair].add(first, second)
     tensors = [_result(a, b, pair, gap) for pair, gap in gaps.items() if pair not in skipped and gap.seen]
     names = [f"{one.name} against {other.name}" for one, other in skipped]
     return Drift(description, tensors, *_parting(tensors), names)
@@ -173,6 +174,15 @@ def _read(value: ir.Value, arrays: dict[str, Array]) -> Array | None:
     node = value.producer()
     assert node is not None, "aligned values are made by nodes"
     return read_float([arrays[v.name or ""] for v in _shown(value)], attributes_of(node))
+
+
+def _same_places(first: Array, second: Array, mask: NDArray[np.bool_] | None) -> tuple[Array, Array]:
+    """Positions that hold a token; where one of both has first tokens only, these."""
+    if abs(first.ndim - second.ndim) == 1 and len(first) == len(second):
+        longer = max(first, second, key=np.ndim)
+        if longer.ndim == 3:
+            return (first[:, 0], second) if longer is first else (first, second[:, 0])
+    return _kept(first, mask), _kept(second, mask)
 
 
 def _kept(array: Array, mask: NDArray[np.bool_] | None) -> Array:

@@ -18,9 +18,10 @@ Array = NDArray[Any]
 def read_float(outputs: Sequence[Array], attributes: Mapping[str, Any]) -> Array | None:
     """The float tensor that a node's outputs stand for; None if they are neither float nor known codes.
 
-    Codes int8 [..., K] with exponents int8 [..., n] (or [B, n], one for all tokens of a sequence) are
-    dequantised by the node's own geometry: ``out_block`` and ``out_group``, or ``block`` and ``group``, blocks
-    inside heads where it has ``heads``. A single uint8 output [B, h, S, S] is the codes of a softmax.
+    Codes int8 [..., K] with exponents int8 [..., n] (or [B, n], one for all tokens of a sequence) are dequantised by
+    the node's own geometry: ``out_block`` and ``out_group``, or ``block`` and ``group``, blocks inside heads where it
+    has ``heads``; not where sequences share exponents whose tokens lie one after another without padding. A single
+    uint8 output [B, h, S, S] is the codes of a softmax.
     """
     first = outputs[0]
     if np.issubdtype(first.dtype, np.floating):
@@ -37,6 +38,8 @@ def read_float(outputs: Sequence[Array], attributes: Mapping[str, Any]) -> Array
         group = width // attributes["heads"]
     if exponents.ndim < first.ndim:
         exponents = exponents[:, None, :]
+    elif exponents.shape[:-1] != first.shape[:-1]:
+        return None
     return block_dequantize(
         first, np.broadcast_to(exponents, (*first.shape[:-1], exponents.shape[-1])), block=block, group=group
     )

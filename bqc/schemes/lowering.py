@@ -14,6 +14,7 @@ from bqc.passes.fold_layernorm import FoldLayerNorm
 from bqc.passes.fold_matmul import FoldMatMul
 from bqc.passes.fold_single import FoldSingle
 from bqc.passes.fold_softmax import FoldSoftmax
+from bqc.passes.hoist_gather import HoistGather
 from bqc.passes.pack_weights import PackWeights
 from bqc.passes.quantize_activations import QuantizeActivations
 from bqc.passes.quantize_weights import QuantizeWeights
@@ -35,6 +36,7 @@ def lowering(cosine_min: float = 0.8) -> list[ir.passes.InPlacePass]:
         FoldAttention(),
         FoldHead(),
         FoldSingle(),
+        HoistGather(),
         AttachFunctions(),
         Finalize(),
     ]
