@@ -98,7 +98,9 @@ def test_a_float_model_against_its_compile(plain: Path, compiled: Path, backward
     assert report.drift.skipped == []
     macs = {row["what"]: (row["a"], row["b"]) for row in report.costs}
     assert macs["MACs at 1x128, int8 x int8"][0 if backwards else 1] == 2 * 128 * 128 * 32
-    assert len(set(macs["MACs at 1x128, all"])) == 1
+    whole, compiled = sorted(macs["MACs at 1x128, all"], reverse=True)
+    # Behind the last attention only first tokens are computed.
+    assert whole - compiled == 127 * (32 * 32 + 2 * 32 * 64)
 
 
 @pytest.mark.parametrize("bits", [8, 6, 4])
