@@ -31,6 +31,7 @@ from bqc.ir.anatomy import (
 )
 from bqc.ir.load import STDIN
 from bqc.ir.match import stored_dtype
+from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import key_of
 from bqc.passes._padding import TOKENS
 from bqc.plan import PLAN_KEY, Plan
@@ -123,7 +124,7 @@ def _float_parts(model: ir.Model, found: Encoder) -> list[FloatPart]:
         kept = {key: why.partition(": ") for key, why in Plan.of(model).kept.items()}
         parts += [FloatPart(key, why) for key, (kind, _, why) in kept.items() if kind == "float"]
     dequantized = [
-        node for node in model.graph if node.op_type in ("BlockDequantizeTiles", "SignDequantizeTiles")
+        node for node in model.graph if node.domain == DOMAIN and node.op_type.endswith("DequantizeTiles")
     ]
     return parts + [
         FloatPart(key_of(n), "quantised, and multiplied in float: its input is float") for n in dequantized

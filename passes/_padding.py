@@ -17,8 +17,12 @@ TOKENS = "tokens"
 """The dimension of all tokens of a batch without padding."""
 _BY_TOKEN = frozenset(
     (
-        "BlockQuantize",
+        "BinarizeCodes",
+        "Binarize",
+        "BinaryDequantize",
         "BlockDequantize",
+        "BlockQuantize",
+        "HalfRound",
         "LayerNorm",
         "Gelu",
         "Tanh",

@@ -11,7 +11,15 @@ from bqc.formats import BlockShift
 from bqc.ir.anatomy import LINEAR_ROLES, TABLE_ROLES, role
 from bqc.ir.match import is_transposed
 
-__all__ = ["check_formats", "latents", "require_whole", "tied_tables", "weight_inputs", "weight_uses"]
+__all__ = [
+    "check_formats",
+    "is_linear",
+    "latents",
+    "require_whole",
+    "tied_tables",
+    "weight_inputs",
+    "weight_uses",
+]
 
 
 def check_formats(bits: Iterable[int], block: int | str) -> None:
@@ -45,6 +53,11 @@ def require_whole(model: ir.Model) -> None:
         )
 
 
+def is_linear(node: ir.Node) -> bool:
+    """Whether a node is labelled as the product of a linear."""
+    return node.op_type == "MatMul" and not node.domain and role(node) in LINEAR_ROLES
+
+
 def weight_inputs(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, int]]:
     """(node, weight, reduction axis) of every labelled linear and lookup table, in graph order.
 
@@ -56,10 +69,9 @@ def weight_inputs(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, int]]:
 def weight_uses(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value, int]]:
     """As `weight_inputs`, and weights that are the sum of two constants as well."""
     for node in model.graph:
-        kind = role(node)
-        if node.op_type == "MatMul" and kind in LINEAR_ROLES:
+        if is_linear(node):
             weight, axis = node.inputs[1], 0
-        elif node.op_type == "Gather" and kind in TABLE_ROLES:
+        elif node.op_type == "Gather" and role(node) in TABLE_ROLES:
             weight, axis = node.inputs[0], 1
         else:
             continue

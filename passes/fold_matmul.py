@@ -31,6 +31,10 @@ class FoldMatMul(ir.passes.InPlacePass):
 
     and with weights of signs, SignDequantizeTiles, the operators SignLinear....
 
+    With weights in fp16, and with indices IndexDequantizeTiles(i, t)::
+
+        Add(MatMul(HalfRound(x), HalfDequantizeTiles(w)), bias)     ->     HalfLinear(x, w, bias)
+
     A Gather of tokens moves above the dequantise node first. Contract: ulp (the float MatMul's order of sums
     is undefined, the integer one's is not); the last two rules are exact.
     """
@@ -38,7 +42,7 @@ class FoldMatMul(ir.passes.InPlacePass):
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        first = apply(model, _GatherTokens, _Linear, _SignLinear)
+        first = apply(model, _GatherTokens, _Linear, _SignLinear, _HalfLinear, _IndexLinear)
         second = apply(model, _LinearQuantize, _LinearValues, _SignLinearQuantize, _SignLinearValues)
         return ir.passes.PassResult(model, first.modified or second.modified)
 
@@ -185,6 +189,47 @@ class _SignLinearQuantize(_LinearQuantize):
 
 class _SignLinearValues(_LinearValues):
     family = "Sign"
+
+
+class _RoundedLinear(FoldRule):
+    """A linear whose input is rounded to fp16; rules name the parts of its weight."""
+
+    reads_dequantized = True
+    parts: tuple[str, ...]
+
+    def product(self, op: Any, x: Any, weight: list[Any], bias: Any) -> Any:
+        left = op.HalfRound(x, _domain=DOMAIN, _outputs=["left"])
+        right = linear(self, op, "DequantizeTiles", weight, "right")
+        return op.Add(op.MatMul(left, right, _outputs=["product"]), bias, _outputs=["y"])
+
+    def check(self, context: Any, bias: ir.Value, **_: Any) -> Any:
+        result = pattern.MatchResult()
+        if not bias.is_initializer() or bias.shape is None or len(bias.shape) != 1:
+            return result.fail("the bias is no rank-1 initializer", bias)
+        return result
+
+    def rewrite(
+        self, op: Any, x: ir.Value, bias: ir.Value, right: ir.Value, product: ir.Value, y: ir.Value, **v: Any
+    ) -> Any:
+        inputs = [x, *(v[part] for part in self.parts), bias]
+        attributes = {"layout": made_with(right)["layout"]}
+        return self.fused(op, f"{self.family}Linear", inputs, attributes, last=y, like=y, through=[product])
+
+
+class _HalfLinear(_RoundedLinear):
+    family = "Half"
+    parts = ("w",)
+
+    def pattern(self, op: Any, x: Any, w: Any, bias: Any) -> Any:
+        return self.product(op, x, [w], bias)
+
+
+class _IndexLinear(_RoundedLinear):
+    family = "Index"
+    parts = ("w", "table")
+
+    def pattern(self, op: Any, x: Any, w: Any, table: Any, bias: Any) -> Any:
+        return self.product(op, x, [w, table], bias)
 
 
 def out_attributes(codes: ir.Value) -> dict[str, Any]:

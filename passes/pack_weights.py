@@ -32,9 +32,11 @@ class PackWeights(ir.passes.InPlacePass):
 
         MatMul(x, BlockDequantizeTiles(tiles, exponents))           BlockGather(ids, rows, exponents)
 
-    and of signs, SignDequantizeTiles(planes, scales) and SignGather(ids, rows, scales).
+    and so for other families of weights: SignDequantizeTiles, HalfDequantizeTiles, IndexDequantizeTiles; SignGather and
+    so on.
 
-    A table that is the weight of a linear too becomes tiles for both, BlockGatherTiles(ids, tiles, exponents).
+    A table that is the weight of a linear too becomes tiles for both, BlockGatherTiles(ids, tiles, exponents), where
+    its family can look up in tiles.
     Contract: exact.
     """
 
@@ -79,14 +81,14 @@ class _Packer:
 
     def lookup(self, dequantize: ir.Node, gather: ir.Node) -> None:
         """A table in rows, or in tiles where it is the weight of a linear too."""
-        tiled = dequantize.inputs[0] in self.multiplied
+        lookup = dequantize.op_type.replace("Dequantize", "Gather")
+        tiled = dequantize.inputs[0] in self.multiplied and f"{lookup}Tiles" in OPERATORS
         parts, attributes = self._parts(dequantize, tiled=tiled)
         # No block of a table is cut at groups: its rows are no heads.
         attributes.pop("group", None)
         ids = gather.inputs[1]
         assert ids is not None, "a lookup has ids"
-        op_type = dequantize.op_type.replace("Dequantize", "GatherTiles" if tiled else "Gather")
-        new = block_node(op_type, [ids, *parts], attributes, like=gather)
+        new = block_node(f"{lookup}Tiles" if tiled else lookup, [ids, *parts], attributes, like=gather)
         new.metadata_props[VALUE_KEY] = value_key(gather)
         self.graph.insert_after(gather, new)
         take_place(gather.outputs[0], new.outputs[0])
@@ -114,4 +116,7 @@ class _Packer:
 
 
 def _dequantizes(node: ir.Node) -> bool:
-    return node.domain == DOMAIN and node.op_type in ("BlockDequantize", "SignDequantize")
+    """Whether a node is the ``<family>Dequantize`` of a family of weights."""
+    return (
+        node.domain == DOMAIN and node.op_type.endswith("Dequantize") and f"{node.op_type}Tiles" in OPERATORS
+    )

@@ -9,11 +9,13 @@ import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.formats import BlockShift
+from bqc.formats.half import HALF_FAMILIES
 from bqc.ir.anatomy import VALUE_KEY, encoder, nodes_of, role, value_key
 from bqc.ir.build import Writer
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead, take_place
-from bqc.passes._graph import block_node, dims, produced_by, standard_node
+from bqc.passes._graph import block_node, dims, key_of, produced_by, standard_node
+from bqc.passes._weights import is_linear
 from bqc.plan import Plan
 
 __all__ = ["QuantizeActivations"]
@@ -53,8 +55,9 @@ class QuantizeActivations(ir.passes.InPlacePass):
         y = LayerNormalization(...)             p = SoftmaxDequantize(MaskedSoftmax(scores, mask))
         y' = BlockDequantize(BlockQuantize(y))
 
-    Values have one exponent per sequence, head and block: `BlockQuantizeValues`. Contract: lossy, by the
-    plan's formats.
+    Values have one exponent per sequence, head and block: `BlockQuantizeValues`. A linear whose weight is in fp16 or
+    indices of it reads its input rounded to fp16, ``MatMul(HalfRound(x), W)``; one HalfRound serves all that read x.
+    Contract: lossy, by the plan's formats.
     """
 
     contract = Contract("lossy", cosine_min=0.8, idempotent=False)
@@ -91,10 +94,30 @@ class QuantizeActivations(ir.passes.InPlacePass):
                     continue
                 _pair(model, writer, node, fmt, mask if kind == "attention.value" else None, heads)
                 count += 1
+        count += _round_inputs(model, plan)
         drop_dead(model)
         # A mask may be computed later than the values that it is now read with.
         model.graph.sort()
         return ir.passes.PassResult(model, count > 0)
+
+
+def _round_inputs(model: ir.Model, plan: Plan) -> int:
+    """`HalfRound` before the linears whose formats ask for it; how many such linears there are."""
+    rounded: dict[ir.Value, ir.Value] = {}
+    count = 0
+    for node in list(model.graph):
+        fmt = plan.weights.get(key_of(node)) if is_linear(node) else None
+        if fmt is None or fmt.family not in HALF_FAMILIES or not may_rewrite(node):
+            continue
+        x = node.inputs[0]
+        assert x is not None, "a MatMul has two inputs"
+        if x not in rounded:
+            made = block_node("HalfRound", [x], {}, like=node)
+            model.graph.insert_before(node, made)
+            rounded[x] = made.outputs[0]
+        node.replace_input_with(0, rounded[x])
+        count += 1
+    return count
 
 
 def _pair(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,8 @@ class QuantizeWeights(ir.passes.InPlacePass):
         MatMul(x, Transpose(BlockDequantize(codes[N, K], exponents[N, n])))
         Gather(BlockDequantize(codes[V, H], exponents[V, n]), ids)
 
-    and with formats of signs, SignDequantize(signs[P, N, K], scales[P, N or 1]).
+    and with formats of signs, SignDequantize(signs[P, N, K], scales[P, N or 1]), in fp16 HalfDequantize(rows[N, K]), as
+    indices IndexDequantize(codes[N, K], table[256]).
 
     A weight that several nodes share is quantised and stored once, and so is a decoder that is a table transposed: its
     rows are the table's, in the same blocks. One that is read in blocks that end with the heads and in blocks that do
@@ -44,8 +45,8 @@ class QuantizeWeights(ir.passes.InPlacePass):
     formats of the plan.
 
     Raises:
-        BqcError: nodes that share a weight have different formats in the plan, or a weight, bias, gamma or beta is not
-            finite.
+        BqcError: nodes that share a weight have different formats in the plan, a weight, bias, gamma or beta is not
+            finite, or a weight holds numbers that its format does not have.
     """
 
     contract = Contract("lossy", cosine_min=0.8)
@@ -79,7 +80,10 @@ class QuantizeWeights(ir.passes.InPlacePass):
                 matrices.append(data.T if axis == 0 else data)
             stored = (tables[weight], 1) if weight in tables else (weight, axis)
             if stored not in parts:
-                made = _quantized(fmt, matrices, key)
+                try:
+                    made = _quantized(fmt, matrices, key)
+                except ValueError as error:
+                    raise BqcError(f"weight {weight.name!r} ({key}) {error}") from None
                 parts[stored] = weight_parts(model.graph, stored[0], made, str(fmt), matrices[0].size)
             geometry = fmt.geometry(matrices[0].shape[1])
             new = [block_node(f"{fmt.family}Dequantize", parts[stored], geometry, like=node)]
@@ -137,8 +141,9 @@ def _part_groups(model: ir.Model, plan: Plan) -> None:
 
 
 def _in_groups(fmt: Any, group: int) -> WeightFormat:
-    """The same format in other groups: formats are dataclasses."""
-    other: WeightFormat = replace(fmt, group=group)
+    """The same format in other groups, if it has any: formats are dataclasses."""
+    has_groups = any(field.name == "group" for field in fields(fmt))
+    other: WeightFormat = replace(fmt, group=group) if has_groups else fmt
     return other
 
 

@@ -28,6 +28,7 @@ FAMILIES = {
     "embedding": "Embedding",
     "signs": "Weights made of signs",
     "ragged": "Sequences without padding",
+    "half": "Weights in fp16 and as indices of fp16 numbers",
 }
 """Module of ``bqc.ops.bodies`` -> heading."""
 
@@ -81,6 +82,7 @@ INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
     "seq_start": ("int64", ("B + 1",), "the first token of each sequence and, last, the number of tokens"),
 }
 """Input name -> type, shape, meaning."""
+_STRIPS = ("ceil16(N) / 16", "K", "16")
 _SCALES = ("float32", ("P", "ceil16(N) or 1"), "a scale for each output of a plane, or one for all")
 SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("BlockQuantizeValues", "x"): ("float32", ("B", "S", "H"), "any values"),
@@ -124,6 +126,22 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("SignLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
     ("SignLinearQuantizeValues", "codes"): ("int8", ("B", "S", "K"), "codes"),
     ("SignLinearQuantizeValues", "exponents"): ("int8", ("B", "S", "n"), "exponents of `codes`"),
+    **{
+        (f"Half{form}", "tiles"): ("float16", _STRIPS, "weight or table in the layout `n16`")
+        for form in ("DequantizeTiles", "Linear", "GatherTiles")
+    },
+    **{
+        (f"Index{form}", "tiles"): ("uint8", _STRIPS, "indices in the layout `n16`")
+        for form in ("DequantizeTiles", "Linear", "GatherTiles")
+    },
+    **{
+        (f"Index{form}", "table"): ("float16", ("256",), "the numbers that indices stand for")
+        for form in ("Dequantize", "DequantizeTiles", "Linear", "Gather", "GatherTiles")
+    },
+    ("HalfDequantize", "rows"): ("float16", ("N", "K"), "the weight"),
+    ("HalfGather", "rows"): ("float16", ("V", "H"), "the table"),
+    ("IndexDequantize", "codes"): ("uint8", ("N", "K"), "indices"),
+    ("IndexGather", "codes"): ("uint8", ("V", "H"), "indices, a row of the table each"),
     ("BlockGather", "exponents"): ("int8", ("V", "n"), "exponents of `table`"),
 }
 """(operator, input) -> the same, where an operator differs from the rest."""

@@ -31,11 +31,14 @@ def run(model: Path, feeds: dict[str, np.ndarray], library: Path | None, threads
 
 
 def make(folder: Path) -> None:
-    """Compile a model for each bit width and kind of signs, and the embedded one; keep what this ONNX Runtime gives."""
+    """Compile a model for each bit width and kind of weights, and the embedded one; keep what this gives."""
     import onnx_ir as ir
 
     import bqc
+    from bqc.formats import Half, Index8
     from bqc.ir.synthetic import canonical_bert
+    from bqc.passes.plan_bbct import PlanBbct
+    from bqc.plan import Plan
 
     folder.mkdir(parents=True)
     shutil.copyfile(bqc.library_path(), folder / LIBRARY)
@@ -49,6 +52,13 @@ def make(folder: Path) -> None:
     bqc.compile(
         positions, "binarybert", folder / "positions.onnx", weights="binary", position_bits=32, block=64
     )
+    # Between points, so that nothing is left to a float operator.
+    for name, fmt in (("half", Half()), ("index", Index8())):
+        model = canonical_bert(layers=1, hidden=52, heads=2, ffn=70, head="masked-lm")
+        PlanBbct()(model)
+        plan = Plan.of(model)
+        plan.weights = dict.fromkeys(plan.weights, fmt)
+        bqc.compile(model, output=folder / f"{name}.onnx", recipe=plan)
     tied = canonical_bert(layers=1, head="masked-lm")
     bqc.compile(tied, "bbct", folder / "tied.onnx", embedding_bits=4)
     ir.save(canonical_bert(layers=1, gelu="tanh", head="none"), folder / "float.onnx")

@@ -61,6 +61,8 @@ _OPERATORS: dict[str, tuple[Arithmetic, Callable[[Shapes, Shapes], int]]] = {
     "SignLinearQuantizeValues": ("int8", _product),
     "SignLinearGelu": ("int8", _product),
     "SignLinearAddNorm": ("int8", _product),
+    "HalfLinear": ("fp32", _product),
+    "IndexLinear": ("fp32", _product),
     "BlockScores": ("int8", _scores),
     "BlockContext": ("int8", _product),
     "BlockAttention": ("int8", _attention),

@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 _ROWS = ("codes", "rows", "signs")
 """Parts stored with the matrix's own rows first; the others are stored for their kernel."""
-_TILED_LOOKUPS = ("BlockGatherTiles", "EmbeddingLayerNormTiles")
+_TILED_LOOKUPS = ("BlockGatherTiles", "EmbeddingLayerNormTiles", "HalfGatherTiles", "IndexGatherTiles")
 """What reads a table that is stored for the kernel of a linear."""
 
 

@@ -2,6 +2,8 @@
 
 from bqc.formats.block_shift import BlockShift
 from bqc.formats.geometry import Blocks
+from bqc.formats.half import Half
+from bqc.formats.index8 import Index8
 from bqc.formats.signs import Binary, Ternary
 
-__all__ = ["Binary", "BlockShift", "Blocks", "Ternary"]
+__all__ = ["Binary", "BlockShift", "Blocks", "Half", "Index8", "Ternary"]

@@ -17,6 +17,7 @@ __all__ = [
     "GELU_ERF",
     "GELU_LIMIT",
     "GELU_TANH",
+    "HALF_MAX",
     "LOG2E",
     "MAX_EXPONENT",
     "MIN_EXPONENT",
@@ -30,6 +31,8 @@ __all__ = [
 FLT_MAX = float(np.finfo(np.float32).max)
 FLT_MIN = 2.0**-126
 """Smallest normal binary32; smaller magnitudes count as zero."""
+HALF_MAX = 65504.0
+"""Largest fp16 number."""
 
 MIN_EXPONENT = -126
 """Exponent of an all-zero block, and the smallest there is."""

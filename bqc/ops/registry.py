@@ -16,8 +16,8 @@ import onnx
 import onnx_ir as ir
 
 from bqc.formats.geometry import Blocks
-from bqc.ops import ragged_reference, reference, sign_reference
-from bqc.ops.bodies import attention, elementary, embedding, linear, ragged, signs
+from bqc.ops import half_reference, ragged_reference, reference, sign_reference
+from bqc.ops.bodies import attention, elementary, embedding, half, linear, ragged, signs
 
 __all__ = ["DOMAIN", "OPERATORS", "OPSET", "VERSION", "Operator", "functions_for"]
 
@@ -158,6 +158,10 @@ def _ragged_values(inputs: Sequence[Shape], a: Attributes) -> Inferred:
 
 def _embedding_shape(inputs: Sequence[Shape]) -> list[Dim]:
     return [*inputs[0], inputs[9][0]]
+
+
+def _gathered(inputs: Sequence[Shape], a: Attributes) -> Inferred:
+    return [(F32, [*inputs[0], a["columns"]])]
 
 
 def _same(inputs: Sequence[Shape], _: Attributes) -> Inferred:
@@ -329,6 +333,41 @@ _ALL = (
         sign_reference.sign_embedding_layer_norm,
         lambda i, a: _out(_embedding_shape(i), a),
     ),
+    Operator("HalfRound", half.HalfRound, half_reference.half_round, _same),
+    Operator("HalfDequantize", half.HalfDequantize, half_reference.half_dequantize, _same, has_kernel=False),
+    Operator(
+        "HalfDequantizeTiles",
+        half.HalfDequantizeTiles,
+        half_reference.half_dequantize_tiles,
+        lambda i, a: [(F32, [a["columns"], a["rows"]])],
+        has_kernel=False,
+    ),
+    Operator(
+        "HalfLinear",
+        half.HalfLinear,
+        half_reference.half_linear,
+        lambda i, _: [(F32, [*i[0][:-1], i[2][0]])],
+    ),
+    Operator("HalfGather", half.HalfGather, half_reference.half_gather, _gathered),
+    Operator("HalfGatherTiles", half.HalfGatherTiles, half_reference.half_gather_tiles, _gathered),
+    Operator(
+        "IndexDequantize", half.IndexDequantize, half_reference.index_dequantize, _same, has_kernel=False
+    ),
+    Operator(
+        "IndexDequantizeTiles",
+        half.IndexDequantizeTiles,
+        half_reference.index_dequantize_tiles,
+        lambda i, a: [(F32, [a["columns"], a["rows"]])],
+        has_kernel=False,
+    ),
+    Operator(
+        "IndexLinear",
+        half.IndexLinear,
+        half_reference.index_linear,
+        lambda i, _: [(F32, [*i[0][:-1], i[3][0]])],
+    ),
+    Operator("IndexGather", half.IndexGather, half_reference.index_gather, _gathered),
+    Operator("IndexGatherTiles", half.IndexGatherTiles, half_reference.index_gather_tiles, _gathered),
 )
 
 OPERATORS: dict[str, Operator] = {operator.name: operator for operator in _ALL}

@@ -228,7 +228,9 @@ def _rows(lookup: ir.Node, table: int) -> Iterator[int]:
     if shape and len(shape) == 3:  # signs, in planes
         axis = 1
     size = shape[axis] if shape else None
-    if shape is not None and len(shape) == 4:  # tiles are padded, so that the node says it
+    if shape is not None and (
+        len(shape) == 4 or lookup.op_type.endswith("GatherTiles")
+    ):  # tiles are padded, so that the node says it
         size = lookup.attributes.get_int("rows")
     if isinstance(size, int):
         yield size

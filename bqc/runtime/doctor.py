@@ -23,7 +23,7 @@ MINIMUM_ORT = (1, 20)
 # first.
 _X86: dict[str, tuple[str, ...]] = {
     "portable": (),
-    "avx2": ("avx2", "fma"),
+    "avx2": ("avx2", "fma", "f16c"),
     "avx512": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"),
 }
 _ARM: dict[str, tuple[str, ...]] = {"portable": (), "neon": ("asimd",), "neon_dot": ("asimd", "asimddp")}

@@ -23,6 +23,10 @@ LOOKUPS = {
     "EmbeddingLayerNorm": _EMBEDDING,
     "EmbeddingLayerNormTiles": _EMBEDDING,
     "SignGather": ((0, 1),),
+    "HalfGather": ((0, 1),),
+    "HalfGatherTiles": ((0, 1),),
+    "IndexGather": ((0, 1),),
+    "IndexGatherTiles": ((0, 1),),
     "SignEmbeddingLayerNorm": _EMBEDDING,
 }
 """Operator -> (input with indices, input with the table)."""
@@ -65,7 +69,9 @@ class Tables:
 
     def _rows(self, lookup: onnx.NodeProto, table: int) -> int | None:
         shape = self._shapes.get(self._origin(lookup.input[table]), [])
-        if len(shape) == 4:  # tiles are padded, so that the node says it
+        if len(shape) == 4 or lookup.op_type.endswith(
+            "GatherTiles"
+        ):  # tiles are padded, so that the node says it
             return next((attribute.i for attribute in lookup.attribute if attribute.name == "rows"), None)
         return shape[-2] if len(shape) in (2, 3) else None  # signs lie in planes
 

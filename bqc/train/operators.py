@@ -232,6 +232,7 @@ _QUANTIZED = {
     "BlockDequantize": Operator(quantizers.block_dequantize),
     "BlockQuantize": Operator(quantizers.block_quantize),
     "BlockQuantizeValues": Operator(quantizers.block_quantize_values),
+    "HalfRound": Operator(quantizers.fake_half),
     "MaskedSoftmax": Operator(quantizers.masked_softmax),
     "SoftmaxDequantize": Operator(quantizers.softmax_dequantize),
 }

@@ -15,14 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from bqc.formats import Blocks, BlockShift
+from bqc.formats.index8 import LEVELS
 from bqc.formats.signs import TERNARY_THRESHOLD
-from bqc.ops.constants import MIN_EXPONENT, SOFTMAX_SCALE
+from bqc.ops.constants import HALF_MAX, MIN_EXPONENT, SOFTMAX_SCALE
 
 __all__ = [
     "block_dequantize",
     "block_quantize",
     "block_quantize_values",
     "fake_binary_weight",
+    "fake_half",
+    "fake_index_weight",
     "fake_quantize_weight",
     "fake_ternary_weight",
     "masked_softmax",
@@ -106,6 +109,32 @@ def fake_ternary_weight(w: Tensor, per_row: bool, axis: int) -> Tensor:
     count = _sum(kept.double(), per_row, axis).clamp(min=1)
     half = (_sum(magnitudes * kept, per_row, axis) / count / 2).to(w.dtype)
     return _Replace.apply(w, torch.sign(w.detach()) * kept * (half + half))
+
+
+def fake_half(x: Tensor) -> Tensor:
+    """x rounded to fp16 and cut off at +-65504 as `bqc.formats.half.to_half` does; NaN stays. The gradient is that of
+    the identity: weights in `Half`, and the operator HalfRound."""
+    within = x.detach().float().clamp(-HALF_MAX, HALF_MAX)
+    return _Replace.apply(x, within.half().to(x.dtype))
+
+
+def fake_index_weight(w: Tensor, whole: Tensor) -> Tensor:
+    """What `Index8.quantize` and reading its table make of a weight; the gradient is that of the identity.
+
+    Args:
+        w: a weight, or some rows of a table.
+        whole: all of it, which the range is taken from.
+    """
+    every = whole.detach().float()
+    low, high = (fake_half(end) for end in torch.aminmax(every))
+    # Some devices multiply by the inverse of a number that is no tensor.
+    step = (high - low) / torch.full_like(high, LEVELS - 1)
+    values = torch.arange(LEVELS, dtype=torch.float32, device=w.device) * step + low
+    values[-1] = high
+    table = fake_half(values) + 0.0
+    wide = table.double()
+    codes = torch.bucketize(w.detach().double(), (wide[:-1] + wide[1:]) / 2)
+    return _Replace.apply(w, table[codes].to(w.dtype))
 
 
 def _mean(x: Tensor, per_row: bool, axis: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from bqc.errors import BqcError
-from bqc.formats import Binary, BlockShift, Ternary
+from bqc.formats import Binary, BlockShift, Half, Index8, Ternary
 from bqc.formats.stored import WeightFormat
 from bqc.ir.anatomy import ROLE_KEY, role
 from bqc.passes._graph import attributes_of, constant, key_of, produced_by, single_use
@@ -26,7 +26,13 @@ from bqc.passes._weights import latents, weight_uses
 from bqc.plan import matching
 from bqc.train.dropout import drops
 from bqc.train.operators import OPERATORS, SIZES, Operator, supported
-from bqc.train.quantizers import fake_binary_weight, fake_quantize_weight, fake_ternary_weight
+from bqc.train.quantizers import (
+    fake_binary_weight,
+    fake_half,
+    fake_index_weight,
+    fake_quantize_weight,
+    fake_ternary_weight,
+)
 from bqc.train.taps import tapped
 
 __all__ = ["Settings", "Traced", "trace"]
@@ -246,11 +252,18 @@ class _Tracer:
             self.quantized[value, fmt] = self._fake_quantize(planes, fmt, 0)
         return self.quantized[value, fmt]
 
-    def _fake_quantize(self, latent: list[fx.Node], fmt: WeightFormat, axis: int) -> fx.Node:
-        """The weight, or with ``axis`` -1 rows of it; of several that are added, each is a plane of its own."""
+    def _fake_quantize(
+        self, latent: list[fx.Node], fmt: WeightFormat, axis: int, whole: list[fx.Node] | None = None
+    ) -> fx.Node:
+        """The weight, or with ``axis`` -1 rows of it, then of ``whole``; of several that are added, each is a plane of
+        its own."""
         if isinstance(fmt, BlockShift):
             block = fmt.block if isinstance(fmt.block, int) else 0
             return self.graph.call_function(fake_quantize_weight, (*latent, fmt.bits, block, fmt.group, axis))
+        if isinstance(fmt, Half):
+            return self.graph.call_function(fake_half, tuple(latent))
+        if isinstance(fmt, Index8):
+            return self.graph.call_function(fake_index_weight, (*latent, *(whole or latent)))
         if not isinstance(fmt, Binary | Ternary):
             raise BqcError(f"{fmt} cannot be trained: torch is not taught its rounding")
         per_row = fmt.span == "row"
@@ -288,7 +301,7 @@ class _Tracer:
         if ids in self.sizes or attributes_of(node).get("axis", 0) != 0:
             return None
         fmt = self.formats.get((node, table)) if table is not None else None
-        if fmt is not None and getattr(fmt, "span", "row") == "tensor":
+        if isinstance(fmt, Binary | Ternary) and fmt.span == "tensor":
             raise BqcError(f"{key_of(node)} cannot be trained in {fmt}: give the table a scale a row")
         # Scales are those of rows, so that only the rows in use need be quantised.
         rows = [
@@ -298,7 +311,7 @@ class _Tracer:
             for one in tables
         ]
         if fmt is not None:
-            return self._fake_quantize(rows, fmt, -1)
+            return self._fake_quantize(rows, fmt, -1, [self._tensor(one) for one in tables])
         return rows[0] if len(rows) == 1 else self.graph.call_function(torch.add, tuple(rows))
 
     def _product(self, node: ir.Node) -> fx.Node | None:

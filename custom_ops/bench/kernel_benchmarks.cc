@@ -3,7 +3,8 @@
 //   bqc_bench --benchmark_filter='product/avx2/8/64/128/.*' --benchmark_repetitions=5
 //
 // Products count GMAC/s and `of_peak`, their share of what a loop of the level's multiply-adds on registers
-// reaches in the same process; row functions count the bytes of the values that they read and write.
+// reaches in the same process (of floats for fp16 weights, of int8 codes for all others); row functions count
+// the bytes of the values that they read and write.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -41,11 +42,14 @@ std::vector<float> random_floats(int64_t n) {
   return out;
 }
 
-double int8_peak(const KernelSet& set) {
+// What a loop of a level's multiply-adds of int8 codes, or of floats, reaches.
+double peak(const KernelSet& set, bool int8) {
   static std::map<std::string, double> known;
-  const auto found = known.find(set.name);
+  const std::string key = std::string(int8 ? "int8 " : "fp32 ") + set.name;
+  const auto found = known.find(key);
   if (found != known.end()) return found->second;
-  return known[set.name] = bqc::peak_gmacs(bqc::peak_loops(set.name)->int8, 0.5);
+  const bqc::PeakLoops& loops = *bqc::peak_loops(set.name);
+  return known[key] = bqc::peak_gmacs(int8 ? loops.int8 : loops.fp32, 0.5);
 }
 
 // The CPU time of this thread since it was made, in seconds: other processes may keep it waiting.
@@ -63,10 +67,11 @@ class Stopwatch {
   double start_ = now();
 };
 
-void count_macs(benchmark::State& state, const KernelSet& set, int64_t macs, const Stopwatch& watch) {
+void count_macs(benchmark::State& state, const KernelSet& set, int64_t macs, const Stopwatch& watch,
+                bool int8 = true) {
   const double gmacs = 1e-9 * static_cast<double>(macs * state.iterations()) / watch.seconds();
   state.counters["GMAC/s"] = gmacs;
-  state.counters["of_peak"] = gmacs / int8_peak(set);
+  state.counters["of_peak"] = gmacs / peak(set, int8);
 }
 
 // What BlockLinear does without its epilogue: activations of m rows prepared and multiplied, panel by panel.
@@ -119,6 +124,29 @@ void signs(benchmark::State& state, const KernelSet& set, int bits, int64_t plan
     benchmark::ClobberMemory();
   }
   count_macs(state, set, m * k * n, watch);
+}
+
+// The same for HalfLinear, or with indices for IndexLinear.
+void half(benchmark::State& state, const KernelSet& set, bool indices, int64_t m, int64_t k, int64_t n) {
+  const bqc::HalfKernels& kernels = *set.half;
+  const int64_t strips = bqc::ceil_div(n, 16), most = std::min(m, bqc::kHalfPanelRows);
+  const auto x = random_floats(m * k), table = random_floats(256);
+  const auto codes = random_integers<uint8_t>(strips * k * 16, 0, 255);
+  std::vector<uint16_t> halves(codes.size());
+  for (size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<uint16_t>(0x3000 + 4 * codes[i]);
+  const bqc::HalfTiles weight = {indices ? nullptr : halves.data(), codes.data(), table.data(), k};
+  float* panel = bqc::scratch<float>(bqc::Slot::panel, most * k);
+  float* out = bqc::scratch<float>(bqc::Slot::tile, most * strips * 16);
+  const Stopwatch watch;
+  for (auto _ : state) {
+    for (int64_t row = 0; row < m; row += most) {
+      const int64_t rows = std::min(m - row, most);
+      kernels.prepare(x.data() + row * k, k, rows, panel);
+      kernels.multiply(panel, rows, &weight, 0, strips, out, strips * 16);
+    }
+    benchmark::ClobberMemory();
+  }
+  count_macs(state, set, m * k * n, watch, false);
 }
 
 // Softmax codes [rows][keys] times the packed values of one head.
@@ -217,6 +245,19 @@ void register_signs(const KernelSet& set) {
   }
 }
 
+// fp16 weights, and indices of fp16 numbers: half/LEVEL/M/K/N and index/LEVEL/M/K/N.
+void register_half(const KernelSet& set) {
+  for (const bool indices : {false, true}) {
+    for (const Shape& s : kShapes) {
+      benchmark::RegisterBenchmark(
+          name({indices ? "index" : "half", set.name, std::to_string(s.m), std::to_string(s.k),
+                std::to_string(s.n)})
+              .c_str(),
+          [&set, indices, s](benchmark::State& state) { half(state, set, indices, s.m, s.k, s.n); });
+    }
+  }
+}
+
 void register_attention(const KernelSet& set) {
   for (const int64_t keys : {16, 128, 512}) {
     for (const int64_t width : {32, 64}) {
@@ -260,6 +301,7 @@ const bool kRegistered = [] {
   for (const KernelSet* set : bqc::runnable_kernels()) {
     register_products(*set);
     register_signs(*set);
+    register_half(*set);
     register_attention(*set);
     register_rows(*set);
   }

@@ -26,7 +26,7 @@ struct Options;
 struct Domain;
 struct Attribute;
 
-enum class Type : int { undefined = 0, f32 = 1, u8 = 2, i8 = 3, i32 = 6, i64 = 7 };
+enum class Type : int { undefined = 0, f32 = 1, u8 = 2, i8 = 3, i32 = 6, i64 = 7, f16 = 10 };
 enum class Code : int { ok = 0, fail = 1, invalid_argument = 2 };
 enum class Arity : int { required = 0 };
 enum class AttributeType : int { integer = 1, real = 3 };

@@ -37,11 +37,17 @@ std::vector<Feature> detect() {
   if (a7 >= 1) __get_cpuid_count(7, 1, &a71, &b71, &c71, &d71);
   const bool ymm = saves(0x6), zmm = saves(0xe6);
   return {
-      {"avx2", ymm && (b7 >> 5 & 1)},         {"fma", ymm && (ecx1 >> 12 & 1)},
-      {"avx_vnni", ymm && (a71 >> 4 & 1)},    {"avx512f", zmm && (b7 >> 16 & 1)},
-      {"avx512dq", zmm && (b7 >> 17 & 1)},    {"avx512bw", zmm && (b7 >> 30 & 1)},
-      {"avx512vl", zmm && (b7 >> 31 & 1)},    {"avx512_vbmi", zmm && (c7 >> 1 & 1)},
-      {"avx512_vnni", zmm && (c7 >> 11 & 1)}, {"avx512_vpopcntdq", zmm && (c7 >> 14 & 1)},
+      {"avx2", ymm && (b7 >> 5 & 1)},
+      {"fma", ymm && (ecx1 >> 12 & 1)},
+      {"f16c", ymm && (ecx1 >> 29 & 1)},
+      {"avx_vnni", ymm && (a71 >> 4 & 1)},
+      {"avx512f", zmm && (b7 >> 16 & 1)},
+      {"avx512dq", zmm && (b7 >> 17 & 1)},
+      {"avx512bw", zmm && (b7 >> 30 & 1)},
+      {"avx512vl", zmm && (b7 >> 31 & 1)},
+      {"avx512_vbmi", zmm && (c7 >> 1 & 1)},
+      {"avx512_vnni", zmm && (c7 >> 11 & 1)},
+      {"avx512_vpopcntdq", zmm && (c7 >> 14 & 1)},
       {"avx512_bf16", zmm && (a71 >> 5 & 1)},
   };
 }
@@ -70,8 +76,10 @@ const std::vector<Level>& levels() {
   static const std::vector<Level> all = {
       {&portable::kKernels, &portable::kPeak, {}},
 #if defined(BQC_X86)
-      {&avx2::kKernels, &avx2::kPeak, {"avx2", "fma"}},
-      {&avx512::kKernels, &avx512::kPeak, {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni"}},
+      {&avx2::kKernels, &avx2::kPeak, {"avx2", "fma", "f16c"}},
+      {&avx512::kKernels,
+       &avx512::kPeak,
+       {"avx2", "fma", "f16c", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni"}},
 #elif defined(BQC_ARM)
       {&neon::kKernels, &neon::kPeak, {"asimd"}},
       {&neon_dot::kKernels, &neon_dot::kPeak, {"asimd", "asimddp"}},

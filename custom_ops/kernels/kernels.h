@@ -96,22 +96,49 @@ struct SignKernels {
                    int64_t first, int64_t last, float* out, int64_t out_stride);
 };
 
+// A weight of fp16 numbers in strips n16 [strips][inputs][16]: the numbers, or indices of those of a table.
+struct HalfTiles {
+  const uint16_t* halves;  // null where there are
+  const uint8_t* indices;
+  const float* table;  // [256]
+  int64_t inputs;
+};
+
+constexpr int64_t kHalfPanelRows = 128;
+
+// Products of fp16 numbers, summed in float32, one sum an output and inputs in ascending order.
+struct HalfKernels {
+  const char* products;  // the instructions of its matrix products
+  // y = x rounded to fp16: NaN to 0, beyond the largest to that.
+  void (*round)(const float* x, int64_t n, float* y);
+  void (*widen)(const uint16_t* x, int64_t n, float* y);
+  // At most kHalfPanelRows rows of activations, rounded, in the order that `multiply` reads: rows * inputs
+  // floats.
+  void (*prepare)(const float* x, int64_t inputs, int64_t rows, float* panel);
+  // out[row][16 * first ... 16 * last) of as many rows as were prepared.
+  void (*multiply)(const float* panel, int64_t rows, const HalfTiles* weight, int64_t first, int64_t last,
+                   float* out, int64_t out_stride);
+};
+
 struct KernelSet {
   const char* name;
   const char* products;  // the instructions of its matrix products
   const RowKernels* rows;
   const GemmKernels* gemm;
   const SignKernels* signs;
+  const HalfKernels* half;
 };
 
 namespace portable {
 extern const KernelSet kKernels;
 extern const SignKernels kSigns;
+extern const HalfKernels kHalf;
 }  // namespace portable
 #if defined(BQC_X86)
 namespace avx2 {
 extern const KernelSet kKernels;
 extern const SignKernels kSigns;
+extern const HalfKernels kHalf;
 }  // namespace avx2
 namespace avx512 {
 extern const KernelSet kKernels;

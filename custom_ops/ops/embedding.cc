@@ -1,17 +1,10 @@
 // BlockGather, EmbeddingLayerNorm and their forms over tiles and signs: rows of packed lookup tables.
-#include "ops/common.h"
+#include "ops/gather.h"
 
 namespace bqc {
 namespace {
 
 using ort::Type;
-
-void check_ids(const Tensor& ids, int64_t rows, const char* name) {
-  for (int64_t i = 0; i < ids.count; ++i) {
-    const int64_t id = ids.as<int64_t>()[i];
-    BQC_REQUIRE(id >= -rows && id < rows, "id ", id, " of ", name, " is outside [-", rows, ", ", rows, ")");
-  }
-}
 
 // The attribute PREFIXbits of a table.
 int table_bits(const Node& node, const std::string& prefix) {
@@ -154,38 +147,6 @@ class SignTable {
   int64_t columns_, count_, rows_, row_bytes_, scales_per_plane_;
   const uint8_t* planes_;
   const float* scales_;
-};
-
-template <class Rows>
-class Gather : public Kernel {
- public:
-  Gather(const Node& node, const KernelSet* kernels)
-      : columns_(node.integer("columns", 768)), table_(node, "table", 1, "", columns_) {
-    set = kernels;
-    node.expect("layout", Rows::kLayout);
-  }
-
-  void compute(const Call& call) const override {
-    const Tensor ids = call.input(0);
-    table_.check(ids);
-    std::vector<int64_t> dims = ids.dims;
-    dims.push_back(columns_);
-    float* y = call.output<float>(0, dims);
-    parallel_ranges(call, ids.count, 8, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) table_.read(set, ids.as<int64_t>()[i], y + i * columns_);
-    });
-  }
-
-  static void infer(const Inference& node) {
-    std::vector<Dim> dims = node.input(0);
-    if (dims.empty()) return;  // also a scalar, which looks the same here
-    dims.emplace_back(node.integer("columns", 768));
-    node.output(0, Type::f32, dims);
-  }
-
- private:
-  int64_t columns_;
-  Rows table_;
 };
 
 template <class Words>

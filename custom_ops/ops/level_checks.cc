@@ -1,5 +1,6 @@
 #include "ops/level_checks.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -90,6 +91,8 @@ class Comparison {
       for (const int64_t n : kLengths) unpacking(bits, n);
     }
     for (int i = 0; i < 12; ++i) signs();
+    for (const int64_t n : kLengths) halves(n);
+    for (int i = 0; i < 12; ++i) half_product();
     for (int i = 0; i < 6; ++i) attention();
     return std::move(checks_);
   }
@@ -255,6 +258,49 @@ class Comparison {
     note(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0, "signs in ", planes,
          " planes, codes up to ", largest, ", rows ", rows, ", inputs ", g.length, " in ", g.count,
          " blocks, strips ", first, " to ", last);
+  }
+
+  void halves(int64_t n) {
+    const auto in = random_.floats(n);
+    const auto packed = random_.bytes<uint16_t>(n, 0, 0xffff);
+    Both<float> y(n);
+    x_.half->round(in.data(), n, y.a.data());
+    y_.half->round(in.data(), n, y.b.data());
+    note(y.same(), "rounding to fp16 of ", n);
+    Both<float> wide(n);
+    x_.half->widen(packed.data(), n, wide.a.data());
+    y_.half->widen(packed.data(), n, wide.b.data());
+    note(wide.same(), "fp16 widened of ", n);
+  }
+
+  std::vector<float> multiply(const KernelSet& set, const std::vector<float>& x, int64_t rows,
+                              const HalfTiles& weight, int64_t strips, int64_t first, int64_t last) {
+    float* panel = scratch<float>(Slot::panel, rows * weight.inputs);
+    std::vector<float> out(static_cast<size_t>(rows * strips * 16), 77.0f);
+    set.half->prepare(x.data(), weight.inputs, rows, panel);
+    set.half->multiply(panel, rows, &weight, first, last, out.data(), strips * 16);
+    return out;
+  }
+
+  void half_product() {
+    static const int64_t kInputs[] = {1, 7, 40, 255, 256, 257, 600};
+    const int64_t inputs = kInputs[random_.between(0, 6)], rows = random_.between(1, 20),
+                  strips = random_.between(1, 9);
+    const int64_t first = random_.between(0, strips - 1), last = random_.between(first + 1, strips);
+    const auto x = random_.floats(rows * inputs);
+    const bool indices = random_.between(0, 1);
+    const int64_t count = strips * inputs * 16;
+    // Signs and exponents of all kinds, but neither infinities nor NaN, whose bits no definition gives.
+    auto halves = random_.bytes<uint16_t>(count, 0, 0xffff);
+    for (uint16_t& h : halves) h = static_cast<uint16_t>((h & 0x7c00) == 0x7c00 ? h ^ 0x4000 : h);
+    const auto codes = random_.bytes<uint8_t>(count, 0, 255);
+    std::vector<float> table(256);
+    x_.half->widen(halves.data(), std::min<int64_t>(count, 256), table.data());
+    const HalfTiles weight = {indices ? nullptr : halves.data(), codes.data(), table.data(), inputs};
+    const auto a = multiply(x_, x, rows, weight, strips, first, last);
+    const auto b = multiply(y_, x, rows, weight, strips, first, last);
+    note(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0, indices ? "indices" : "fp16",
+         " product, rows ", rows, ", inputs ", inputs, ", strips ", first, " to ", last);
   }
 
   void attention() {

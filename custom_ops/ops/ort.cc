@@ -33,6 +33,8 @@ const char* type_name(Type type) {
       return "int8";
     case Type::i64:
       return "int64";
+    case Type::f16:
+      return "float16";
     default:
       return "another type";
   }

@@ -64,6 +64,8 @@ size_t element_size(Type type) {
       return 4;
     case Type::i64:
       return 8;
+    case Type::f16:
+      return 2;
     default:
       return 1;
   }

@@ -11,7 +11,7 @@ namespace {
 
 using Dims = std::vector<int64_t>;
 
-constexpr Type f32 = Type::f32, u8 = Type::u8, i8 = Type::i8, i64 = Type::i64;
+constexpr Type f32 = Type::f32, f16 = Type::f16, u8 = Type::u8, i8 = Type::i8, i64 = Type::i64;
 
 // Fills arrays with values that make sense for what they are.
 struct Maker {
@@ -76,6 +76,16 @@ struct Maker {
     return {whole<uint8_t>(u8, {planes, rows, bqc::ceil_div(columns, 8)}, 0, 255),
             floats({planes, between(random, 0, 1) ? rows : 1})};
   }
+  // fp16 numbers up to about 2, or any of them but infinities and NaN.
+  Array halves(const Dims& dims) {
+    return whole<uint16_t>(f16, dims, 0, between(random, 0, 1) ? 0x4000 : 0x7bff);
+  }
+  // A matrix in strips, as numbers or as indices and the table of numbers.
+  std::vector<Array> strips(int64_t out, int64_t in, bool indices) {
+    const Dims dims = {bqc::ceil_div(out, 16), in, 16};
+    if (!indices) return {halves(dims)};
+    return {whole<uint8_t>(u8, dims, 0, 255), halves({256})};
+  }
   std::vector<Array> table(int64_t rows, int64_t columns) {
     const int64_t bytes = bits == 8 ? columns : bqc::round_up(columns, 4) * bits / 8;
     return {whole<uint8_t>(u8, {rows, bytes}, 0, 255), exponents({rows, blocks(columns)})};
@@ -138,6 +148,9 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
   const std::vector<Array> others = joined(joined(m.table(2, hidden), m.table(s + 3, hidden)), affine);
   const std::vector<Array> ids = {m.ids({b, s}, 11), m.ids({b, s}, 2), m.ids({1, s}, s + 3)};
   const Attributes tiled = {{"rows", int64_t{11}}, {"word_layout", std::string("n16k4")}};
+  const Attributes strips = {{"layout", std::string("n16")}},
+                   half_rows = {{"columns", hidden}, {"layout", std::string("row")}},
+                   half_lanes = {{"columns", hidden}, {"rows", int64_t{21}}, {"layout", std::string("n16")}};
   return {
       {"BlockQuantize", activations, {m.floats(x)}, {}},
       {"BlockDequantize", format, m.pair(b, s, hidden), {}},
@@ -175,6 +188,22 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
             {{"residual_block", block}, {"residual_group", int64_t{0}}, {"epsilon", 1e-5f}}),
        joined(joined(sign_linear(wide, hidden), m.pair(b, s, hidden)), affine),
        {2, 3, 4, 7, 8}},
+      {"HalfRound", {}, {m.floats(x)}, {}},
+      {"HalfLinear",
+       strips,
+       joined(joined({m.floats(x)}, m.strips(wide, hidden, false)), {m.floats({wide})}),
+       {1, 2}},
+      {"IndexLinear",
+       strips,
+       joined(joined({m.floats(x)}, m.strips(wide, hidden, true)), {m.floats({wide})}),
+       {1, 2, 3}},
+      {"HalfGather", half_rows, {m.ids({b, s}, 11), m.halves({11, hidden})}, {1}},
+      {"IndexGather",
+       half_rows,
+       {m.ids({b, s}, 11), m.whole<uint8_t>(u8, {11, hidden}, 0, 255), m.halves({256})},
+       {1, 2}},
+      {"HalfGatherTiles", half_lanes, joined({m.ids({b, s}, 21)}, m.strips(21, hidden, false)), {1}},
+      {"IndexGatherTiles", half_lanes, joined({m.ids({b, s}, 21)}, m.strips(21, hidden, true)), {1, 2}},
       {"BlockScores", scaled, joined(query, key), {}},
       {"MaskedSoftmax", {}, {m.floats({b, heads, s, s}), m.mask({b, s})}, {}},
       {"BlockContext", head, joined({m.whole<uint8_t>(u8, {b, heads, s, s}, 0, 255)}, values), {}},

@@ -234,6 +234,115 @@ TEST(SignGather, ReadsSignsByColumn) {
   EXPECT_NE(error(other).find("should have rows of 3 bytes"), std::string::npos) << error(other);
 }
 
+// A small HalfLinear or IndexLinear of 40 inputs and 20 outputs.
+Case half_linear(bool indices) {
+  Case node = {indices ? "IndexLinear" : "HalfLinear",
+               {{"layout", std::string("n16")}},
+               {Array(Type::f32, {3, 40})},
+               {1, 2}};
+  node.inputs.emplace_back(indices ? Type::u8 : Type::f16, std::vector<int64_t>{2, 40, 16});
+  if (indices) {
+    node.inputs.emplace_back(Type::f16, std::vector<int64_t>{256});
+    node.constants.insert(3);
+  }
+  node.inputs.emplace_back(Type::f32, std::vector<int64_t>{20});
+  for (Array& input : node.inputs) std::memset(input.data.get(), 0, input.bytes());
+  return node;
+}
+
+TEST(HalfLinear, RefusesWhatDoesNotFit) {
+  const auto refused = [](const Case& node) {
+    const Session session(node);
+    return session.error().empty() ? session.run(node.inputs, 1).error : session.error();
+  };
+  const auto expect = [&](const Case& node, const std::string& what) {
+    EXPECT_NE(refused(node).find(what), std::string::npos) << refused(node) << " should tell of " << what;
+  };
+  for (const bool indices : {false, true}) {
+    const auto changed = [&](size_t input, Type type, std::vector<int64_t> dims) {
+      Case node = half_linear(indices);
+      node.inputs[input] = Array(type, dims);
+      std::memset(node.inputs[input].data.get(), 0, node.inputs[input].bytes());
+      return node;
+    };
+    const Type type = indices ? Type::u8 : Type::f16, other = indices ? Type::f16 : Type::u8;
+    const size_t bias = indices ? 3 : 2;
+    EXPECT_EQ(refused(half_linear(indices)), "");
+    expect(changed(1, type, {3, 40, 16}),
+           "weight [3, 40, 16] should be [ceil16(rows) / 16, columns, 16] for 20 rows");
+    expect(changed(1, type, {2, 40, 8}), "weight [2, 40, 8] should be");
+    expect(changed(1, type, {2, 0, 16}), "weight [2, 0, 16] should be");
+    expect(changed(1, type, {2, 640}), "weight [2, 640] should have 3 dimensions");
+    expect(changed(1, other, {2, 40, 16}),
+           indices ? "weight is float16 and should be uint8" : "weight is uint8 and should be float16");
+    expect(changed(bias, Type::f32, {0}), "bias is empty");
+    expect(changed(bias, Type::f32, {33}), "for 33 rows");
+    expect(changed(0, Type::f32, {3, 39}), "input [3, 39] should end in the inputs of the weight, 40");
+    expect(changed(0, Type::f32, {}), "input [] should end in");
+    Case node = half_linear(indices);
+    node.attributes["layout"] = std::string("n16k4");
+    expect(node, "n16");
+    node = half_linear(indices);
+    node.constants.erase(1);
+    expect(node, "weight must be a constant initializer");
+  }
+  Case node = half_linear(true);
+  node.inputs[2] = Array(Type::f16, {255});
+  std::memset(node.inputs[2].data.get(), 0, node.inputs[2].bytes());
+  expect(node, "table of numbers [255] should be [256]");
+}
+
+// Indices of numbers give the bits of the numbers.
+TEST(HalfLinear, IsIndexLinearOfItsNumbers) {
+  Random random(7);
+  Case indices = half_linear(true), halves = half_linear(false);
+  for (size_t i = 0; i < 256; ++i)
+    indices.inputs[2].as<uint16_t>()[i] = static_cast<uint16_t>(between(random, 0, 0x7bff));
+  for (size_t i = 0; i < 1280; ++i) {
+    const auto code = static_cast<uint8_t>(random());
+    indices.inputs[1].as<uint8_t>()[i] = code;
+    halves.inputs[1].as<uint16_t>()[i] = indices.inputs[2].as<uint16_t>()[code];
+  }
+  for (size_t i = 0; i < 120; ++i)
+    indices.inputs[0].as<float>()[i] = 0.01f * static_cast<float>(between(random, -99, 99));
+  halves.inputs[0] = indices.inputs[0];
+  const Result result = Session(indices).run(indices.inputs, 2);
+  ASSERT_EQ(result.error, "");
+  EXPECT_TRUE(result.outputs == Session(halves).run(halves.inputs, 1).outputs);
+  EXPECT_NE(result.outputs[0].as<float>()[0], 0.0f);
+}
+
+TEST(HalfGather, RefusesWhatDoesNotFit) {
+  Case node = {"HalfGatherTiles",
+               {{"columns", int64_t{5}}, {"rows", int64_t{17}}, {"layout", std::string("n16")}},
+               {Array(Type::i64, {1}), Array(Type::f16, {2, 5, 16})},
+               {1}};
+  for (Array& input : node.inputs) std::memset(input.data.get(), 0, input.bytes());
+  const auto error = [](const Case& other) {
+    const Session session(other);
+    return session.error().empty() ? session.run(other.inputs, 1).error : session.error();
+  };
+  EXPECT_EQ(error(node), "");
+  Case other = node;
+  other.attributes["rows"] = int64_t{33};
+  EXPECT_NE(error(other).find("should be [ceil16(rows) / 16, columns, 16] for 33 rows"), std::string::npos);
+  other = node;
+  other.attributes["rows"] = std::numeric_limits<int64_t>::min();
+  EXPECT_NE(error(other).find("should be"), std::string::npos);
+  other = node;
+  other.attributes["columns"] = int64_t{6};
+  EXPECT_NE(error(other).find("does not fit attribute columns 6"), std::string::npos);
+  other = node;
+  other.inputs[0].as<int64_t>()[0] = 17;
+  EXPECT_NE(error(other).find("id 17 of table is outside [-17, 17)"), std::string::npos);
+  other = {"IndexGather",
+           {{"columns", int64_t{5}}, {"layout", std::string("row")}},
+           {Array(Type::i64, {1}), Array(Type::u8, {4, 6}), Array(Type::f16, {256})},
+           {1, 2}};
+  for (Array& input : other.inputs) std::memset(input.data.get(), 0, input.bytes());
+  EXPECT_NE(error(other).find("table [4, 6] should have rows of 5"), std::string::npos) << error(other);
+}
+
 TEST(Operators, ThreadsComeAndGo) {
   Random random(3);
   const auto all = cases(random, 2, 40, 2, 32, 8);

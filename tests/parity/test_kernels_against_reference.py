@@ -38,6 +38,7 @@ _EDGES = (
 )
 HOSTILE = np.array([*_EDGES, *(-x for x in _EDGES)], np.float32)
 TYPES = {
+    np.dtype(np.float16): TensorProto.FLOAT16,
     np.dtype(np.float32): TensorProto.FLOAT,
     np.dtype(np.uint8): TensorProto.UINT8,
     np.dtype(np.int8): TensorProto.INT8,

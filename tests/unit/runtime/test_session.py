@@ -141,11 +141,17 @@ def test_tables_may_be_constant_nodes_of_onnx(domain: str, tmp_path: Path) -> No
     ("level", "features", "compiled", "cap", "reason"),
     [
         ("avx512", [], [], None, None),
-        ("portable", ["sse2"], ["portable", "avx2"], None, "avx2 needs avx2, fma, which this CPU lacks"),
-        ("portable", ["avx2", "fma"], ["portable"], None, "this build has no avx2 kernels"),
+        (
+            "portable",
+            ["sse2"],
+            ["portable", "avx2"],
+            None,
+            "avx2 needs avx2, fma, f16c, which this CPU lacks",
+        ),
+        ("portable", ["avx2", "fma", "f16c"], ["portable"], None, "this build has no avx2 kernels"),
         (
             "avx2",
-            ["avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"],
+            ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq"],
             ["portable", "avx2", "avx512"],
             None,
             "avx512 needs avx512vnni, which this CPU lacks",

@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
+import onnxruntime
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from bqc.formats import Binary, BlockShift, Ternary  # noqa: E402
+from bqc.formats import Binary, BlockShift, Half, Index8, Ternary  # noqa: E402
+from bqc.formats.half import to_half  # noqa: E402
+from bqc.ir.synthetic import canonical_bert  # noqa: E402
 from bqc.ops import reference  # noqa: E402
-from bqc.train import quantizers  # noqa: E402
+from bqc.passes._graph import key_of  # noqa: E402
+from bqc.passes._weights import weight_uses  # noqa: E402
+from bqc.plan import Plan  # noqa: E402
+from bqc.schemes.lowering import lowering, simulation  # noqa: E402
+from bqc.train import module, quantizers  # noqa: E402
 
 RNG = np.random.default_rng(0)
 GEOMETRIES = [(96, 32, 0), (52, 16, 26), (40, 64, 0), (96, 16, 48), (27, 16, 0)]
@@ -137,3 +145,62 @@ def test_signs(make: Any, span: str, axis: int) -> None:
     gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(0))
     ours.backward(gradient)
     np.testing.assert_array_equal(t.grad.numpy(), gradient.numpy())  # the identity, not clipped
+
+
+def every_half_and_middle() -> np.ndarray:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    wide = np.unique(every[np.isfinite(every)].astype(np.float32))
+    at = np.concatenate([wide, (wide[1:] + wide[:-1]) / 2])
+    more = np.array([7e4, -np.inf, np.inf], np.float32)
+    return np.concatenate([at, np.nextafter(at, np.float32(9e9)), more])
+
+
+def test_fp16() -> None:
+    x = every_half_and_middle()
+    t = torch.from_numpy(x).requires_grad_()
+    ours = quantizers.fake_half(t)
+    assert ours.detach().numpy().tobytes() == to_half(x).astype(np.float32).tobytes()
+    ours.backward(torch.arange(len(x), dtype=torch.float32))
+    np.testing.assert_array_equal(t.grad.numpy(), np.arange(len(x), dtype=np.float32))
+    assert quantizers.fake_half(torch.tensor([torch.nan])).isnan().all()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.05, 3.0, 1e4])
+@pytest.mark.parametrize("shift", [0.0, 0.3, -2.0])
+def test_indices(scale: float, shift: float) -> None:
+    w = (RNG.standard_normal((23, 40)) * scale + shift * scale).astype(np.float32)
+    expected = Index8().restore(Index8().parts(w), w.shape)
+    t = torch.from_numpy(w).requires_grad_()
+    ours = quantizers.fake_index_weight(t, t)
+    assert ours.detach().numpy().tobytes() == expected.tobytes()
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(0))
+    ours.backward(gradient)
+    np.testing.assert_array_equal(t.grad.numpy(), gradient.numpy())
+    # Some rows of a table: the range is that of all of it.
+    rows = quantizers.fake_index_weight(t[5:7], t)
+    assert rows.detach().numpy().tobytes() == expected[5:7].tobytes()
+
+
+@pytest.mark.parametrize("fmt", [Half(), Index8()], ids=str)
+def test_a_module_computes_what_is_compiled(fmt: Any) -> None:
+    """Linears and tables in these formats, trained; the gradient reaches all of them."""
+    model = canonical_bert(layers=1, hidden=32, heads=2, ffn=48)
+    plan = Plan("bbct", {key_of(node): fmt for node, _, _ in weight_uses(model)})
+    plan.attach(model)
+    for one in simulation():
+        one(model)
+    made = module(model, weights=plan.weights)
+    ids = torch.from_numpy(RNG.integers(0, 100, (2, 7)))
+    feeds = {name: torch.ones_like(ids) for name in made.input_names}
+    feeds["input_ids"] = ids
+    (got,) = made(**feeds).values()
+    got.sum().backward()
+    assert all(p.grad is not None for p in made.parameters())
+    for one in lowering():
+        if type(one).__name__ != "QuantizeActivations":
+            one(model)
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    expected = session.run(None, {name: value.numpy() for name, value in feeds.items()})[0]
+    np.testing.assert_allclose(got.detach().numpy(), expected, rtol=0, atol=1e-4)

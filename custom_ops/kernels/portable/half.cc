@@ -1,0 +1,77 @@
+// Weights of fp16 numbers at the level that runs anywhere: plain loops.
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+namespace bqc::portable {
+
+namespace {
+
+inline uint32_t bits_of(float x) {
+  uint32_t b;
+  __builtin_memcpy(&b, &x, sizeof b);
+  return b;
+}
+
+inline float float_of(uint32_t b) {
+  float x;
+  __builtin_memcpy(&x, &b, sizeof x);
+  return x;
+}
+
+void round(const float* __restrict x, int64_t n, float* __restrict y) {
+  constexpr uint32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000, kLargest = 0x477fe000,
+                     kSmallestNormal = 0x38800000;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t b = bits_of(x[i]), a = b & kMagnitude, clipped = a < kLargest ? a : kLargest;
+    // 13 bits less, half to even; below 2**-14 whole multiples of 2**-24, the spacing of floats from 0.5 on.
+    const uint32_t normal = (clipped + 0xfff + (clipped >> 13 & 1)) & ~0x1fffu;
+    const uint32_t tiny = bits_of((float_of(clipped) + 0.5f) - 0.5f);
+    const uint32_t rounded = (clipped < kSmallestNormal ? tiny : normal) | (b ^ a);
+    y[i] = float_of(a > kInfinity ? 0 : rounded);
+  }
+}
+
+void widen(const uint16_t* __restrict x, int64_t n, float* __restrict y) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t m = x[i] & 0x7fffu, sign = static_cast<uint32_t>(x[i] & 0x8000) << 16;
+    // Infinities and NaN stay such, NaN as a quiet one.
+    const uint32_t bias = m < 0x7c00 ? 112u << 23 : 224u << 23, quiet = m > 0x7c00 ? 0x400000u : 0;
+    // Not as a subnormal float times a power of two, which a mode of the CPU may take for zero.
+    const uint32_t tiny = bits_of(static_cast<float>(static_cast<int32_t>(m)) * 0x1p-24f);
+    y[i] = float_of((m < 0x400 ? tiny : ((m << 13) + bias) | quiet) | sign);
+  }
+}
+
+void look_up(const uint8_t* indices, const float* table, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = table[indices[i]];
+}
+
+template <int R, int S>
+inline void multiply_tile(const float* x, int64_t inputs, const float* tiles, bool more, float* sums,
+                          int64_t stride) {
+  for (int s = 0; s < S; ++s) {
+    float acc[R][16];
+    for (int r = 0; r < R; ++r) {
+      for (int n = 0; n < 16; ++n) acc[r][n] = more ? sums[s * stride + r * 16 + n] : 0.0f;
+    }
+    for (int64_t k = 0; k < inputs; ++k) {
+      const float* w = tiles + (s * inputs + k) * 16;
+      for (int r = 0; r < R; ++r) {
+        const float factor = x[k * R + r];
+        for (int n = 0; n < 16; ++n) acc[r][n] += factor * w[n];
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      __builtin_memcpy(sums + s * stride + r * 16, acc[r], sizeof acc[r]);
+    }
+  }
+}
+
+}  // namespace
+
+#include "kernels/half.inc"
+
+extern const HalfKernels kHalf = {"plain loops", round, widen, prepare, multiply};
+
+}  // namespace bqc::portable
