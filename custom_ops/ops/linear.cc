@@ -1,10 +1,11 @@
 // BlockLinear and SignLinear and their fused forms: y = x W^T + bias on blocks, then whatever follows while
 // the rows are in cache.
-#include <algorithm>
 #include <memory>
 #include <utility>
 
+#include "ops/add_norm.h"
 #include "ops/linear_weight.h"
+#include "ops/schedule.h"
 #include "ops/values.h"
 
 namespace bqc {
@@ -38,68 +39,26 @@ class Linear {
   template <class Epilogue>
   void run(const Call& call, const Tensor& codes, const Tensor& exponents, const Geometry& g,
            const Epilogue& epilogue) const {
-    const int64_t rows = rows_of(codes), threads = likely_threads();
-    if (rows == 0) return;
-    BQC_REQUIRE(rows <= kMaxRows, "input ", codes.shape(), " has more than ", kMaxRows, " rows");
-    if (threads > 1 && rows < kRowsPerThread * threads) {
-      by_columns(call, codes, exponents, g, rows, epilogue);
-    } else {
-      by_rows(call, codes, exponents, g, rows, epilogue);
-    }
+    const Product product = {*weight_, g, codes.as<int8_t>(), exponents.as<int8_t>()};
+    run_linear(call, product, codes, columns(), epilogue);
   }
 
  private:
-  static constexpr int64_t kRowsPerThread = 24, kPanelFloats = 128 * 1024, kMaxRows = int64_t{1} << 31;
+  struct Product {
+    const LinearWeight& weight;
+    const Geometry& g;
+    const int8_t *codes, *exponents;
 
-  void prepare(const Tensor& codes, const Tensor& exponents, const Geometry& g, int64_t row, int64_t rows,
-               void* panel) const {
-    weight_->prepare(g, codes.as<int8_t>() + row * g.length, exponents.as<int8_t>() + row * g.count, rows,
-                     panel);
-  }
-
-  // A task takes some rows through everything; its products stay in its own cache.
-  template <class Epilogue>
-  void by_rows(const Call& call, const Tensor& codes, const Tensor& exponents, const Geometry& g,
-               int64_t rows, const Epilogue& epilogue) const {
-    const int64_t threads = likely_threads(), width = weight_->strips() * 16;
-    const int64_t fits = std::min(std::max<int64_t>(kPanelFloats / width, 12), weight_->panel_rows(g));
-    int64_t panels = ceil_div(rows, fits);
-    if (panels < 8 * threads) panels = std::min(round_up(panels, threads), rows);
-    call.parallel(panels, [&](int64_t i) {
-      const int64_t first = rows * i / panels, some = rows * (i + 1) / panels - first;
-      void* panel = scratch<char>(Slot::panel, weight_->panel_bytes(g, some));
-      float* products = scratch<float>(Slot::tile, some * width);
-      prepare(codes, exponents, g, first, some, panel);
-      weight_->multiply(g, panel, some, 0, weight_->strips(), products);
-      for (int64_t r = 0; r < some; ++r) epilogue(first + r, products + r * width);
-    });
-  }
-
-  // Few rows: tasks share out the columns, so that the weights are read once in all; then the rows.
-  template <class Epilogue>
-  void by_columns(const Call& call, const Tensor& codes, const Tensor& exponents, const Geometry& g,
-                  int64_t rows, const Epilogue& epilogue) const {
-    const int64_t threads = likely_threads(), strips = weight_->strips(), width = strips * 16;
-    const int64_t panels = ceil_div(rows, weight_->panel_rows(g));
-    const auto first_row = [&](int64_t i) { return rows * i / panels; };
-    const int64_t panel_size = round_up(weight_->panel_bytes(g, ceil_div(rows, panels)), 64);
-    char* prepared = scratch<char>(Slot::shared, panels * panel_size);
-    float* products = scratch<float>(Slot::shared2, rows * width);
-    call.parallel(panels, [&](int64_t i) {
-      prepare(codes, exponents, g, first_row(i), first_row(i + 1) - first_row(i), prepared + i * panel_size);
-    });
-    const int64_t pairs = ceil_div(strips, 2), chunks = std::min(pairs, 4 * threads);
-    call.parallel(panels * chunks, [&](int64_t task) {
-      const int64_t i = task % panels, chunk = task / panels;
-      const int64_t from = 2 * (pairs * chunk / chunks),
-                    to = std::min(strips, 2 * (pairs * (chunk + 1) / chunks));
-      weight_->multiply(g, prepared + i * panel_size, first_row(i + 1) - first_row(i), from, to,
-                        products + first_row(i) * width);
-    });
-    parallel_ranges(call, rows, std::max<int64_t>(1, 4096 / columns()), [&](int64_t first, int64_t last) {
-      for (int64_t r = first; r < last; ++r) epilogue(r, products + r * width);
-    });
-  }
+    int64_t strips() const { return weight.strips(); }
+    int64_t panel_rows() const { return weight.panel_rows(g); }
+    int64_t panel_bytes(int64_t rows) const { return weight.panel_bytes(g, rows); }
+    void prepare(int64_t row, int64_t rows, void* panel) const {
+      weight.prepare(g, codes + row * g.length, exponents + row * g.count, rows, panel);
+    }
+    void multiply(const void* panel, int64_t rows, int64_t first, int64_t last, float* out) const {
+      weight.multiply(g, panel, rows, first, last, out);
+    }
+  };
 
   std::unique_ptr<const LinearWeight> weight_;
   int64_t block_, group_;
@@ -204,38 +163,15 @@ class LinearGelu : public QuantizedLinear {
 class LinearAddNorm : public QuantizedLinear {
  public:
   LinearAddNorm(const Node& node, const KernelSet* kernels, Weight weight)
-      : QuantizedLinear(node, kernels, std::move(weight)),
-        residual_(make_geometry(linear_.columns(), node.integer("residual_block", 64),
-                                node.integer("residual_group", 0))),
-        epsilon_(node.real("epsilon", 1e-12f)) {
-    const Tensor gamma = node.constant(7, "gamma", Type::f32, 1),
-                 beta = node.constant(8, "beta", Type::f32, 1);
-    BQC_REQUIRE(gamma.count == linear_.columns() && beta.count == linear_.columns(), "gamma ", gamma.shape(),
-                " and beta ", beta.shape(), " should be [", linear_.columns(), "]");
-    BQC_REQUIRE(epsilon_ >= 0, "attribute epsilon is negative");
-    gamma_ = gamma.as<float>();
-    beta_ = beta.as<float>();
-  }
+      : QuantizedLinear(node, kernels, std::move(weight)), end_(node, linear_.columns(), 5) {}
 
   void compute(const Call& call) const override {
-    const Tensor input = call.input(0), codes = call.input(5), exponents = call.input(6);
-    check_pair(codes, exponents, residual_, "residual");
-    BQC_REQUIRE(rows_of(codes) == rows_of(input), "residual ", codes.shape(), " and input ", input.shape(),
-                " should have the same rows");
-    const int64_t columns = linear_.columns();
-    run(call, [&](int64_t row, float* y) {
-      set->rows->add_dequantized(codes.as<int8_t>() + row * columns,
-                                 exponents.as<int8_t>() + row * residual_.count, &residual_, y);
-      float* z = scratch<float>(Slot::row2, columns);
-      set->rows->layer_norm(y, gamma_, beta_, epsilon_, columns, scratch<int32_t>(Slot::row3, columns), z);
-      return z;
-    });
+    const AddNorm::Residual residual = end_.residual(call, call.input(0));
+    run(call, [&](int64_t row, float* y) { return end_.apply(set, residual, row, y); });
   }
 
  private:
-  Geometry residual_;
-  float epsilon_;
-  const float *gamma_, *beta_;
+  AddNorm end_;
 };
 
 class LinearQuantizeValues : public Kernel {

@@ -1,0 +1,73 @@
+// How the work of a linear is shared out: rows, or columns where rows are few.
+//
+// A Product has strips(), and panel_rows(), the rows that a panel should hold at most; panel_bytes(rows);
+// prepare(row, rows, panel), which puts rows of the input into one; and multiply(panel, rows, first, last,
+// out), their products with strips [first, last) to out [rows][16 * strips].
+#pragma once
+
+#include <algorithm>
+
+#include "ops/common.h"
+
+namespace bqc {
+
+constexpr int64_t kRowsPerThread = 24, kPanelFloats = 128 * 1024, kMaxRows = int64_t{1} << 31;
+
+// A task takes some rows through everything; its products stay in its own cache.
+template <class Product, class Epilogue>
+void run_by_rows(const Call& call, const Product& product, int64_t rows, const Epilogue& epilogue) {
+  const int64_t threads = likely_threads(), width = product.strips() * 16;
+  const int64_t fits = std::min(std::max<int64_t>(kPanelFloats / width, 12), product.panel_rows());
+  int64_t panels = ceil_div(rows, fits);
+  if (panels < 8 * threads) panels = std::min(round_up(panels, threads), rows);
+  call.parallel(panels, [&](int64_t i) {
+    const int64_t first = rows * i / panels, some = rows * (i + 1) / panels - first;
+    void* panel = scratch<char>(Slot::panel, product.panel_bytes(some));
+    float* products = scratch<float>(Slot::tile, some * width);
+    product.prepare(first, some, panel);
+    product.multiply(panel, some, 0, product.strips(), products);
+    for (int64_t r = 0; r < some; ++r) epilogue(first + r, products + r * width);
+  });
+}
+
+// Few rows: tasks share out the columns, so that the weights are read once in all; then the rows.
+template <class Product, class Epilogue>
+void run_by_columns(const Call& call, const Product& product, int64_t rows, int64_t columns,
+                    const Epilogue& epilogue) {
+  const int64_t threads = likely_threads(), strips = product.strips(), width = strips * 16;
+  const int64_t panels = ceil_div(rows, product.panel_rows());
+  const auto first_row = [&](int64_t i) { return rows * i / panels; };
+  const int64_t panel_size = round_up(product.panel_bytes(ceil_div(rows, panels)), 64);
+  char* prepared = scratch<char>(Slot::shared, panels * panel_size);
+  float* products = scratch<float>(Slot::shared2, rows * width);
+  call.parallel(panels, [&](int64_t i) {
+    product.prepare(first_row(i), first_row(i + 1) - first_row(i), prepared + i * panel_size);
+  });
+  const int64_t pairs = ceil_div(strips, 2), chunks = std::min(pairs, 4 * threads);
+  call.parallel(panels * chunks, [&](int64_t task) {
+    const int64_t i = task % panels, chunk = task / panels;
+    const int64_t from = 2 * (pairs * chunk / chunks),
+                  to = std::min(strips, 2 * (pairs * (chunk + 1) / chunks));
+    product.multiply(prepared + i * panel_size, first_row(i + 1) - first_row(i), from, to,
+                     products + first_row(i) * width);
+  });
+  parallel_ranges(call, rows, std::max<int64_t>(1, 4096 / columns), [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) epilogue(r, products + r * width);
+  });
+}
+
+// For every row of the input calls epilogue(row, products without bias); `columns` is how many a row gives.
+template <class Product, class Epilogue>
+void run_linear(const Call& call, const Product& product, const Tensor& input, int64_t columns,
+                const Epilogue& epilogue) {
+  const int64_t rows = rows_of(input), threads = likely_threads();
+  if (rows == 0) return;
+  BQC_REQUIRE(rows <= kMaxRows, "input ", input.shape(), " has more than ", kMaxRows, " rows");
+  if (threads > 1 && rows < kRowsPerThread * threads) {
+    run_by_columns(call, product, rows, columns, epilogue);
+  } else {
+    run_by_rows(call, product, rows, epilogue);
+  }
+}
+
+}  // namespace bqc
