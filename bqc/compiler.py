@@ -229,7 +229,7 @@ def _operators(model: ir.Model) -> dict[str, int]:
 
 def _unfolded(model: ir.Model) -> list[tuple[str, str]]:
     """Planned weights whose product still runs in float, because what feeds it or follows it stayed float."""
-    left = [key_of(n) for n in model.graph if n.op_type in ("BlockDequantizeTiles", "SignDequantizeTiles")]
+    left = [key_of(n) for n in model.graph if n.op_type.endswith("DequantizeTiles")]
     if not left:
         return []
     shown = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")

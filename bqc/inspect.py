@@ -119,9 +119,7 @@ def _float_parts(model: ir.Model, found: Encoder) -> list[FloatPart]:
     if PLAN_KEY in model.metadata_props:
         kept = {key: why.partition(": ") for key, why in Plan.of(model).kept.items()}
         parts += [FloatPart(key, why) for key, (kind, _, why) in kept.items() if kind == "float"]
-    dequantized = [
-        node for node in model.graph if node.op_type in ("BlockDequantizeTiles", "SignDequantizeTiles")
-    ]
+    dequantized = [node for node in model.graph if node.op_type.endswith("DequantizeTiles")]
     return parts + [
         FloatPart(key_of(n), "quantised, and multiplied in float: its input is float") for n in dequantized
     ]

@@ -13,6 +13,7 @@ from bqc.ir.anatomy import VALUE_KEY, encoder, nodes_of, role, value_key
 from bqc.ir.build import Writer
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead, take_place
+from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import block_node, dims, produced_by, standard_node
 from bqc.plan import Plan
 
@@ -53,8 +54,9 @@ class QuantizeActivations(ir.passes.InPlacePass):
         y = LayerNormalization(...)             p = SoftmaxDequantize(MaskedSoftmax(scores, mask))
         y' = BlockDequantize(BlockQuantize(y))
 
-    Values have one exponent per sequence, head and block: `BlockQuantizeValues`. Contract: lossy, by the
-    plan's formats.
+    Values have one exponent per sequence, head and block: `BlockQuantizeValues`. What follows GELU or
+    ReLU gets no pair where only its signs are read (binarize-inputs): blocks would lose small numbers and add nothing.
+    Contract: lossy, by the plan's formats.
     """
 
     contract = Contract("lossy", cosine_min=0.8, idempotent=False)
@@ -87,7 +89,7 @@ class QuantizeActivations(ir.passes.InPlacePass):
             for node in list(nodes_of(model, layer, kind)):
                 if _POINT_OPS[kind] and node.op_type not in _POINT_OPS[kind]:
                     continue
-                if not may_rewrite(node):
+                if not may_rewrite(node) or (kind == "ffn.gelu" and _gives_signs(node)):
                     continue
                 _pair(model, writer, node, fmt, mask if kind == "attention.value" else None, heads)
                 count += 1
@@ -95,6 +97,16 @@ class QuantizeActivations(ir.passes.InPlacePass):
         # A mask may be computed later than the values that it is now read with.
         model.graph.sort()
         return ir.passes.PassResult(model, count > 0)
+
+
+def _gives_signs(node: ir.Node) -> bool:
+    """Whether signs are all that is read of the node's output."""
+    readers = list(node.outputs[0].consumers())
+    return (
+        bool(readers)
+        and not node.outputs[0].is_graph_output()
+        and all((reader.op_type, reader.domain) == ("Binarize", DOMAIN) for reader in readers)
+    )
 
 
 def _pair(

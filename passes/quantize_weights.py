@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,8 @@ class QuantizeWeights(ir.passes.InPlacePass):
         MatMul(x, Transpose(BlockDequantize(codes[N, K], exponents[N, n])))
         Gather(BlockDequantize(codes[V, H], exponents[V, n]), ids)
 
-    and with formats of signs, SignDequantize(signs[P, N, K], scales[P, N or 1]).
+    and with formats of signs, SignDequantize(signs[P, N, K], scales[P, N or 1]), or of signs for products with signs,
+    XnorDequantize(signs[N, K], scales[N or 1]).
 
     A weight that several nodes share is quantised and stored once, and so is a decoder that is a table transposed: its
     rows are the table's, in the same blocks. One that is read in blocks that end with the heads and in blocks that do
@@ -137,8 +138,9 @@ def _part_groups(model: ir.Model, plan: Plan) -> None:
 
 
 def _in_groups(fmt: Any, group: int) -> WeightFormat:
-    """The same format in other groups: formats are dataclasses."""
-    other: WeightFormat = replace(fmt, group=group)
+    """The same format in other groups, if it packs groups apart: formats are dataclasses."""
+    grouped = any(field.name == "group" for field in fields(fmt))
+    other: WeightFormat = replace(fmt, group=group) if grouped else fmt
     return other
 
 

@@ -132,14 +132,19 @@ def test_linear_is_a_product_of_signs(columns: int) -> None:
 
 @pytest.mark.parametrize("approximate", [0, 1])
 def test_gelu_keeps_the_sign(approximate: int) -> None:
-    """Of every exponent a thousand numbers of either sign: all but positive subnormals, which `Gelu` takes for 0."""
+    """Of every exponent a thousand numbers of either sign: all but positive subnormals, which `Gelu` takes for 0, and
+    256 numbers where the tanh form's polynomial is above 0 just before it ends. (Of all float32 these are all.)"""
     exponents = np.arange(255, dtype=np.uint32)[:, None] << 23
     fractions = np.concatenate([[0, 1, 2**23 - 1], RNG.integers(0, 2**23, 1000)]).astype(np.uint32)
     positive = (exponents | fractions).view(np.float32).reshape(-1)
     x = np.concatenate([positive, -positive])
     kept = (reference.gelu(x, approximate=approximate) > 0) == (x > 0)
-    assert kept[(x <= 0) | (x >= 2.0**-126)].all()
+    ends = (x > -5) & (x < -4.995) if approximate else np.zeros_like(kept)
+    assert kept[((x <= 0) | (x >= 2.0**-126)) & ~ends].all()
     assert not kept[(x > 0) & (x < 2.0**-126)].any()
+    first, end = (int(np.float32(x).view(np.uint32)) for x in (4.995, 5.0))
+    last = -np.arange(first, end, dtype=np.uint32).view(np.float32)
+    assert (reference.gelu(last, approximate=approximate) > 0).sum() == (256 if approximate else 0)
 
 
 def test_blocks_keep_the_sign_of_what_they_do_not_lose() -> None:

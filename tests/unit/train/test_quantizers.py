@@ -9,8 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bqc.formats import Binary, BlockShift, Ternary  # noqa: E402
-from bqc.ops import reference  # noqa: E402
+from bqc.formats import Binary, BlockShift, Ternary, Xnor  # noqa: E402
+from bqc.ops import reference, xnor_reference  # noqa: E402
 from bqc.train import quantizers  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -137,3 +137,31 @@ def test_signs(make: Any, span: str, axis: int) -> None:
     gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(0))
     ours.backward(gradient)
     np.testing.assert_array_equal(t.grad.numpy(), gradient.numpy())  # the identity, not clipped
+
+
+@pytest.mark.parametrize("scale", ["one", "tensor", "row"])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_weights_for_products_of_signs(scale: str, axis: int) -> None:
+    w = (RNG.standard_normal((23, 40)) + 0.2).astype(np.float32)
+    w[3] = 0
+    w[:, 5] = -0.0
+    expected = Xnor(scale).dequantize(*Xnor(scale).quantize(w))
+    t = torch.from_numpy(w.T.copy() if axis == 0 else w).requires_grad_()
+    ours = quantizers.fake_xnor_weight(t, scale, axis)
+    got = ours.detach().numpy()
+    np.testing.assert_array_equal(got.T if axis == 0 else got, expected)
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(0))
+    ours.backward(gradient)
+    np.testing.assert_array_equal(t.grad.numpy(), gradient.numpy())  # the identity, not clipped
+
+
+def test_signs_of_inputs() -> None:
+    x = floats(3, 5, 27) * 8
+    x[0, 0, :6] = [0.0, -0.0, np.nan, 1e-45, np.inf, -np.inf]
+    expected = xnor_reference.binary_dequantize(xnor_reference.binarize(x), columns=27)
+    t = torch.from_numpy(x).requires_grad_()
+    ours = quantizers.binary_dequantize(quantizers.binarize(t), columns=27)
+    np.testing.assert_array_equal(ours.detach().numpy(), expected)
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(0))
+    ours.backward(gradient)
+    np.testing.assert_array_equal(t.grad.numpy(), gradient.numpy())  # beyond [-1, 1] too
