@@ -19,7 +19,7 @@ namespace {
 constexpr int kPairs = 4;               // of rows, that are multiplied at once
 constexpr int64_t kStepTables = 64;     // bytes of the tables of a step: 16 inputs, two bytes of every output
 constexpr int64_t kStepsTogether = 30;  // whose counts, of at most 8 each, fit a byte; a multiple of 3
-constexpr int64_t kWindow = 90;         // steps whose tables stay in the first cache
+constexpr int64_t kWindow = 96;         // steps whose tables stay in the first cache
 
 // kTables.of[n][x]: of the lowest n bits.
 struct Tables {
