@@ -35,6 +35,7 @@ def make(folder: Path) -> None:
     import onnx_ir as ir
 
     import bqc
+    from bqc.formats import Xnor
     from bqc.ir.synthetic import canonical_bert
 
     folder.mkdir(parents=True)
@@ -49,6 +50,11 @@ def make(folder: Path) -> None:
     bqc.compile(
         positions, "binarybert", folder / "positions.onnx", weights="binary", position_bits=32, block=64
     )
+    model = canonical_bert(layers=2, hidden=52, heads=2, ffn=70, seed=1)
+    plan = bqc.compile(model, "bbct", dry_run=True).plan
+    for layer, scale in enumerate(("one", "row")):
+        plan.weights |= {f"{layer}:ffn.{role}": Xnor(scale) for role in ("intermediate", "output")}
+    bqc.compile(model, "bbct", folder / "xnor.onnx", recipe=plan)
     tied = canonical_bert(layers=1, head="masked-lm")
     bqc.compile(tied, "bbct", folder / "tied.onnx", embedding_bits=4)
     ir.save(canonical_bert(layers=1, gelu="tanh", head="none"), folder / "float.onnx")

@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 
 import bqc
+from bqc.diff import diff
 from bqc.formats import Xnor
 from bqc.ir.synthetic import canonical_bert
 from bqc.ops import reference
@@ -116,6 +117,22 @@ def test_one_linear_of_signs(source: Path, tmp_path: Path, role: str, expected: 
     assert {name: found[name] for name in expected} == expected
     assert found["BlockLinearGelu"] == before["BlockLinearGelu"] - role.startswith("ffn")
     same_everywhere(path)
+
+
+def test_their_weights_are_read_back(source: Path, tmp_path: Path) -> None:
+    """`bqc diff` knows stored signs for those of the float weights, and another weight's for another's."""
+    path = compiled(source, tmp_path, {f"1:{role}": "Xnor(row)" for role in FFN})
+    assert {weight.kind for weight in diff(source, path).weights} == {"format"}
+    model = onnx.load(source)
+    weight = next(t for t in model.graph.initializer if t.name == "layer.1.ffn.output.weight")
+    array = onnx.numpy_helper.to_array(weight).copy()
+    array[7, 2] *= -1
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    wrong = [w for w in diff(tmp_path / "other.onnx", path).weights if w.kind != "format"]
+    assert [(w.kind, w.layer, w.role, w.index, w.different) for w in wrong] == [
+        ("requantised", "1", "ffn.output", [7, 2], 1)
+    ]
 
 
 def test_layers_share_a_pair(source: Path, tmp_path: Path) -> None:
