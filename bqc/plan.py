@@ -17,8 +17,9 @@ import onnx_ir as ir
 import yaml
 
 from bqc.errors import BqcError
-from bqc.formats import BlockShift
+from bqc.formats import BlockShift, Xnor
 from bqc.formats.stored import WeightFormat, weight_format
+from bqc.ir.anatomy import TABLE_ROLES
 
 __all__ = ["PLAN_KEY", "Plan", "matching"]
 
@@ -70,7 +71,7 @@ class Plan:
             )
         return cls(
             str(data.get("scheme", "")),
-            _formats(data.get("weights"), f"{where}: weights", weight_format),
+            _tables_checked(_formats(data.get("weights"), f"{where}: weights", weight_format), where),
             _formats(data.get("activations"), f"{where}: activations", BlockShift.parse),
             {str(k): str(v) for k, v in (data.get("kept") or {}).items()},
         )
@@ -117,6 +118,16 @@ def matching(keys: Iterable[str], patterns: Iterable[str], option: str) -> set[s
             )
         found |= hits
     return found
+
+
+def _tables_checked(weights: dict[str, WeightFormat], where: str) -> dict[str, WeightFormat]:
+    for key, fmt in weights.items():
+        if isinstance(fmt, Xnor) and key.split(":")[-1] in TABLE_ROLES:
+            raise BqcError(
+                f"{where}: weights: {key}: {fmt} is a format of linears; give lookup tables another one, "
+                "like Binary(row)"
+            )
+    return weights
 
 
 def _formats(data: Any, where: str, parse: Callable[[str], _Format]) -> dict[str, _Format]:

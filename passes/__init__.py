@@ -62,6 +62,7 @@ _MODULES = (
     "plan_recipe",
     "split_ternary",
     "quantize_weights",
+    "binarize_inputs",
     "quantize_activations",
     "pack_weights",
     "fold_embedding",

@@ -28,13 +28,14 @@ class FoldLayerNorm(ir.passes.InPlacePass):
 
         BlockLinearAddNorm(..., r, er, gamma, beta)
 
-    and so with weights of signs: SignLinear, SignLinearAddNorm. Contract: ulp (the operator sums rows in integers).
+    and so with weights of signs: SignLinear, SignLinearAddNorm; XnorLinear, XnorLinearAddNorm. Contract: ulp (the
+    operator sums rows in integers).
     """
 
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return apply(model, _LinearAddNorm, _SignLinearAddNorm)
+        return apply(model, _LinearAddNorm, _SignLinearAddNorm, _XnorLinearAddNorm)
 
 
 class _LinearAddNorm(FoldRule):
@@ -43,7 +44,11 @@ class _LinearAddNorm(FoldRule):
     def pattern(
         self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any, r: Any, er: Any, gamma: Any, beta: Any
     ) -> Any:
-        y = linear(self, op, "Linear", [x, ex, w, ew, bias], "y")
+        return self.ending(op, [x, ex, w, ew, bias], r, er, gamma, beta)
+
+    def ending(self, op: Any, inputs: list[Any], r: Any, er: Any, gamma: Any, beta: Any) -> Any:
+        """In a pattern: all from the linear of these inputs on."""
+        y = linear(self, op, "Linear", inputs, "y")
         skip = op.BlockDequantize(r, er, _domain=DOMAIN, _outputs=["skip"], _allow_other_attributes=True)
         total = op.Add(y, skip)
         norm = op.LayerNormalization(total, gamma, beta, _outputs=["norm"], _allow_other_attributes=True)
@@ -59,11 +64,6 @@ class _LinearAddNorm(FoldRule):
     def rewrite(
         self,
         op: Any,
-        x: Any,
-        ex: Any,
-        w: Any,
-        ew: Any,
-        bias: Any,
         r: Any,
         er: Any,
         gamma: Any,
@@ -82,10 +82,21 @@ class _LinearAddNorm(FoldRule):
             "residual_group": residual["group"],
             "epsilon": made_with(norm).get("epsilon", 1e-5),
         }
-        inputs = [x, ex, w, ew, bias, r, er, gamma, beta]
+        product = y.producer()
+        assert product is not None, "matched values have producers"
+        inputs = [*product.inputs, r, er, gamma, beta]
         name = f"{self.family}LinearAddNorm"
         return self.fused(op, name, inputs, attributes, last=codes, like=y, through=[y, norm])
 
 
 class _SignLinearAddNorm(_LinearAddNorm):
     family = "Sign"
+
+
+class _XnorLinearAddNorm(_LinearAddNorm):
+    family = "Xnor"
+
+    def pattern(  # type: ignore[override]
+        self, op: Any, x: Any, w: Any, sw: Any, bias: Any, r: Any, er: Any, gamma: Any, beta: Any
+    ) -> Any:
+        return self.ending(op, [x, w, sw, bias], r, er, gamma, beta)

@@ -29,7 +29,10 @@ class FoldMatMul(ir.passes.InPlacePass):
         BlockLinear(x, ex, w, ew, bias)
         BlockLinearQuantize(...)                   BlockLinearQuantizeValues(..., mask)
 
-    and with weights of signs, SignDequantizeTiles, the operators SignLinear....
+    and with weights of signs, SignDequantizeTiles, the operators SignLinear.... Where inputs are signs too::
+
+        Add(MatMul(BinaryDequantize(bits), XnorDequantizeTiles(w, sw)), bias)    ->  XnorLinear(bits, w, sw, bias)
+        Binarize(BlockDequantize(x, ex))                                         ->  BinarizeCodes(x)
 
     With weights in fp16, and with indices IndexDequantizeTiles(i, t)::
 
@@ -42,7 +45,9 @@ class FoldMatMul(ir.passes.InPlacePass):
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        first = apply(model, _GatherTokens, _Linear, _SignLinear, _HalfLinear, _IndexLinear)
+        first = apply(
+            model, _GatherTokens, _Linear, _SignLinear, _XnorLinear, _BinarizeCodes, _HalfLinear, _IndexLinear
+        )
         second = apply(model, _LinearQuantize, _LinearValues, _SignLinearQuantize, _SignLinearValues)
         return ir.passes.PassResult(model, first.modified or second.modified)
 
@@ -86,12 +91,7 @@ class _Linear(FoldRule):
         return op.Add(op.MatMul(left, right, _outputs=["product"]), bias, _outputs=["y"])
 
     def check(self, context: Any, left: ir.Value, right: ir.Value, bias: ir.Value, **_: Any) -> Any:
-        result = pattern.MatchResult()
-        a, b = made_with(left), made_with(right)
-        if not bias.is_initializer() or bias.shape is None or len(bias.shape) != 1:
-            return result.fail("the bias is no rank-1 initializer", bias)
-        problem = self.mismatch(a, b)
-        return result.fail(problem, left) if problem else result
+        return _checked(bias, left, self.mismatch(made_with(left), made_with(right)))
 
     def mismatch(self, activations: dict[str, Any], weight: dict[str, Any]) -> str | None:
         """What keeps activations and a weight with these attributes apart, if anything does."""
@@ -230,6 +230,57 @@ class _IndexLinear(_RoundedLinear):
 
     def pattern(self, op: Any, x: Any, w: Any, table: Any, bias: Any) -> Any:
         return self.product(op, x, [w, table], bias)
+
+
+class _XnorLinear(FoldRule):
+    family = "Xnor"
+    reads_dequantized = True
+
+    def pattern(self, op: Any, x: Any, w: Any, sw: Any, bias: Any) -> Any:
+        left = op.BinaryDequantize(x, _domain=DOMAIN, _outputs=["left"], _allow_other_attributes=True)
+        right = linear(self, op, "DequantizeTiles", [w, sw], "right")
+        return op.Add(op.MatMul(left, right, _outputs=["product"]), bias, _outputs=["y"])
+
+    def check(self, context: Any, left: ir.Value, right: ir.Value, bias: ir.Value, **_: Any) -> Any:
+        return _checked(bias, left, _width_mismatch(made_with(left), made_with(right)))
+
+    def rewrite(
+        self,
+        op: Any,
+        x: Any,
+        w: Any,
+        sw: Any,
+        bias: Any,
+        right: ir.Value,
+        product: ir.Value,
+        y: ir.Value,
+        **_: Any,
+    ) -> Any:
+        inputs = [x, w, sw, bias]
+        return self.fused(op, "XnorLinear", inputs, made_with(right), last=y, like=y, through=[product])
+
+
+class _BinarizeCodes(FoldRule):
+    reads_dequantized = True
+
+    def pattern(self, op: Any, c: Any, e: Any) -> Any:
+        x = op.BlockDequantize(c, e, _domain=DOMAIN, _allow_other_attributes=True)
+        return op.Binarize(x, _domain=DOMAIN, _outputs=["bits"])
+
+    def rewrite(self, op: Any, c: Any, bits: ir.Value, **_: Any) -> Any:
+        return self.fused(op, "BinarizeCodes", [c], {}, last=bits, like=bits)
+
+
+def _checked(bias: ir.Value, left: ir.Value, problem: str | None) -> Any:
+    result = pattern.MatchResult()
+    if not bias.is_initializer() or bias.shape is None or len(bias.shape) != 1:
+        return result.fail("the bias is no rank-1 initializer", bias)
+    return result.fail(problem, left) if problem else result
+
+
+def _width_mismatch(bits: dict[str, Any], weight: dict[str, Any]) -> str | None:
+    ours, theirs = bits["columns"], weight["columns"]
+    return None if ours == theirs else f"columns differ: signs {ours}, weight {theirs}"
 
 
 def out_attributes(codes: ir.Value) -> dict[str, Any]:

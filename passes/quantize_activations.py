@@ -14,6 +14,7 @@ from bqc.ir.anatomy import VALUE_KEY, encoder, nodes_of, role, value_key
 from bqc.ir.build import Writer
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead, take_place
+from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import block_node, dims, key_of, produced_by, standard_node
 from bqc.passes._weights import is_linear
 from bqc.plan import Plan
@@ -57,6 +58,8 @@ class QuantizeActivations(ir.passes.InPlacePass):
 
     Values have one exponent per sequence, head and block: `BlockQuantizeValues`. A linear whose weight is in fp16 or
     indices of it reads its input rounded to fp16, ``MatMul(HalfRound(x), W)``; one HalfRound serves all that read x.
+    What follows GELU or ReLU gets no pair where only its signs are read (binarize-inputs): blocks would lose small
+    numbers and add nothing.
     Contract: lossy, by the plan's formats.
     """
 
@@ -90,7 +93,7 @@ class QuantizeActivations(ir.passes.InPlacePass):
             for node in list(nodes_of(model, layer, kind)):
                 if _POINT_OPS[kind] and node.op_type not in _POINT_OPS[kind]:
                     continue
-                if not may_rewrite(node):
+                if not may_rewrite(node) or (kind == "ffn.gelu" and _gives_signs(node)):
                     continue
                 _pair(model, writer, node, fmt, mask if kind == "attention.value" else None, heads)
                 count += 1
@@ -118,6 +121,16 @@ def _round_inputs(model: ir.Model, plan: Plan) -> int:
         node.replace_input_with(0, rounded[x])
         count += 1
     return count
+
+
+def _gives_signs(node: ir.Node) -> bool:
+    """Whether signs are all that is read of the node's output."""
+    readers = list(node.outputs[0].consumers())
+    return (
+        bool(readers)
+        and not node.outputs[0].is_graph_output()
+        and all((reader.op_type, reader.domain) == ("Binarize", DOMAIN) for reader in readers)
+    )
 
 
 def _pair(

@@ -36,8 +36,9 @@ class QuantizeWeights(ir.passes.InPlacePass):
         MatMul(x, Transpose(BlockDequantize(codes[N, K], exponents[N, n])))
         Gather(BlockDequantize(codes[V, H], exponents[V, n]), ids)
 
-    and with formats of signs, SignDequantize(signs[P, N, K], scales[P, N or 1]), in fp16 HalfDequantize(rows[N, K]), as
-    indices IndexDequantize(codes[N, K], table[256]).
+    and with formats of signs, SignDequantize(signs[P, N, K], scales[P, N or 1]), or of signs for products with signs,
+    XnorDequantize(signs[N, K], scales[N or 1]); in fp16 HalfDequantize(rows[N, K]), as indices
+    IndexDequantize(codes[N, K], table[256]).
 
     A weight that several nodes share is quantised and stored once, and so is a decoder that is a table transposed: its
     rows are the table's, in the same blocks. One that is read in blocks that end with the heads and in blocks that do

@@ -29,6 +29,7 @@ FAMILIES = {
     "signs": "Weights made of signs",
     "ragged": "Sequences without padding",
     "half": "Weights in fp16 and as indices of fp16 numbers",
+    "xnor": "Signs by signs",
 }
 """Module of ``bqc.ops.bodies`` -> heading."""
 
@@ -84,6 +85,12 @@ INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
 """Input name -> type, shape, meaning."""
 _STRIPS = ("ceil16(N) / 16", "K", "16")
 _SCALES = ("float32", ("P", "ceil16(N) or 1"), "a scale for each output of a plane, or one for all")
+_BITS = ("uint8", ("...", "ceil8(K) / 8"), "bits of signs, the first in the lowest")
+_XNOR: dict[str, tuple[str, Sequence[str], str]] = {
+    "bits": _BITS,
+    "tiles": ("uint8", ("ceil16(N) / 16", "ceil64(K) / 64", "8", "16"), "signs in the layout `n16k64`"),
+    "scales": ("float32", ("ceil16(N) or 1",), "a scale for each output, or one for all"),
+}
 SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("BlockQuantizeValues", "x"): ("float32", ("B", "S", "H"), "any values"),
     ("RaggedBlockQuantizeValues", "x"): ("float32", ("T", "H"), "any values"),
@@ -142,6 +149,16 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("HalfGather", "rows"): ("float16", ("V", "H"), "the table"),
     ("IndexDequantize", "codes"): ("uint8", ("N", "K"), "indices"),
     ("IndexGather", "codes"): ("uint8", ("V", "H"), "indices, a row of the table each"),
+    ("BinaryDequantize", "bits"): _BITS,
+    ("XnorDequantize", "signs"): ("int8", ("N", "K"), "-1 and 1"),
+    ("XnorDequantize", "scales"): ("float32", ("N or 1",), "a scale for each row, or one for all"),
+    **{
+        (f"Xnor{form}", name): about
+        for form in ("DequantizeTiles", "Linear", "LinearBinarize", "LinearAddNorm")
+        for name, about in _XNOR.items()
+    },
+    ("XnorLinearAddNorm", "gamma"): ("float32", ("N",), "scale of the normalisation"),
+    ("XnorLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
     ("BlockGather", "exponents"): ("int8", ("V", "n"), "exponents of `table`"),
 }
 """(operator, input) -> the same, where an operator differs from the rest."""
@@ -167,6 +184,8 @@ ATTRIBUTES = {
     "type_bits": "`bits` of the token type table",
     "position_bits": "`bits` of the position table",
 }
+BITS_OF = {"Binarize": "K", "BinarizeCodes": "K", "XnorLinearBinarize": "N"}
+"""Operator -> the elements that its output has a bit each of."""
 SYMBOLS = {"heads": "h", "columns": "K", "rows": "N"}
 """What an attribute is called where it is a dimension."""
 
@@ -181,12 +200,14 @@ def outputs(operator: Operator) -> list[tuple[str, str, str]]:
     """Name, type and shape of every output, by the registry's inference on symbolic shapes."""
     shapes = [list(described(operator, name)[1]) for name in operator.inputs]
     found = operator.infer(shapes, {**operator.attributes, **SYMBOLS})
-    names = ["codes", "exponents"] if len(found) == 2 else ["y"]
+    bits = BITS_OF.get(operator.name)
+    names = ["codes", "exponents"] if len(found) == 2 else ["bits" if bits else "y"]
+    unknown = f"ceil8({bits}) / 8" if bits else "n"
     return [
         (
             name,
             dtype.name.lower().replace("float", "float32"),
-            _shape(["n" if d is None else d for d in shape]),
+            _shape([unknown if d is None else d for d in shape]),
         )
         for name, (dtype, shape) in zip(names, found, strict=True)
     ]
@@ -242,8 +263,8 @@ def index() -> str:
         "leading dimensions, `B` batch, `S` sequence, `H` hidden size, `h` heads, `N` outputs and `K` inputs of a "
         "linear layer, `K'` the inputs with every group padded to a multiple of 16, `V`, `T`, `L` rows of a table, `T` "
         "tokens too where sequences have no padding, "
-        "`P` planes of signs ([Binary](../formats/binary.md), [Ternary](../formats/ternary.md)), `ceil16` and `ceil8` "
-        "the next multiples of 16 and 8.",
+        "`P` planes of signs ([Binary](../formats/binary.md), [Ternary](../formats/ternary.md)), `ceil8`, `ceil16` and "
+        "`ceil64` the next multiples of 8, 16 and 64.",
     ]
     for family, title in FAMILIES.items():
         members = [o for o in OPERATORS.values() if o.body.function.__module__.endswith(f".{family}")]

@@ -35,7 +35,7 @@ def make(folder: Path) -> None:
     import onnx_ir as ir
 
     import bqc
-    from bqc.formats import Half, Index8
+    from bqc.formats import Half, Index8, Xnor
     from bqc.ir.synthetic import canonical_bert
     from bqc.passes.plan_bbct import PlanBbct
     from bqc.plan import Plan
@@ -59,6 +59,11 @@ def make(folder: Path) -> None:
         plan = Plan.of(model)
         plan.weights = dict.fromkeys(plan.weights, fmt)
         bqc.compile(model, output=folder / f"{name}.onnx", recipe=plan)
+    model = canonical_bert(layers=2, hidden=52, heads=2, ffn=70, seed=1)
+    plan = bqc.compile(model, "bbct", dry_run=True).plan
+    for layer, scale in enumerate(("one", "row")):
+        plan.weights |= {f"{layer}:ffn.{role}": Xnor(scale) for role in ("intermediate", "output")}
+    bqc.compile(model, "bbct", folder / "xnor.onnx", recipe=plan)
     tied = canonical_bert(layers=1, head="masked-lm")
     bqc.compile(tied, "bbct", folder / "tied.onnx", embedding_bits=4)
     ir.save(canonical_bert(layers=1, gelu="tanh", head="none"), folder / "float.onnx")

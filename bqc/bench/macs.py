@@ -17,6 +17,12 @@ def _product(inputs: Shapes, outputs: Shapes) -> int:
     return math.prod(outputs[0]) * inputs[0][-1]
 
 
+def _signs(inputs: Shapes, outputs: Shapes) -> int:
+    """Rows times inputs times outputs, where inputs lie in bits and the fourth one is the bias."""
+    *rows, packed = inputs[0]
+    return math.prod(rows) * 8 * packed * inputs[3][0]
+
+
 def _packed_attention(inputs: Shapes, outputs: Shapes) -> int:
     """Query, key and value of x [B, S, I] by one weight [I, 3H], then the attention itself."""
     batch, length, width = inputs[0]
@@ -63,6 +69,9 @@ _OPERATORS: dict[str, tuple[Arithmetic, Callable[[Shapes, Shapes], int]]] = {
     "SignLinearAddNorm": ("int8", _product),
     "HalfLinear": ("fp32", _product),
     "IndexLinear": ("fp32", _product),
+    "XnorLinear": ("int8", _signs),
+    "XnorLinearBinarize": ("int8", _signs),
+    "XnorLinearAddNorm": ("int8", _signs),
     "BlockScores": ("int8", _scores),
     "BlockContext": ("int8", _product),
     "BlockAttention": ("int8", _attention),

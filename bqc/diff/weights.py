@@ -169,6 +169,8 @@ def _quantised(view: View, node: ir.Node, value: ir.Value, tensor: ir.TensorProt
     inside = value.metadata_props[PART_KEY] in _ROWS
     made = node.outputs[0].shape
     first, last = tensor.shape[-2] if inside else 0, None if made is None else made[-1]
+    if node.op_type.startswith("XnorLinear"):  # its outputs may be bits
+        last = elements // (node.attributes.get_int("columns", 0) or elements)
     known = first if inside else last
     count = known if isinstance(known, int) and known else 1
     looked_up = not inside and node.op_type in _TILED_LOOKUPS

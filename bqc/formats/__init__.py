@@ -5,5 +5,6 @@ from bqc.formats.geometry import Blocks
 from bqc.formats.half import Half
 from bqc.formats.index8 import Index8
 from bqc.formats.signs import Binary, Ternary
+from bqc.formats.xnor import Xnor
 
-__all__ = ["Binary", "BlockShift", "Blocks", "Half", "Index8", "Ternary"]
+__all__ = ["Binary", "BlockShift", "Blocks", "Half", "Index8", "Ternary", "Xnor"]

@@ -42,7 +42,7 @@ class WeightFormat(StoredFormat, Protocol):
 
     @property
     def family(self) -> str:
-        """``Block`` or ``Sign``."""
+        """``Block``, ``Sign`` or ``Xnor``."""
 
     @property
     def bits(self) -> int:

@@ -16,8 +16,8 @@ import onnx
 import onnx_ir as ir
 
 from bqc.formats.geometry import Blocks
-from bqc.ops import half_reference, ragged_reference, reference, sign_reference
-from bqc.ops.bodies import attention, elementary, embedding, half, linear, ragged, signs
+from bqc.ops import half_reference, ragged_reference, reference, sign_reference, xnor_reference
+from bqc.ops.bodies import attention, elementary, embedding, half, linear, ragged, signs, xnor
 
 __all__ = ["DOMAIN", "OPERATORS", "OPSET", "VERSION", "Operator", "functions_for"]
 
@@ -137,6 +137,14 @@ def _out(shape: Shape, a: Attributes) -> Inferred:
 
 def _linear_shape(inputs: Sequence[Shape]) -> list[Dim]:
     return [*inputs[0][:-1], inputs[4][0]]
+
+
+def _xnor_shape(inputs: Sequence[Shape]) -> list[Dim]:
+    return [*inputs[0][:-1], inputs[3][0]]
+
+
+def _bits(shape: Sequence[Dim]) -> Inferred:
+    return [(U8, [*shape[:-1], -(-shape[-1] // 8) if isinstance(shape[-1], int) else None])]
 
 
 def _values(shape: Shape, heads: int, block: int) -> Inferred:
@@ -368,6 +376,42 @@ _ALL = (
     ),
     Operator("IndexGather", half.IndexGather, half_reference.index_gather, _gathered),
     Operator("IndexGatherTiles", half.IndexGatherTiles, half_reference.index_gather_tiles, _gathered),
+    Operator("Binarize", xnor.Binarize, xnor_reference.binarize, lambda i, _: _bits(i[0])),
+    Operator("BinarizeCodes", xnor.BinarizeCodes, xnor_reference.binarize_codes, lambda i, _: _bits(i[0])),
+    Operator(
+        "BinaryDequantize",
+        xnor.BinaryDequantize,
+        xnor_reference.binary_dequantize,
+        lambda i, a: [(F32, [*i[0][:-1], a["columns"]])],
+        has_kernel=False,
+    ),
+    Operator(
+        "XnorDequantize",
+        xnor.XnorDequantize,
+        xnor_reference.xnor_dequantize,
+        lambda i, _: [(F32, list(i[0]))],
+        has_kernel=False,
+    ),
+    Operator(
+        "XnorDequantizeTiles",
+        xnor.XnorDequantizeTiles,
+        xnor_reference.xnor_dequantize_tiles,
+        lambda i, a: [(F32, [a["columns"], a["rows"]])],
+        has_kernel=False,
+    ),
+    Operator("XnorLinear", xnor.XnorLinear, xnor_reference.xnor_linear, lambda i, a: [(F32, _xnor_shape(i))]),
+    Operator(
+        "XnorLinearBinarize",
+        xnor.XnorLinearBinarize,
+        xnor_reference.xnor_linear_binarize,
+        lambda i, a: _bits(_xnor_shape(i)),
+    ),
+    Operator(
+        "XnorLinearAddNorm",
+        xnor.XnorLinearAddNorm,
+        xnor_reference.xnor_linear_add_norm,
+        lambda i, a: _out(_xnor_shape(i), a),
+    ),
 )
 
 OPERATORS: dict[str, Operator] = {operator.name: operator for operator in _ALL}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bqc.passes.attach_functions import AttachFunctions
+from bqc.passes.binarize_inputs import BinarizeInputs
 from bqc.passes.finalize import Finalize
 from bqc.passes.fold_attention import FoldAttention
 from bqc.passes.fold_embedding import FoldEmbedding
@@ -26,6 +27,7 @@ def lowering(cosine_min: float = 0.8) -> list[ir.passes.InPlacePass]:
     """Passes from a planned float model to the finished one; ``cosine_min`` is what quantising promises of outputs."""
     return [
         QuantizeWeights(cosine_min=cosine_min),
+        BinarizeInputs(),
         QuantizeActivations(cosine_min=cosine_min),
         PackWeights(),
         FoldEmbedding(),
@@ -44,4 +46,4 @@ def lowering(cosine_min: float = 0.8) -> list[ir.passes.InPlacePass]:
 
 def simulation(cosine_min: float = 0.8) -> list[ir.passes.InPlacePass]:
     """Passes from a planned float model to the graph that training runs: its weights are still float."""
-    return [QuantizeActivations(cosine_min=cosine_min)]
+    return [BinarizeInputs(), QuantizeActivations(cosine_min=cosine_min)]

@@ -229,6 +229,8 @@ _STANDARD = {
 }
 
 _QUANTIZED = {
+    "Binarize": Operator(quantizers.binarize),
+    "BinaryDequantize": Operator(quantizers.binary_dequantize),
     "BlockDequantize": Operator(quantizers.block_dequantize),
     "BlockQuantize": Operator(quantizers.block_quantize),
     "BlockQuantizeValues": Operator(quantizers.block_quantize_values),

@@ -20,6 +20,8 @@ from bqc.formats.signs import TERNARY_THRESHOLD
 from bqc.ops.constants import HALF_MAX, MIN_EXPONENT, SOFTMAX_SCALE
 
 __all__ = [
+    "binarize",
+    "binary_dequantize",
     "block_dequantize",
     "block_quantize",
     "block_quantize_values",
@@ -28,6 +30,7 @@ __all__ = [
     "fake_index_weight",
     "fake_quantize_weight",
     "fake_ternary_weight",
+    "fake_xnor_weight",
     "masked_softmax",
     "softmax_dequantize",
 ]
@@ -56,6 +59,19 @@ def block_quantize_values(
     largest = (x.detach().abs() * keep.unsqueeze(-1)).amax(1)
     exponents = _range_exponents(_split(largest, blocks).amax(-1), bits)
     return _Encode.apply(x, exponents.unsqueeze(1), blocks, bits), exponents
+
+
+def binarize(x: Tensor) -> Tensor:
+    """Signs -1 and 1 (in x's type) of x [..., K], 0 and NaN being negative; the gradient is that of the identity.
+
+    Source: SensiMix (PLoS ONE 10.1371/journal.pone.0265621), which clips no gradient.
+    """
+    return _Replace.apply(x, _signs(x))
+
+
+def binary_dequantize(signs: Tensor, *, columns: int) -> Tensor:
+    """Signs [..., K]; `binarize` packs none, so that ``columns`` is K."""
+    return signs
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
@@ -135,6 +151,18 @@ def fake_index_weight(w: Tensor, whole: Tensor) -> Tensor:
     wide = table.double()
     codes = torch.bucketize(w.detach().double(), (wide[:-1] + wide[1:]) / 2)
     return _Replace.apply(w, table[codes].to(w.dtype))
+
+
+def fake_xnor_weight(w: Tensor, scale: str, axis: int) -> Tensor:
+    """What `Xnor.quantize` and dequantising make of a weight, as `fake_binary_weight`; ``scale`` is the format's."""
+    signs = _signs(w)
+    if scale != "one":
+        signs = signs * _mean(w.detach().abs().double(), scale == "row", axis).to(w.dtype)
+    return _Replace.apply(w, signs)
+
+
+def _signs(x: Tensor) -> Tensor:
+    return (x.detach() > 0).to(x.dtype) * 2 - 1
 
 
 def _mean(x: Tensor, per_row: bool, axis: int) -> Tensor:

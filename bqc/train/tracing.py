@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from bqc.errors import BqcError
-from bqc.formats import Binary, BlockShift, Half, Index8, Ternary
+from bqc.formats import Binary, BlockShift, Half, Index8, Ternary, Xnor
 from bqc.formats.stored import WeightFormat
 from bqc.ir.anatomy import ROLE_KEY, role
 from bqc.passes._graph import attributes_of, constant, key_of, produced_by, single_use
@@ -32,6 +32,7 @@ from bqc.train.quantizers import (
     fake_index_weight,
     fake_quantize_weight,
     fake_ternary_weight,
+    fake_xnor_weight,
 )
 from bqc.train.taps import tapped
 
@@ -264,6 +265,8 @@ class _Tracer:
             return self.graph.call_function(fake_half, tuple(latent))
         if isinstance(fmt, Index8):
             return self.graph.call_function(fake_index_weight, (*latent, *(whole or latent)))
+        if isinstance(fmt, Xnor):
+            return self.graph.call_function(fake_xnor_weight, (*latent, fmt.scale, axis))
         if not isinstance(fmt, Binary | Ternary):
             raise BqcError(f"{fmt} cannot be trained: torch is not taught its rounding")
         per_row = fmt.span == "row"

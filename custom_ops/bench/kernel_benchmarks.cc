@@ -149,6 +149,28 @@ void half(benchmark::State& state, const KernelSet& set, bool indices, int64_t m
   count_macs(state, set, m * k * n, watch, false);
 }
 
+// The same for XnorLinear: signs times signs.
+void xnor(benchmark::State& state, const KernelSet& set, int64_t m, int64_t k, int64_t n) {
+  const bqc::XnorKernels& kernels = *set.xnor;
+  const int64_t strips = bqc::ceil_div(n, 16), most = std::min(m, kPanelRows), stride = bqc::ceil_div(k, 8);
+  const auto bits = random_integers<uint8_t>(m * stride, 0, 255);
+  const auto tiles = random_integers<uint8_t>(strips * bqc::round_up(k, 64) * 2, 0, 255);
+  const std::vector<float> scales(static_cast<size_t>(strips * 16), 0.25f);
+  const bqc::BitTiles weight = {tiles.data(), scales.data(), k, strips};
+  void* panel = bqc::scratch_bytes(bqc::Slot::panel, static_cast<size_t>(kernels.panel_bytes(k, most)));
+  float* out = bqc::scratch<float>(bqc::Slot::tile, most * strips * 16);
+  const Stopwatch watch;
+  for (auto _ : state) {
+    for (int64_t row = 0; row < m; row += most) {
+      const int64_t rows = m - row < most ? m - row : most;
+      kernels.prepare(k, bits.data() + row * stride, stride, rows, panel);
+      kernels.multiply(panel, rows, &weight, 0, strips, out, strips * 16);
+    }
+    benchmark::ClobberMemory();
+  }
+  count_macs(state, set, m * k * n, watch);
+}
+
 // Softmax codes [rows][keys] times the packed values of one head.
 void mix(benchmark::State& state, const KernelSet& set, int64_t keys, int64_t width) {
   constexpr int64_t kRows = 24;
@@ -207,8 +229,8 @@ std::string name(std::initializer_list<std::string> parts) {
 struct Shape {
   int64_t m, k, n;
 };
-const Shape kShapes[] = {
-    {1, 768, 3072}, {16, 768, 3072}, {128, 768, 768}, {128, 768, 3072}, {128, 3072, 768}};
+const Shape kShapes[] = {{1, 768, 3072},  {1, 3072, 768},   {16, 768, 3072}, {16, 3072, 768},
+                         {128, 768, 768}, {128, 768, 3072}, {128, 3072, 768}};
 
 void register_products(const KernelSet& set) {
   for (int bits = 1; bits <= 8; ++bits) {
@@ -258,6 +280,15 @@ void register_half(const KernelSet& set) {
   }
 }
 
+// xnor/LEVEL/M/K/N.
+void register_xnor(const KernelSet& set) {
+  for (const Shape& s : kShapes) {
+    benchmark::RegisterBenchmark(
+        name({"xnor", set.name, std::to_string(s.m), std::to_string(s.k), std::to_string(s.n)}).c_str(),
+        [&set, s](benchmark::State& state) { xnor(state, set, s.m, s.k, s.n); });
+  }
+}
+
 void register_attention(const KernelSet& set) {
   for (const int64_t keys : {16, 128, 512}) {
     for (const int64_t width : {32, 64}) {
@@ -302,6 +333,7 @@ const bool kRegistered = [] {
     register_products(*set);
     register_signs(*set);
     register_half(*set);
+    register_xnor(*set);
     register_attention(*set);
     register_rows(*set);
   }

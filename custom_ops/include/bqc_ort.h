@@ -163,6 +163,8 @@ std::vector<OpSpec> elementwise_ops();
 std::vector<OpSpec> linear_ops();
 std::vector<OpSpec> sign_linear_ops();
 std::vector<OpSpec> half_ops();
+std::vector<OpSpec> xnor_linear_ops();
+std::vector<OpSpec> binarize_ops();
 std::vector<OpSpec> attention_ops();
 std::vector<OpSpec> embedding_ops();
 

@@ -120,12 +120,36 @@ struct HalfKernels {
                    float* out, int64_t out_stride);
 };
 
+// A weight of signs for inputs that are signs too.
+struct BitTiles {
+  const uint8_t* bits;  // n16k64 [strips][ceil64(columns) / 64][8][16]
+  const float* scales;  // [16 * strips]
+  int64_t columns, strips;
+};
+
+// Products of signs with signs. Bits beyond the columns are not read, whatever they are.
+struct XnorKernels {
+  const char* products;  // the instructions of its matrix products
+  // Bytes that `prepare` fills for so many rows of activations.
+  int64_t (*panel_bytes)(int64_t columns, int64_t rows);
+  // Rows of bits, bit b of byte j being column 8j + b, in the order that `multiply` reads; `panel` is aligned
+  // to 64 bytes.
+  void (*prepare)(int64_t columns, const uint8_t* bits, int64_t stride, int64_t rows, void* panel);
+  // out[row][16 * first ... 16 * last) = 0 + float(columns - 2 * bits that differ) * scale.
+  void (*multiply)(const void* panel, int64_t rows, const BitTiles* weight, int64_t first, int64_t last,
+                   float* out, int64_t out_stride);
+  // bits [ceil8(n) / 8] of what is above 0 in a row, those beyond n clear.
+  void (*binarize)(const float* x, int64_t n, uint8_t* bits);
+  void (*binarize_codes)(const int8_t* codes, int64_t n, uint8_t* bits);
+};
+
 struct KernelSet {
   const char* name;
   const char* products;  // the instructions of its matrix products
   const RowKernels* rows;
   const GemmKernels* gemm;
   const SignKernels* signs;
+  const XnorKernels* xnor;
   const HalfKernels* half;
 };
 
@@ -133,12 +157,14 @@ namespace portable {
 extern const KernelSet kKernels;
 extern const SignKernels kSigns;
 extern const HalfKernels kHalf;
+extern const XnorKernels kXnor;
 }  // namespace portable
 #if defined(BQC_X86)
 namespace avx2 {
 extern const KernelSet kKernels;
 extern const SignKernels kSigns;
 extern const HalfKernels kHalf;
+extern const XnorKernels kXnor;
 }  // namespace avx2
 namespace avx512 {
 extern const KernelSet kKernels;
@@ -146,7 +172,8 @@ extern const KernelSet kKernels;
 #elif defined(BQC_ARM)
 namespace neon {
 extern const KernelSet kKernels;
-}
+extern const XnorKernels kXnor;
+}  // namespace neon
 namespace neon_dot {
 extern const KernelSet kKernels;
 }

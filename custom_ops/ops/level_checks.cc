@@ -93,6 +93,7 @@ class Comparison {
     for (int i = 0; i < 12; ++i) signs();
     for (const int64_t n : kLengths) halves(n);
     for (int i = 0; i < 12; ++i) half_product();
+    for (int i = 0; i < 12; ++i) xnor();
     for (int i = 0; i < 6; ++i) attention();
     return std::move(checks_);
   }
@@ -301,6 +302,41 @@ class Comparison {
     const auto b = multiply(y_, x, rows, weight, strips, first, last);
     note(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0, indices ? "indices" : "fp16",
          " product, rows ", rows, ", inputs ", inputs, ", strips ", first, " to ", last);
+  }
+
+  std::vector<float> multiply(const KernelSet& set, const BitTiles& weight, int64_t rows,
+                              const std::vector<uint8_t>& bits, int64_t first, int64_t last) {
+    void* panel =
+        scratch_bytes(Slot::panel, static_cast<size_t>(set.xnor->panel_bytes(weight.columns, rows)));
+    std::vector<float> out(static_cast<size_t>(rows * weight.strips * 16), 77.0f);
+    set.xnor->prepare(weight.columns, bits.data(), ceil_div(weight.columns, 8), rows, panel);
+    set.xnor->multiply(panel, rows, &weight, first, last, out.data(), weight.strips * 16);
+    return out;
+  }
+
+  void xnor() {
+    const int64_t columns = random_.between(1, 2000), rows = random_.between(1, 40),
+                  strips = random_.between(1, 6), first = random_.between(0, strips - 1),
+                  last = random_.between(first + 1, strips);
+    const auto bits = random_.bytes<uint8_t>(rows * ceil_div(columns, 8), 0, 255);
+    // One byte more, so that the weights are not aligned.
+    const auto tiles = random_.bytes<uint8_t>(strips * round_up(columns, 64) * 2 + 1, 0, 255);
+    std::vector<float> scales(static_cast<size_t>(strips * 16));
+    for (float& scale : scales) scale = static_cast<float>(random_.between(-1000, 1000)) * 0x1.3p-10f;
+    const BitTiles weight = {tiles.data() + 1, scales.data(), columns, strips};
+    const auto a = multiply(x_, weight, rows, bits, first, last);
+    const auto b = multiply(y_, weight, rows, bits, first, last);
+    note(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0, "signs by signs, rows ", rows,
+         ", inputs ", columns, ", strips ", first, " to ", last);
+    const auto in = random_.floats(columns);
+    const auto codes = random_.bytes<int8_t>(columns, -2, 2);
+    Both<uint8_t> found(ceil_div(columns, 8));
+    x_.xnor->binarize(in.data(), columns, found.a.data());
+    y_.xnor->binarize(in.data(), columns, found.b.data());
+    note(found.same(), "signs of ", columns);
+    x_.xnor->binarize_codes(codes.data(), columns, found.a.data());
+    y_.xnor->binarize_codes(codes.data(), columns, found.b.data());
+    note(found.same(), "signs of codes of ", columns);
   }
 
   void attention() {

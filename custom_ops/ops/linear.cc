@@ -1,9 +1,9 @@
 // BlockLinear and SignLinear and their fused forms: y = x W^T + bias on blocks, then whatever follows while
 // the rows are in cache.
-#include <algorithm>
 #include <memory>
 #include <utility>
 
+#include "ops/add_norm.h"
 #include "ops/linear_weight.h"
 #include "ops/product.h"
 #include "ops/values.h"
@@ -45,8 +45,6 @@ class Linear {
   }
 
  private:
-  static constexpr int64_t kPanelFloats = 128 * 1024;
-
   struct Product {
     const LinearWeight* weight;
     const Tensor *codes, *exponents;
@@ -54,8 +52,7 @@ class Linear {
 
     int64_t strips() const { return weight->strips(); }
     int64_t panel_rows() const { return weight->panel_rows(*g); }
-    // Products of so many rows stay in the second cache.
-    int64_t product_rows() const { return std::max<int64_t>(kPanelFloats / (strips() * 16), 12); }
+    int64_t product_rows() const { return cached_rows(strips()); }
     int64_t panel_bytes(int64_t rows) const { return weight->panel_bytes(*g, rows); }
     void prepare(int64_t row, int64_t rows, void* panel) const {
       weight->prepare(*g, codes->as<int8_t>() + row * g->length, exponents->as<int8_t>() + row * g->count,
@@ -169,38 +166,15 @@ class LinearGelu : public QuantizedLinear {
 class LinearAddNorm : public QuantizedLinear {
  public:
   LinearAddNorm(const Node& node, const KernelSet* kernels, Weight weight)
-      : QuantizedLinear(node, kernels, std::move(weight)),
-        residual_(make_geometry(linear_.columns(), node.integer("residual_block", 64),
-                                node.integer("residual_group", 0))),
-        epsilon_(node.real("epsilon", 1e-12f)) {
-    const Tensor gamma = node.constant(7, "gamma", Type::f32, 1),
-                 beta = node.constant(8, "beta", Type::f32, 1);
-    BQC_REQUIRE(gamma.count == linear_.columns() && beta.count == linear_.columns(), "gamma ", gamma.shape(),
-                " and beta ", beta.shape(), " should be [", linear_.columns(), "]");
-    BQC_REQUIRE(epsilon_ >= 0, "attribute epsilon is negative");
-    gamma_ = gamma.as<float>();
-    beta_ = beta.as<float>();
-  }
+      : QuantizedLinear(node, kernels, std::move(weight)), end_(node, linear_.columns(), 5) {}
 
   void compute(const Call& call) const override {
-    const Tensor input = call.input(0), codes = call.input(5), exponents = call.input(6);
-    check_pair(codes, exponents, residual_, "residual");
-    BQC_REQUIRE(rows_of(codes) == rows_of(input), "residual ", codes.shape(), " and input ", input.shape(),
-                " should have the same rows");
-    const int64_t columns = linear_.columns();
-    run(call, [&](int64_t row, float* y) {
-      set->rows->add_dequantized(codes.as<int8_t>() + row * columns,
-                                 exponents.as<int8_t>() + row * residual_.count, &residual_, y);
-      float* z = scratch<float>(Slot::row2, columns);
-      set->rows->layer_norm(y, gamma_, beta_, epsilon_, columns, scratch<int32_t>(Slot::row3, columns), z);
-      return z;
-    });
+    const AddNorm::Residual residual = end_.residual(call, call.input(0));
+    run(call, [&](int64_t row, float* y) { return end_.apply(set, residual, row, y); });
   }
 
  private:
-  Geometry residual_;
-  float epsilon_;
-  const float *gamma_, *beta_;
+  AddNorm end_;
 };
 
 class LinearQuantizeValues : public Kernel {

@@ -9,6 +9,9 @@ namespace bqc {
 
 constexpr int64_t kMaxRows = int64_t{1} << 31;
 
+// Rows whose products with so many strips stay in the second cache.
+inline int64_t cached_rows(int64_t strips) { return std::max<int64_t>(128 * 1024 / (strips * 16), 12); }
+
 // A task takes some rows through everything; its products stay in its own cache.
 template <class Product, class Epilogue>
 void product_by_rows(const Call& call, const Product& product, int64_t rows, const Epilogue& epilogue) {

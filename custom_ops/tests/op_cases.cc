@@ -71,6 +71,13 @@ struct Maker {
     if (sequences > 0) at[sequences] = tokens;
     return out;
   }
+  // Bits, and tiles of bits that share a scale or have one for every output.
+  std::vector<Array> xnor_linear(int64_t b, int64_t s, int64_t in, int64_t out) {
+    const int64_t strips = bqc::ceil_div(out, 16);
+    return {whole<uint8_t>(u8, {b, s, bqc::ceil_div(in, 8)}, 0, 255),
+            whole<uint8_t>(u8, {strips, bqc::ceil_div(in, 64), 8, 16}, 0, 255),
+            floats({between(random, 0, 1) ? strips * 16 : 1}), floats({out})};
+  }
   std::vector<Array> sign_table(int64_t rows, int64_t columns) {
     const int64_t planes = between(random, 1, 2);
     return {whole<uint8_t>(u8, {planes, rows, bqc::ceil_div(columns, 8)}, 0, 255),
@@ -127,6 +134,9 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
   const Attributes tiles = with(format, {{"layout", std::string("n16k4")}});
   const Attributes signs = {{"block", block}, {"group", int64_t{0}}, {"layout", std::string("n16k16")}};
   const auto sign_linear = [&](int64_t in, int64_t n) { return m.sign_linear(b, s, in, n); };
+  const auto xnor = [&](int64_t in) {
+    return Attributes{{"columns", in}, {"layout", std::string("n16k64")}};
+  };
   const Attributes head = {{"heads", heads}, {"block", block}};
   const Attributes scaled = with(head, {{"scale", 0.125f}});
   const Dims x = {b, s, hidden};
@@ -204,6 +214,15 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
        {1, 2}},
       {"HalfGatherTiles", half_lanes, joined({m.ids({b, s}, 21)}, m.strips(21, hidden, false)), {1}},
       {"IndexGatherTiles", half_lanes, joined({m.ids({b, s}, 21)}, m.strips(21, hidden, true)), {1, 2}},
+      {"Binarize", {}, {m.floats(x)}, {}},
+      {"BinarizeCodes", {}, {m.codes(x)}, {}},
+      {"XnorLinear", xnor(hidden), m.xnor_linear(b, s, hidden, wide), {1, 2, 3}},
+      {"XnorLinearBinarize", xnor(hidden), m.xnor_linear(b, s, hidden, wide), {1, 2, 3}},
+      {"XnorLinearAddNorm",
+       with(with(xnor(wide), out),
+            {{"residual_block", block}, {"residual_group", int64_t{0}}, {"epsilon", 1e-5f}}),
+       joined(joined(m.xnor_linear(b, s, wide, hidden), m.pair(b, s, hidden)), affine),
+       {1, 2, 3, 6, 7}},
       {"BlockScores", scaled, joined(query, key), {}},
       {"MaskedSoftmax", {}, {m.floats({b, heads, s, s}), m.mask({b, s})}, {}},
       {"BlockContext", head, joined({m.whole<uint8_t>(u8, {b, heads, s, s}, 0, 255)}, values), {}},

@@ -250,6 +250,17 @@ Case half_linear(bool indices) {
   return node;
 }
 
+// A small XnorLinear of 100 inputs and 20 outputs.
+Case xnor_linear(int64_t scales) {
+  Case node = {"XnorLinear",
+               {{"columns", int64_t{100}}, {"layout", std::string("n16k64")}},
+               {Array(Type::u8, {3, 13}), Array(Type::u8, {2, 2, 8, 16}), Array(Type::f32, {scales}),
+                Array(Type::f32, {20})},
+               {1, 2, 3}};
+  for (Array& input : node.inputs) std::memset(input.data.get(), 0, input.bytes());
+  return node;
+}
+
 TEST(HalfLinear, RefusesWhatDoesNotFit) {
   const auto refused = [](const Case& node) {
     const Session session(node);
@@ -341,6 +352,55 @@ TEST(HalfGather, RefusesWhatDoesNotFit) {
            {1, 2}};
   for (Array& input : other.inputs) std::memset(input.data.get(), 0, input.bytes());
   EXPECT_NE(error(other).find("table [4, 6] should have rows of 5"), std::string::npos) << error(other);
+}
+
+TEST(XnorLinear, RefusesWhatDoesNotFit) {
+  EXPECT_EQ(Session(xnor_linear(32)).error(), "");
+  EXPECT_EQ(Session(xnor_linear(1)).error(), "");
+  const auto expect = [&](const Case& node, const std::string& what) {
+    const Session session(node);
+    const std::string said = session.error().empty() ? session.run(node.inputs, 1).error : session.error();
+    EXPECT_NE(said.find(what), std::string::npos) << said << " should tell of " << what;
+  };
+  const auto changed = [](size_t input, std::vector<int64_t> dims) {
+    Case node = xnor_linear(32);
+    Array& array = node.inputs[input];
+    array = Array(array.type, dims);
+    std::memset(array.data.get(), 0, array.bytes());
+    return node;
+  };
+  expect(xnor_linear(20), "scales [20] should be [32] or [1]");
+  expect(changed(0, {3, 12}), "bits [3, 12] should end in 13 bytes for 100 columns");
+  expect(changed(0, {}), "bits [] should end in 13 bytes");
+  expect(changed(1, {3, 2, 8, 16}), "tiles [3, 2, 8, 16] should be [2, 2, 8, 16]");
+  expect(changed(1, {2, 1, 8, 16}), "should be [2, 2, 8, 16] for 100 columns and a bias of 20");
+  expect(changed(1, {2, 2, 16, 8}), "should be [2, 2, 8, 16]");
+  expect(changed(1, {2, 2, 8}), "tiles");
+  expect(changed(2, {1, 32}), "scales");
+  expect(changed(3, {0}), "bias is empty");
+  for (const int64_t columns :
+       {int64_t{0}, int64_t{-1}, int64_t{65537}, std::numeric_limits<int64_t>::max()}) {
+    Case node = xnor_linear(32);
+    node.attributes["columns"] = columns;
+    expect(node, "attribute columns is " + std::to_string(columns) + "; a row has 1 to 65536");
+  }
+  for (const int64_t columns : {1, 64, 105, 129, 65536}) {
+    Case node = xnor_linear(32);
+    node.attributes["columns"] = columns;
+    expect(node, "should ");
+  }
+  for (const float wrong :
+       {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    Case node = xnor_linear(32);
+    node.inputs[2].as<float>()[31] = wrong;
+    expect(node, "scales [32] hold NaN or an infinity; they are finite");
+  }
+  Case node = xnor_linear(32);
+  node.attributes["layout"] = std::string("n16k16");
+  expect(node, "n16k64");
+  node = xnor_linear(32);
+  node.constants = {1, 3};
+  expect(node, "scales");
 }
 
 TEST(Operators, ThreadsComeAndGo) {

@@ -262,7 +262,8 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 
 }  // namespace
 
-// For weights of signs the AVX2 kernel serves this level.
-extern const KernelSet kKernels = {"avx512", "vpdpbusd", &kRows, &kGemm, &avx2::kSigns, &avx2::kHalf};
+// For weights of signs, and of fp16 numbers, the AVX2 kernels serve this level.
+extern const KernelSet kKernels = {"avx512",      "vpdpbusd",   &kRows,      &kGemm,
+                                   &avx2::kSigns, &avx2::kXnor, &avx2::kHalf};
 
 }  // namespace bqc::avx512

@@ -32,7 +32,7 @@ struct Sums {
 
 #include "kernels/neon/gemm.inc"
 
-extern const KernelSet kKernels = {"neon", "smull and sadalp", &kRows,
-                                   &kGemm, &portable::kSigns,  &portable::kHalf};
+extern const KernelSet kKernels = {"neon", "smull and sadalp", &kRows, &kGemm, &portable::kSigns,
+                                   &kXnor, &portable::kHalf};
 
 }  // namespace bqc::neon

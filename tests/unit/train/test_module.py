@@ -15,8 +15,12 @@ torch = pytest.importorskip("torch")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from bqc.errors import BqcError  # noqa: E402
+from bqc.formats import Xnor  # noqa: E402
 from bqc.ir import import_model  # noqa: E402
 from bqc.ir.anatomy import ANATOMY_KEY  # noqa: E402
+from bqc.ir.text import from_text  # noqa: E402
+from bqc.passes.binarize_inputs import BinarizeInputs  # noqa: E402
+from bqc.plan import Plan  # noqa: E402
 from bqc.train import OnnxModule, module  # noqa: E402
 from bqc.train.operators import supported  # noqa: E402
 from bqc.train.training import prepare  # noqa: E402
@@ -297,3 +301,42 @@ def test_every_exporter(export) -> None:  # type: ignore[no-untyped-def]
         results = ours(**tensors(feeds))
         for name, expected in zip(ours.output_names, theirs.run(ours.output_names, feeds), strict=True):
             assert np.abs(results[name].detach().numpy() - expected).max() <= 1e-4
+
+
+def test_a_network_of_signs_by_signs() -> None:
+    """What training runs of two binarised products is what their operators compute; gradients pass straight through."""
+    text = """
+<ir_version: 10, opset_import: ["" : 21, "ai.bqc" : 1], metadata_props: ["bqc.anatomy": "{}"]>
+g (float[B,S,24] x) => (float[B,S,24] z)
+<float[24,40] w = {1, ...}, float[40] b = {0.5, ...}, float[40,24] v = {1, ...}, float[24] c = {0.25, ...}> {
+   float[B,S,40] p = MatMul (x, w) @0:ffn.intermediate
+   float[B,S,40] y = Add (p, b) @0:ffn.intermediate
+   float[B,S,40] a = Gelu (y) @0:ffn.gelu
+   float[B,S,24] q = MatMul (a, v) @0:ffn.output
+   float[B,S,24] t = Add (q, c) @0:ffn.output
+   z = Add (t, x) @0:ffn.output
+}
+"""
+    model = from_text(text)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for name in ("w", "v"):
+        value = model.graph.initializers[name]
+        arrays[name] = rng.standard_normal(value.const_value.shape.numpy()).astype(np.float32)
+        arrays[name][0, ::3] = 0
+        value.const_value = ir.Tensor(arrays[name], name=name)
+    plan = Plan("recipe", {f"0:ffn.{role}": Xnor("one") for role in ("intermediate", "output")})
+    plan.attach(model)
+    assert BinarizeInputs()(model).modified
+    student = module(model, weights=plan.weights).train()
+    x = rng.standard_normal((2, 5, 24)).astype(np.float32)
+    x[..., 3] = 0
+    z = student(x=torch.from_numpy(x))["z"]
+    # Of whole and half numbers every sum is exact.
+    y = np.where(x > 0, 1, -1) @ np.where(arrays["w"] > 0, 1, -1) + 0.5
+    wanted = np.where(y > 0, 1, -1) @ np.where(arrays["v"] > 0, 1, -1) + 0.25
+    np.testing.assert_array_equal(z.detach().numpy(), wanted.astype(np.float32) + x)
+    z.sum().backward()
+    last = student.parameter("v").grad.numpy()
+    np.testing.assert_array_equal(last, np.where(y > 0, 1, -1).sum((0, 1))[:, None].repeat(24, 1))
+    assert (student.parameter("w").grad.numpy() != 0).any()

@@ -11,10 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bqc.formats import Binary, BlockShift, Half, Index8, Ternary  # noqa: E402
+from bqc.formats import Binary, BlockShift, Half, Index8, Ternary, Xnor  # noqa: E402
 from bqc.formats.half import to_half  # noqa: E402
 from bqc.ir.synthetic import canonical_bert  # noqa: E402
-from bqc.ops import reference  # noqa: E402
+from bqc.ops import reference, xnor_reference  # noqa: E402
 from bqc.passes._graph import key_of  # noqa: E402
 from bqc.passes._weights import weight_uses  # noqa: E402
 from bqc.plan import Plan  # noqa: E402
@@ -204,3 +204,31 @@ def test_a_module_computes_what_is_compiled(fmt: Any) -> None:
     )
     expected = session.run(None, {name: value.numpy() for name, value in feeds.items()})[0]
     np.testing.assert_allclose(got.detach().numpy(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", ["one", "tensor", "row"])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_weights_for_products_of_signs(scale: str, axis: int) -> None:
+    w = (RNG.standard_normal((23, 40)) + 0.2).astype(np.float32)
+    w[3] = 0
+    w[:, 5] = -0.0
+    expected = Xnor(scale).dequantize(*Xnor(scale).quantize(w))
+    t = torch.from_numpy(w.T.copy() if axis == 0 else w).requires_grad_()
+    ours = quantizers.fake_xnor_weight(t, scale, axis)
+    got = ours.detach().numpy()
+    np.testing.assert_array_equal(got.T if axis == 0 else got, expected)
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(0))
+    ours.backward(gradient)
+    np.testing.assert_array_equal(t.grad.numpy(), gradient.numpy())  # the identity, not clipped
+
+
+def test_signs_of_inputs() -> None:
+    x = floats(3, 5, 27) * 8
+    x[0, 0, :6] = [0.0, -0.0, np.nan, 1e-45, np.inf, -np.inf]
+    expected = xnor_reference.binary_dequantize(xnor_reference.binarize(x), columns=27)
+    t = torch.from_numpy(x).requires_grad_()
+    ours = quantizers.binary_dequantize(quantizers.binarize(t), columns=27)
+    np.testing.assert_array_equal(ours.detach().numpy(), expected)
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(0))
+    ours.backward(gradient)
+    np.testing.assert_array_equal(t.grad.numpy(), gradient.numpy())  # beyond [-1, 1] too

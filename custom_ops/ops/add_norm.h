@@ -1,0 +1,28 @@
+// The end of a sub-layer: a residual is added and the sum normalised.
+#pragma once
+
+#include "ops/common.h"
+
+namespace bqc {
+
+// Inputs `first` to first + 3 of a linear of so many columns: residual, residual exponents, gamma, beta.
+class AddNorm {
+ public:
+  AddNorm(const Node& node, int64_t columns, size_t first);
+
+  // The residual of a call. Throws where it does not fit the rows of the input.
+  struct Residual {
+    const int8_t *codes, *exponents;
+  };
+  Residual residual(const Call& call, const Tensor& input) const;
+  // The normalised sum of row y [columns], which is changed, and the residual's, in scratch memory.
+  const float* apply(const KernelSet* set, const Residual& residual, int64_t row, float* y) const;
+
+ private:
+  Geometry geometry_;
+  size_t first_;
+  float epsilon_;
+  const float *gamma_, *beta_;
+};
+
+}  // namespace bqc
