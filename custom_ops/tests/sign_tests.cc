@@ -10,6 +10,7 @@
 
 #include "kernels/dispatch.h"
 #include "ops/common.h"
+#include "rounds.h"
 
 namespace {
 
@@ -114,7 +115,7 @@ Geometry geometry(Random& random, int64_t length) {
 TEST(Signs, EqualTheDefinition) {
   static const int64_t kLengths[] = {1, 15, 26, 64, 100, 312, 416, 1100};
   Random random(1);
-  for (int i = 0; i < 60; ++i) {
+  for (int i = 0; i < rounds(60); ++i) {
     const Range& range = kRanges[i % std::size(kRanges)];
     const Problem problem(random, geometry(random, kLengths[between(random, 0, 7)]), between(random, 1, 9),
                           between(random, 1, 3), 1 + i % 2, range.low, range.high);
@@ -131,7 +132,7 @@ TEST(Signs, EqualTheDefinition) {
 TEST(Signs, EqualThePortableLevel) {
   static const int64_t kLengths[] = {26, 52, 312, 768, 1040, 3072};
   Random random(2);
-  for (int i = 0; i < 120; ++i) {
+  for (int i = 0; i < rounds(120); ++i) {
     const Range& range = kRanges[between(random, 0, std::size(kRanges) - 1)];
     const int64_t strips = between(random, 1, i % 10 ? 5 : 70), first = between(random, 0, strips - 1),
                   last = between(random, first + 1, strips);
