@@ -72,6 +72,9 @@ const std::vector<Level>& levels() {
 #if defined(BQC_X86)
       {&avx2::kKernels, &avx2::kPeak, {"avx2", "fma"}},
       {&avx512::kKernels, &avx512::kPeak, {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni"}},
+      {&avx512_vbmi::kKernels,
+       &avx512::kPeak,
+       {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni", "avx512_vbmi"}},
 #elif defined(BQC_ARM)
       {&neon::kKernels, &neon::kPeak, {"asimd"}},
       {&neon_dot::kKernels, &neon_dot::kPeak, {"asimd", "asimddp"}},
