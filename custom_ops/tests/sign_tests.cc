@@ -101,9 +101,10 @@ struct Range {
   int64_t low, high;
 };
 
-// Codes of which one, two, three and four tiles fit a byte; that are split; and the extremes.
-const Range kRanges[] = {{-7, 7},     {-8, 8},     {-10, 10},    {-15, 15},  {-31, 31}, {-63, 63},
-                         {-127, 127}, {-128, 127}, {-128, -128}, {127, 127}, {0, 0}};
+// Codes of which one, two, three and four tiles fit a byte; of which some, and all, are split; and the
+// extremes.
+const Range kRanges[] = {{-7, 7},   {-8, 8},     {-10, 10},   {-15, 15},    {-31, 31},  {-63, 63},
+                         {-72, 72}, {-127, 127}, {-128, 127}, {-128, -128}, {127, 127}, {0, 0}};
 
 Geometry geometry(Random& random, int64_t length) {
   static const int64_t kBlocks[] = {16, 64, 96, 1 << 20}, kSpans[] = {26, 32, 64};
