@@ -68,7 +68,7 @@ _WORST = 12
     type=Names(),
     default=(),
     metavar="LEVELS",
-    help="Also require the same bits from these kernels: portable,avx2,avx512, or all that run here.",
+    help="Also require the same bits from these kernels: portable,avx2,avx512,avx512_vbmi, or all that run here.",
 )
 @click.option(
     "--cosine-min", type=float, metavar="X", help="Lowest cosine of any row. [default: the model's own]"

@@ -19,7 +19,9 @@ LEVEL_VARIABLE = "BQC_MAX_ISA"
 """Environment variable that caps the kernels' instruction set."""
 LEVELS = (
     "portable",
-    *{"x86_64": ("avx2", "avx512"), "aarch64": ("neon", "neon_dot")}.get(platform.machine(), ()),
+    *{"x86_64": ("avx2", "avx512", "avx512_vbmi"), "aarch64": ("neon", "neon_dot")}.get(
+        platform.machine(), ()
+    ),
 )
 """Its values on this architecture, slowest first."""
 

@@ -169,6 +169,10 @@ extern const XnorKernels kXnor;
 namespace avx512 {
 extern const KernelSet kKernels;
 }
+namespace avx512_vbmi {
+extern const KernelSet kKernels;
+extern const SignKernels kSigns;
+}  // namespace avx512_vbmi
 #elif defined(BQC_ARM)
 namespace neon {
 extern const KernelSet kKernels;

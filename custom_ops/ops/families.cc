@@ -1,6 +1,6 @@
 #include "ops/families.h"
 
-#include "kernels/kernels.h"
+#include "kernels/dispatch.h"
 
 namespace bqc {
 
@@ -15,7 +15,17 @@ const std::vector<Family>& families() {
 }
 
 std::string instructions(const KernelSet& set, Work work) {
-  if (work == Work::rows) return std::string("loops compiled for ") + set.name;
+  if (work == Work::rows) {
+    // A level may share the loops of a slower one.
+    const KernelSet* owner = &set;
+    for (const KernelSet* other : compiled_kernels()) {
+      if (other->rows == set.rows) {
+        owner = other;
+        break;
+      }
+    }
+    return std::string("loops compiled for ") + owner->name;
+  }
   if (work == Work::halves) return set.half->products;
   if (work == Work::xnor) return set.xnor->products;
   return work == Work::signs ? set.signs->products : set.products;

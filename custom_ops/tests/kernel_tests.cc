@@ -9,12 +9,13 @@
 #include "kernels/dispatch.h"
 #include "ops/common.h"
 #include "ops/level_checks.h"
+#include "rounds.h"
 
 namespace {
 
 TEST(Levels, EqualThePortableOne) {
   for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
-    for (uint32_t seed = 1; seed <= 60; ++seed) {
+    for (uint32_t seed = 1; seed <= static_cast<uint32_t>(rounds(60)); ++seed) {
       for (const bqc::LevelCheck& check : bqc::compare_levels(bqc::portable::kKernels, *set, seed)) {
         EXPECT_TRUE(check.same) << set->name << ", seed " << seed << ": " << check.what;
       }
@@ -202,6 +203,13 @@ TEST(Geometry, CountsBlocksInsideGroups) {
   EXPECT_THROW(bqc::make_geometry(100, 16, 26), bqc::Error);
   EXPECT_THROW(bqc::make_geometry(0, 16, 0), bqc::Error);
   EXPECT_EQ(bqc::block_count(-1, 64, 0), -1);
+}
+
+// BQC_TEST_LEVEL says what a CPU, an emulated one above all, has to offer.
+TEST(Dispatch, OffersTheExpectedLevel) {
+  if (const char* level = std::getenv("BQC_TEST_LEVEL")) {
+    EXPECT_STREQ(bqc::runnable_kernels().back()->name, level);
+  }
 }
 
 TEST(Dispatch, ObeysTheCap) {

@@ -11,6 +11,7 @@
 
 #include "kernels/dispatch.h"
 #include "op_cases.h"
+#include "rounds.h"
 
 namespace fake {
 namespace {
@@ -23,12 +24,6 @@ struct Size {
 // Rows by columns and rows by rows, several panels, odd heads, odd ends.
 const Size kSizes[] = {{1, 1, 1, 16, 8},   {2, 5, 2, 26, 6}, {1, 37, 3, 32, 4}, {3, 70, 2, 32, 8},
                        {2, 130, 1, 64, 6}, {0, 4, 2, 16, 8}, {2, 9, 2, 26, 2}};
-
-// More of them in the long checks: BQC_TEST_ROUNDS.
-int rounds(int otherwise) {
-  const char* text = std::getenv("BQC_TEST_ROUNDS");
-  return text ? std::atoi(text) : otherwise;
-}
 
 TEST(Operators, AllHaveCases) {
   Random random(1);

@@ -10,6 +10,7 @@
 
 #include "kernels/dispatch.h"
 #include "ops/common.h"
+#include "rounds.h"
 
 namespace {
 
@@ -100,9 +101,10 @@ struct Range {
   int64_t low, high;
 };
 
-// Codes of which one, two, three and four tiles fit a byte; that are split; and the extremes.
-const Range kRanges[] = {{-7, 7},     {-8, 8},     {-10, 10},    {-15, 15},  {-31, 31}, {-63, 63},
-                         {-127, 127}, {-128, 127}, {-128, -128}, {127, 127}, {0, 0}};
+// Codes of which one, two, three and four tiles fit a byte; of which some, and all, are split; and the
+// extremes.
+const Range kRanges[] = {{-7, 7},   {-8, 8},     {-10, 10},   {-15, 15},    {-31, 31},  {-63, 63},
+                         {-72, 72}, {-127, 127}, {-128, 127}, {-128, -128}, {127, 127}, {0, 0}};
 
 Geometry geometry(Random& random, int64_t length) {
   static const int64_t kBlocks[] = {16, 64, 96, 1 << 20}, kSpans[] = {26, 32, 64};
@@ -114,7 +116,7 @@ Geometry geometry(Random& random, int64_t length) {
 TEST(Signs, EqualTheDefinition) {
   static const int64_t kLengths[] = {1, 15, 26, 64, 100, 312, 416, 1100};
   Random random(1);
-  for (int i = 0; i < 60; ++i) {
+  for (int i = 0; i < rounds(60); ++i) {
     const Range& range = kRanges[i % std::size(kRanges)];
     const Problem problem(random, geometry(random, kLengths[between(random, 0, 7)]), between(random, 1, 9),
                           between(random, 1, 3), 1 + i % 2, range.low, range.high);
@@ -131,7 +133,7 @@ TEST(Signs, EqualTheDefinition) {
 TEST(Signs, EqualThePortableLevel) {
   static const int64_t kLengths[] = {26, 52, 312, 768, 1040, 3072};
   Random random(2);
-  for (int i = 0; i < 120; ++i) {
+  for (int i = 0; i < rounds(120); ++i) {
     const Range& range = kRanges[between(random, 0, std::size(kRanges) - 1)];
     const int64_t strips = between(random, 1, i % 10 ? 5 : 70), first = between(random, 0, strips - 1),
                   last = between(random, first + 1, strips);

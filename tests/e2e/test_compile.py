@@ -106,7 +106,7 @@ def test_same_bits_in_the_reference_evaluator(source: Path, tmp_path: Path) -> N
     assert [x.tobytes() for x in got] == [x.tobytes() for x in want]
 
 
-@pytest.mark.parametrize("level", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("level", ["portable", "avx2", "avx512", "avx512_vbmi"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_same_bits_on_every_level(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str, threads: int

@@ -55,6 +55,8 @@ def levels() -> list[str]:
         found.append("avx2")
     if "avx512_vnni" in features:
         found.append("avx512")
+        if "avx512_vbmi" in features:
+            found.append("avx512_vbmi")
     return found
 
 

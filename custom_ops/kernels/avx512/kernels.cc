@@ -19,17 +19,6 @@ namespace {
 // 16 accumulators: enough to hide the latency of vpdpbusd, and none is spilled where a block ends.
 constexpr int kMaxRows = 8;
 
-// Rows are worked off in tiles of at most kMaxRows, as equal as can be: calls body(first row, rows).
-template <class Body>
-inline void each_row_tile(int64_t rows, int64_t most, const Body& body) {
-  const int64_t tiles = (rows + most - 1) / most;
-  for (int64_t i = 0, at = 0; i < tiles; ++i) {
-    const int64_t some = rows / tiles + (i < rows % tiles ? 1 : 0);
-    body(at, some);
-    at += some;
-  }
-}
-
 bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 2; }
 
 // A panel: codes of a row tile interleaved by four inputs [tile][inputs/4][rows][4], then corrections and
@@ -267,3 +256,10 @@ extern const KernelSet kKernels = {"avx512",      "vpdpbusd",   &kRows,      &kG
                                    &avx2::kSigns, &avx2::kXnor, &avx2::kHalf};
 
 }  // namespace bqc::avx512
+
+namespace bqc::avx512_vbmi {
+
+// Only the weights of signs are other ones.
+extern const KernelSet kKernels = {"avx512_vbmi", "vpdpbusd", &avx512::kRows, &avx512::kGemm, &kSigns, &avx2::kXnor, &avx2::kHalf};
+
+}  // namespace bqc::avx512_vbmi

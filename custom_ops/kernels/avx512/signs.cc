@@ -1,0 +1,294 @@
+// Weights of signs by table lookup, with VBMI. As for AVX2, there is a table of 16 bytes for every four
+// inputs x of a row: entry e is the sum of max(x_b, 0) where bit b of e is set and of max(-x_b, 0) where not,
+// so that a block's sum E of entries gives its dot = 2 E - sum |x|.
+//
+// vpermb looks up 64 groups of four signs in four tables at once. The signs are put in such an order that the
+// four entries of an output are neighbours, which vpdpbusd adds to 32-bit sums, times 2 on the way. Where the
+// magnitudes of four inputs make more than a byte, codes are taken for 16 high + low, with tables of both
+// halves: only those 32 inputs, of the rows that are multiplied at once, take twice as long.
+#include <immintrin.h>
+
+#include "kernels/kernels.h"
+
+namespace bqc::avx512_vbmi {
+
+#include "kernels/blocks.inc"
+
+namespace {
+
+constexpr int kMaxRows = 8;           // rows that are multiplied at once; 16 accumulators
+constexpr int64_t kTableBytes = 128;  // of 32 inputs of a row
+
+// Lookups of 32 inputs, or of the last 16 of a block, in tables [2 nibbles][rows][64].
+struct Step {
+  int32_t at;     // where the signs begin in a strip
+  uint8_t words;  // which words of 64 bits there are
+  int8_t factor;  // of the entries: twice what the codes were divided by
+};
+
+// Rows that are multiplied at once, in their parts of a panel.
+struct Tile {
+  Step* steps;
+  int32_t* ends;         // [blocks], of each block's steps
+  int32_t* corrections;  // [blocks][rows]
+  float* scales;         // [blocks][rows]
+  uint8_t* tables;       // [steps][2][rows][64]
+};
+
+// Where the parts of a panel begin; tiles of rows follow each other in each.
+struct Offsets {
+  int64_t blocks, steps, ends, corrections, scales, tables, end;
+
+  Offsets(const Geometry& g, int64_t rows) {
+    const int64_t tiles = (rows + kMaxRows - 1) / kMaxRows;
+    blocks = g.count;
+    steps = padded_inputs(g) / 16 + blocks;  // at most: two of each 32 inputs, and of 16 where blocks end
+    ends = tiles * steps * static_cast<int64_t>(sizeof(Step));
+    corrections = ends + 4 * tiles * blocks;
+    scales = corrections + 4 * rows * blocks;
+    tables = padded(scales + 4 * rows * blocks, 64);
+    end = tables + rows * steps * kTableBytes;
+  }
+
+  // That of rows from `top`, the tile'th one.
+  Tile tile(const void* panel, int64_t tile, int64_t top) const {
+    char* data = const_cast<char*>(static_cast<const char*>(panel));
+    return {reinterpret_cast<Step*>(data) + tile * steps,
+            reinterpret_cast<int32_t*>(data + ends) + tile * blocks,
+            reinterpret_cast<int32_t*>(data + corrections) + top * blocks,
+            reinterpret_cast<float*>(data + scales) + top * blocks,
+            reinterpret_cast<uint8_t*>(data + tables) + top * steps * kTableBytes};
+  }
+};
+
+int64_t panel_bytes(const Geometry* g, int64_t rows) { return Offsets(*g, rows).end; }
+
+// The eight tables of 32 inputs: those of the low nibbles' signs, then of the high ones'.
+inline void store_tables(__m256i x, uint8_t* low, uint8_t* high) {
+  const __m256i positive = _mm256_max_epi8(x, _mm256_setzero_si256()),
+                negative = _mm256_sub_epi8(positive, x);
+  const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(positive), negative, 1);
+  // Of four inputs, the positive and the negative parts in the eight first bytes of a lane.
+  const __m512i lows = _mm512_setr_epi32(0, 8, 0, 8, 1, 9, 1, 9, 4, 12, 4, 12, 5, 13, 5, 13);
+  const __m512i highs = _mm512_or_si512(lows, _mm512_set1_epi32(2));
+  const __m512i four[2] = {_mm512_permutexvar_epi32(lows, both), _mm512_permutexvar_epi32(highs, both)};
+  uint8_t* to[2] = {low, high};
+  // Input b's part in the entries where bit b is clear, and where it is set.
+  const __m512i parts[4] = {
+      _mm512_broadcast_i32x4(_mm_setr_epi8(4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0)),
+      _mm512_broadcast_i32x4(_mm_setr_epi8(5, 5, 1, 1, 5, 5, 1, 1, 5, 5, 1, 1, 5, 5, 1, 1)),
+      _mm512_broadcast_i32x4(_mm_setr_epi8(6, 6, 6, 6, 2, 2, 2, 2, 6, 6, 6, 6, 2, 2, 2, 2)),
+      _mm512_broadcast_i32x4(_mm_setr_epi8(7, 7, 7, 7, 7, 7, 7, 7, 3, 3, 3, 3, 3, 3, 3, 3))};
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m512i two =
+        _mm512_add_epi8(_mm512_shuffle_epi8(four[i], parts[0]), _mm512_shuffle_epi8(four[i], parts[1]));
+    const __m512i more =
+        _mm512_add_epi8(_mm512_shuffle_epi8(four[i], parts[2]), _mm512_shuffle_epi8(four[i], parts[3]));
+    _mm512_storeu_si512(to[i], _mm512_add_epi8(two, more));
+  }
+}
+
+// Adds `times` the magnitudes of every four inputs.
+inline __m256i add_magnitudes(__m256i sums, __m256i x, int8_t times) {
+  return _mm256_dpbusd_epi32(sums, _mm256_abs_epi8(x), _mm256_set1_epi8(times));
+}
+
+inline int32_t sum_of(__m256i x) {
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
+}
+
+// x = 16 * high + low with low in [-8, 7] and high in [-8, 8].
+inline void halve(__m256i x, __m256i* high, __m256i* low) {
+  const __m256i eight = _mm256_set1_epi8(8), nibble = _mm256_set1_epi8(15);
+  *low = _mm256_sub_epi8(_mm256_and_si256(_mm256_add_epi8(x, eight), nibble), eight);
+  const __m512i rest = _mm512_sub_epi16(_mm512_cvtepi8_epi16(x), _mm512_cvtepi8_epi16(*low));
+  *high = _mm512_cvtepi16_epi8(_mm512_srai_epi16(rest, 4));
+}
+
+// A register of every row.
+struct PerRow {
+  __m256i row[kMaxRows];
+};
+
+// Tables of 32 inputs, whose magnitudes times half the factor are added to the rows' sums.
+inline void add_step(const Step& step, const PerRow& x, int64_t rows, Step* to, uint8_t* tables,
+                     PerRow& sums) {
+  *to = step;
+  for (int64_t r = 0; r < rows; ++r) {
+    sums.row[r] = add_magnitudes(sums.row[r], x.row[r], static_cast<int8_t>(step.factor / 2));
+    store_tables(x.row[r], tables + r * 64, tables + (rows + r) * 64);
+  }
+}
+
+void prepare(const Geometry* g, const int8_t* codes, int64_t stride, const int8_t* exponents,
+             int64_t exponent_stride, int64_t rows, void* panel) {
+  const Offsets offsets(*g, rows);
+  int64_t index = 0;
+  each_row_tile(rows, kMaxRows, [&](int64_t top, int64_t some) {
+    const Tile tile = offsets.tile(panel, index++, top);
+    int32_t steps = 0;
+    each_padded_block(*g, [&](int64_t i, int64_t start, int64_t size, int64_t at, int64_t wide) {
+      PerRow sums, x, low;
+      for (int64_t r = 0; r < some; ++r) sums.row[r] = _mm256_setzero_si256();
+      for (int64_t k = 0; k < wide; k += 32) {
+        const __mmask32 there = size - k < 32 ? (__mmask32{1} << (size - k)) - 1 : ~__mmask32{0};
+        __m256i largest = _mm256_setzero_si256();
+        for (int64_t r = 0; r < some; ++r) {
+          x.row[r] = _mm256_maskz_loadu_epi8(there, codes + (top + r) * stride + start + k);
+          largest = _mm256_max_epi32(largest, add_magnitudes(_mm256_setzero_si256(), x.row[r], 1));
+        }
+        Step step = {static_cast<int32_t>((at + k) * 2), static_cast<uint8_t>(wide - k < 32 ? 0x0f : 0xff),
+                     2};
+        const auto add = [&](const PerRow& part) {
+          add_step(step, part, some, tile.steps + steps, tile.tables + steps * some * kTableBytes, sums);
+          ++steps;
+        };
+        if (_mm256_cmpgt_epi32_mask(largest, _mm256_set1_epi32(255))) {
+          for (int64_t r = 0; r < some; ++r) halve(x.row[r], &x.row[r], &low.row[r]);
+          step.factor = 32;
+          add(x);
+          step.factor = 2;
+          add(low);
+        } else {
+          add(x);
+        }
+      }
+      tile.ends[i] = steps;
+      for (int64_t r = 0; r < some; ++r) {
+        tile.corrections[i * some + r] = -sum_of(sums.row[r]);
+        tile.scales[i * some + r] = power_of_two(exponents[(top + r) * exponent_stride + i]);
+      }
+    });
+  });
+}
+
+// Adds factor times the entries of 64 signs of every strip and plane for every row.
+template <int Rows, int Columns>
+inline void look_up(__m512i (&acc)[Rows][Columns], const __m512i (&w)[Columns], const uint8_t* tables,
+                    __m512i factor) {
+  // Every byte's nibble, and from bit 4 on the number of its table.
+  const __m512i nibble = _mm512_set1_epi8(15), table = _mm512_set1_epi32(0x30201000);
+  __m512i entry[Columns];
+#pragma GCC unroll 4
+  for (int c = 0; c < Columns; ++c)
+    entry[c] = _mm512_ternarylogic_epi32(w[c], nibble, table, 0xea);  // and, or
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+    const __m512i four = _mm512_loadu_si512(tables + r * 64);
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; ++c) {
+      acc[r][c] = _mm512_dpbusd_epi32(acc[r][c], _mm512_permutexvar_epi8(entry[c], four), factor);
+    }
+  }
+}
+
+// All blocks of Rows rows and Strips strips.
+template <int Rows, int Planes, int Strips>
+void product(const Tile& tile, const Geometry& g, const SignPlanes& planes, int64_t strip, float* out,
+             int64_t out_stride) {
+  constexpr int kColumns = Planes * Strips;
+  // Bytes [4 groups of inputs][16 outputs] to [16 outputs][4 groups].
+  const __m512i byte = _mm512_set_epi32(
+      0x3f2f1f0f, 0x3e2e1e0e, 0x3d2d1d0d, 0x3c2c1c0c, 0x3b2b1b0b, 0x3a2a1a0a, 0x39291909, 0x38281808,
+      0x37271707, 0x36261606, 0x35251505, 0x34241404, 0x33231303, 0x32221202, 0x31211101, 0x30201000);
+  const int64_t strip_bytes = padded_inputs(g) * 2;
+  const uint8_t* bits[kColumns];
+  const float* scales[kColumns];
+#pragma GCC unroll 4
+  for (int c = 0; c < kColumns; ++c) {
+    const int64_t column = c / Strips * planes.strips + strip + c % Strips;
+    bits[c] = planes.bits + column * strip_bytes;
+    scales[c] = planes.scales + column * 16;
+  }
+  const Step* step = tile.steps;
+  const uint8_t* tables = tile.tables;
+  for (int64_t i = 0; i < g.count; ++i) {
+    __m512i acc[Rows][kColumns];
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kColumns; ++c) acc[r][c] = _mm512_set1_epi32(tile.corrections[i * Rows + r]);
+    }
+    for (const Step* end = tile.steps + tile.ends[i]; step != end; ++step) {
+      const __m512i factor = _mm512_set1_epi8(step->factor);
+      __m512i w[kColumns];
+#pragma GCC unroll 4
+      for (int c = 0; c < kColumns; ++c) {
+        w[c] = _mm512_permutexvar_epi8(byte, _mm512_maskz_loadu_epi64(step->words, bits[c] + step->at));
+      }
+      look_up<Rows, kColumns>(acc, w, tables, factor);
+#pragma GCC unroll 4
+      for (int c = 0; c < kColumns; ++c) w[c] = _mm512_srli_epi16(w[c], 4);
+      look_up<Rows, kColumns>(acc, w, tables + Rows * 64, factor);
+      tables += Rows * kTableBytes;
+    }
+    __m512 weight[kColumns];
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; ++c) weight[c] = _mm512_loadu_ps(scales[c]);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      const __m512 scale = _mm512_set1_ps(tile.scales[i * Rows + r]);
+#pragma GCC unroll 4
+      for (int s = 0; s < Strips; ++s) {
+        float* y = out + r * out_stride + 16 * s;
+        __m512 total = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][s]), weight[s]);
+        if constexpr (Planes == 2) {
+          total =
+              _mm512_add_ps(total, _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][Strips + s]), weight[Strips + s]));
+        }
+        const __m512 before = i ? _mm512_loadu_ps(y) : _mm512_setzero_ps();
+        _mm512_storeu_ps(y, _mm512_add_ps(before, _mm512_mul_ps(total, scale)));
+      }
+    }
+  }
+}
+
+using Product = void (*)(const Tile&, const Geometry&, const SignPlanes&, int64_t, float*, int64_t);
+
+// Four columns where there are few rows, so that the sums of a step are enough to hide the latency of
+// vpdpbusd.
+constexpr int64_t kFewRows = 4;
+
+template <int Planes, int Strips>
+Product product_for(int64_t rows) {
+  if constexpr (Planes * Strips == 4) {
+    static constexpr Product kTable[kFewRows] = {product<1, Planes, Strips>, product<2, Planes, Strips>,
+                                                 product<3, Planes, Strips>, product<4, Planes, Strips>};
+    return kTable[rows - 1];
+  } else {
+    static constexpr Product kTable[kMaxRows] = {product<1, Planes, Strips>, product<2, Planes, Strips>,
+                                                 product<3, Planes, Strips>, product<4, Planes, Strips>,
+                                                 product<5, Planes, Strips>, product<6, Planes, Strips>,
+                                                 product<7, Planes, Strips>, product<8, Planes, Strips>};
+    return kTable[rows - 1];
+  }
+}
+
+void multiply(const Geometry* g, const void* panel, int64_t rows, const SignPlanes* planes, int64_t first,
+              int64_t last, float* out, int64_t out_stride) {
+  const Offsets offsets(*g, rows);
+  int64_t index = 0;
+  each_row_tile(rows, kMaxRows, [&](int64_t top, int64_t some) {
+    const Tile tile = offsets.tile(panel, index++, top);
+    const int64_t most = (some <= kFewRows ? 4 : 2) / planes->count;
+    for (int64_t s = first; s < last;) {
+      int64_t strips = most;
+      while (strips > last - s) strips /= 2;
+      const Product run = planes->count == 2 ? (strips == 2 ? product_for<2, 2> : product_for<2, 1>)(some)
+                          : strips == 4      ? product_for<1, 4>(some)
+                          : strips == 2      ? product_for<1, 2>(some)
+                                             : product_for<1, 1>(some);
+      run(tile, *g, *planes, s, out + top * out_stride + s * 16, out_stride);
+      s += strips;
+    }
+  });
+}
+
+}  // namespace
+
+extern const SignKernels kSigns = {"vpermb into tables of sums", panel_bytes, prepare, multiply};
+
+}  // namespace bqc::avx512_vbmi
