@@ -3,5 +3,6 @@
 from bqc.formats.block_shift import BlockShift
 from bqc.formats.geometry import Blocks
 from bqc.formats.signs import Binary, Ternary
+from bqc.formats.sparse import Sparse
 
-__all__ = ["Binary", "BlockShift", "Blocks", "Ternary"]
+__all__ = ["Binary", "BlockShift", "Blocks", "Sparse", "Ternary"]
