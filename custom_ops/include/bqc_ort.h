@@ -162,6 +162,7 @@ std::vector<OpSpec> conversion_ops();
 std::vector<OpSpec> elementwise_ops();
 std::vector<OpSpec> linear_ops();
 std::vector<OpSpec> sign_linear_ops();
+std::vector<OpSpec> sparse_linear_ops();
 std::vector<OpSpec> attention_ops();
 std::vector<OpSpec> embedding_ops();
 

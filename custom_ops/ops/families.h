@@ -8,9 +8,9 @@
 
 namespace bqc {
 
-// How a family's operators do most of their work: products with packed weights, products with signs, products
-// of codes, or loops over rows.
-enum class Work { weights, signs, codes, rows };
+// How a family's operators do most of their work: products with packed weights, with signs or with sparse
+// weights, products of codes, or loops over rows.
+enum class Work { weights, signs, sparse, codes, rows };
 
 struct Family {
   const char* name;

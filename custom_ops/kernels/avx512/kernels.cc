@@ -262,7 +262,7 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 
 }  // namespace
 
-// For weights of signs the AVX2 kernel serves this level.
-extern const KernelSet kKernels = {"avx512", "vpdpbusd", &kRows, &kGemm, &avx2::kSigns};
+// For weights of signs and sparse ones the AVX2 kernels serve this level.
+extern const KernelSet kKernels = {"avx512", "vpdpbusd", &kRows, &kGemm, &avx2::kSigns, &avx2::kSparse};
 
 }  // namespace bqc::avx512

@@ -28,6 +28,6 @@ struct Sums {
 
 #include "kernels/neon/gemm.inc"
 
-extern const KernelSet kKernels = {"neon_dot", "sdot", &kRows, &kGemm, &portable::kSigns};
+extern const KernelSet kKernels = {"neon_dot", "sdot", &kRows, &kGemm, &portable::kSigns, &portable::kSparse};
 
 }  // namespace bqc::neon_dot

@@ -32,6 +32,7 @@ struct Sums {
 
 #include "kernels/neon/gemm.inc"
 
-extern const KernelSet kKernels = {"neon", "smull and sadalp", &kRows, &kGemm, &portable::kSigns};
+extern const KernelSet kKernels = {"neon", "smull and sadalp", &kRows,
+                                   &kGemm, &portable::kSigns,  &portable::kSparse};
 
 }  // namespace bqc::neon

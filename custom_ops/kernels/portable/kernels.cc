@@ -119,6 +119,6 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 
 }  // namespace
 
-extern const KernelSet kKernels = {"portable", "plain loops", &kRows, &kGemm, &kSigns};
+extern const KernelSet kKernels = {"portable", "plain loops", &kRows, &kGemm, &kSigns, &kSparse};
 
 }  // namespace bqc::portable
