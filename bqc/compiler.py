@@ -229,7 +229,8 @@ def _operators(model: ir.Model) -> dict[str, int]:
 
 def _unfolded(model: ir.Model) -> list[tuple[str, str]]:
     """Planned weights whose product still runs in float, because what feeds it or follows it stayed float."""
-    left = [key_of(n) for n in model.graph if n.op_type in ("BlockDequantizeTiles", "SignDequantizeTiles")]
+    kinds = ("BlockDequantizeTiles", "SignDequantizeTiles", "SparseDequantizeTiles")
+    left = [key_of(n) for n in model.graph if n.op_type in kinds]
     if not left:
         return []
     shown = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")

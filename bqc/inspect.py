@@ -120,7 +120,9 @@ def _float_parts(model: ir.Model, found: Encoder) -> list[FloatPart]:
         kept = {key: why.partition(": ") for key, why in Plan.of(model).kept.items()}
         parts += [FloatPart(key, why) for key, (kind, _, why) in kept.items() if kind == "float"]
     dequantized = [
-        node for node in model.graph if node.op_type in ("BlockDequantizeTiles", "SignDequantizeTiles")
+        node
+        for node in model.graph
+        if node.op_type in ("BlockDequantizeTiles", "SignDequantizeTiles", "SparseDequantizeTiles")
     ]
     return parts + [
         FloatPart(key_of(n), "quantised, and multiplied in float: its input is float") for n in dequantized

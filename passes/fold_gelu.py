@@ -22,14 +22,14 @@ class FoldGelu(ir.passes.InPlacePass):
     Before: ``BlockQuantize(Gelu(BlockLinear(...)))``
     After:  ``BlockLinearGelu(...)``
 
-    and so with weights of signs: ``SignLinear``, ``SignLinearGelu``. Contract: ulp (the operator's GELU is a polynomial
-    within 1.5e-6 of either form).
+    and so with weights of signs, ``SignLinear``, ``SignLinearGelu``, and sparse ones, ``SparseLinear``,
+    ``SparseLinearGelu``. Contract: ulp (the operator's GELU is a polynomial within 1.5e-6 of either form).
     """
 
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return apply(model, _LinearGelu, _SignLinearGelu)
+        return apply(model, _LinearGelu, _SignLinearGelu, _SparseLinearGelu)
 
 
 class _LinearGelu(FoldRule):
@@ -64,3 +64,7 @@ class _LinearGelu(FoldRule):
 
 class _SignLinearGelu(_LinearGelu):
     family = "Sign"
+
+
+class _SparseLinearGelu(_LinearGelu):
+    family = "Sparse"

@@ -28,13 +28,14 @@ class FoldLayerNorm(ir.passes.InPlacePass):
 
         BlockLinearAddNorm(..., r, er, gamma, beta)
 
-    and so with weights of signs: SignLinear, SignLinearAddNorm. Contract: ulp (the operator sums rows in integers).
+    and so with weights of signs, SignLinear, SignLinearAddNorm, and sparse ones, SparseLinear, SparseLinearAddNorm.
+    Contract: ulp (the operator sums rows in integers).
     """
 
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return apply(model, _LinearAddNorm, _SignLinearAddNorm)
+        return apply(model, _LinearAddNorm, _SignLinearAddNorm, _SparseLinearAddNorm)
 
 
 class _LinearAddNorm(FoldRule):
@@ -89,3 +90,7 @@ class _LinearAddNorm(FoldRule):
 
 class _SignLinearAddNorm(_LinearAddNorm):
     family = "Sign"
+
+
+class _SparseLinearAddNorm(_LinearAddNorm):
+    family = "Sparse"

@@ -29,7 +29,7 @@ class FoldMatMul(ir.passes.InPlacePass):
         BlockLinear(x, ex, w, ew, bias)
         BlockLinearQuantize(...)                   BlockLinearQuantizeValues(..., mask)
 
-    and with weights of signs, SignDequantizeTiles, the operators SignLinear....
+    and with weights of signs, SignDequantizeTiles, the operators SignLinear..., with sparse ones SparseLinear....
 
     A Gather of tokens moves above the dequantise node first. Contract: ulp (the float MatMul's order of sums
     is undefined, the integer one's is not); the last two rules are exact.
@@ -38,8 +38,13 @@ class FoldMatMul(ir.passes.InPlacePass):
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        first = apply(model, _GatherTokens, _Linear, _SignLinear)
-        second = apply(model, _LinearQuantize, _LinearValues, _SignLinearQuantize, _SignLinearValues)
+        first = apply(model, _GatherTokens, _Linear, _SignLinear, _SparseLinear)
+        second = apply(
+            model,
+            *(_LinearQuantize, _LinearValues),
+            *(_SignLinearQuantize, _SignLinearValues),
+            *(_SparseLinearQuantize, _SparseLinearValues),
+        )
         return ir.passes.PassResult(model, first.modified or second.modified)
 
 
@@ -175,7 +180,7 @@ class _SignLinear(_Linear):
         return None if ours == theirs else f"groups differ: activations {ours}, weight {theirs}"
 
     def attributes(self, left: ir.Value, right: ir.Value) -> dict[str, Any]:
-        # Signs have no blocks of their own: they are summed up in those of the activations.
+        # Such weights have no blocks of their own: they are summed up in those of the activations.
         return {**made_with(right), "block": made_with(left)["block"]}
 
 
@@ -185,6 +190,18 @@ class _SignLinearQuantize(_LinearQuantize):
 
 class _SignLinearValues(_LinearValues):
     family = "Sign"
+
+
+class _SparseLinear(_SignLinear):
+    family = "Sparse"
+
+
+class _SparseLinearQuantize(_LinearQuantize):
+    family = "Sparse"
+
+
+class _SparseLinearValues(_LinearValues):
+    family = "Sparse"
 
 
 def out_attributes(codes: ir.Value) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class PackWeights(ir.passes.InPlacePass):
 
         MatMul(x, BlockDequantizeTiles(tiles, exponents))           BlockGather(ids, rows, exponents)
 
-    and of signs, SignDequantizeTiles(planes, scales) and SignGather(ids, rows, scales).
+    and of signs, SignDequantizeTiles(planes, scales) and SignGather(ids, rows, scales), of sparse weights
+    SparseDequantizeTiles(tiles, scales).
 
     A table that is the weight of a linear too becomes tiles for both, BlockGatherTiles(ids, tiles, exponents).
     Contract: exact.
@@ -114,4 +115,4 @@ class _Packer:
 
 
 def _dequantizes(node: ir.Node) -> bool:
-    return node.domain == DOMAIN and node.op_type in ("BlockDequantize", "SignDequantize")
+    return node.domain == DOMAIN and node.op_type in ("BlockDequantize", "SignDequantize", "SparseDequantize")

@@ -16,6 +16,7 @@ from bqc.formats.stored import Parts, WeightFormat
 from bqc.ir.anatomy import weights_of
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead
+from bqc.ops.registry import OPERATORS
 from bqc.passes._graph import block_node, constant, key_of, standard_node, weight_parts
 from bqc.passes._weights import latents, tied_tables, weight_inputs, weight_uses
 from bqc.plan import Plan
@@ -36,7 +37,8 @@ class QuantizeWeights(ir.passes.InPlacePass):
         MatMul(x, Transpose(BlockDequantize(codes[N, K], exponents[N, n])))
         Gather(BlockDequantize(codes[V, H], exponents[V, n]), ids)
 
-    and with formats of signs, SignDequantize(signs[P, N, K], scales[P, N or 1]).
+    and with formats of signs, SignDequantize(signs[P, N, K], scales[P, N or 1]), with N:M-sparse ones
+    SparseDequantize(codes[N, K], scales[N]).
 
     A weight that several nodes share is quantised and stored once, and so is a decoder that is a table transposed: its
     rows are the table's, in the same blocks. One that is read in blocks that end with the heads and in blocks that do
@@ -44,8 +46,8 @@ class QuantizeWeights(ir.passes.InPlacePass):
     formats of the plan.
 
     Raises:
-        BqcError: nodes that share a weight have different formats in the plan, or a weight, bias, gamma or beta is not
-            finite.
+        BqcError: nodes that share a weight have different formats in the plan, a lookup table has a format without
+            lookups, or a weight, bias, gamma or beta is not finite.
     """
 
     contract = Contract("lossy", cosine_min=0.8)
@@ -72,6 +74,10 @@ class QuantizeWeights(ir.passes.InPlacePass):
             fmt = plan.weights.get(key)
             if fmt is None or not may_rewrite(node):
                 continue
+            if axis == 1 and f"{fmt.family}Gather" not in OPERATORS:
+                raise BqcError(
+                    f"{key} is a lookup table, which {fmt} cannot be; give it BlockShift or keep it float"
+                )
             matrices = []
             for value in latents(weight):
                 data = np.asarray(constant(value))

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from bqc.errors import BqcError
-from bqc.formats import Binary, BlockShift, Ternary
+from bqc.formats import Binary, BlockShift, Sparse, Ternary
 from bqc.formats.stored import WeightFormat
 from bqc.ir.anatomy import ROLE_KEY, role
 from bqc.passes._graph import attributes_of, constant, key_of, produced_by, single_use
@@ -26,7 +26,12 @@ from bqc.passes._weights import latents, weight_uses
 from bqc.plan import matching
 from bqc.train.dropout import drops
 from bqc.train.operators import OPERATORS, SIZES, Operator, supported
-from bqc.train.quantizers import fake_binary_weight, fake_quantize_weight, fake_ternary_weight
+from bqc.train.quantizers import (
+    fake_binary_weight,
+    fake_quantize_weight,
+    fake_sparse_weight,
+    fake_ternary_weight,
+)
 from bqc.train.taps import tapped
 
 __all__ = ["Settings", "Traced", "trace"]
@@ -251,8 +256,13 @@ class _Tracer:
         if isinstance(fmt, BlockShift):
             block = fmt.block if isinstance(fmt.block, int) else 0
             return self.graph.call_function(fake_quantize_weight, (*latent, fmt.bits, block, fmt.group, axis))
+        if isinstance(fmt, Sparse) and axis == 0:
+            return self.graph.call_function(
+                fake_sparse_weight, (*latent, fmt.kept, fmt.of, fmt.bits, fmt.group)
+            )
         if not isinstance(fmt, Binary | Ternary):
-            raise BqcError(f"{fmt} cannot be trained: torch is not taught its rounding")
+            what = "torch is not taught its rounding" if axis == 0 else "it is no format of a lookup table"
+            raise BqcError(f"{fmt} cannot be trained: {what}")
         per_row = fmt.span == "row"
         if isinstance(fmt, Ternary):
             return self.graph.call_function(fake_ternary_weight, (*latent, per_row, axis))
