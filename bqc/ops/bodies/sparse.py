@@ -19,6 +19,7 @@ from bqc.ops.bodies.linear import FOUR, NIBBLE, OFFSETS, PAIR, ZERO_POINT, Block
 from bqc.ops.bodies.signs import BIT, ROW_SHIFTS
 
 PAIR_SHIFTS = numpy_helper.from_array(np.arange(0, 8, 2, dtype=np.uint8).reshape(4, 1))
+NO_BITS = numpy_helper.from_array(np.array(0, np.uint8))
 TWO = numpy_helper.from_array(np.array(2, np.uint8))
 SLOTS = numpy_helper.from_array(np.arange(4, dtype=np.int64))
 
@@ -57,19 +58,18 @@ def UnpackSparseTiles(tiles, kept: int = 2, of: int = 4, bits: int = 8):
         op.BitShift(low, op.Constant(value=PAIR_SHIFTS), direction="RIGHT"), op.Constant(value=PAIR)
     )
     first = op.Reshape(pairs, positions)
-    if op.Equal(op.Constant(value_int=of), op.Constant(value_int=4)):
-        indices = op.Identity(first)
-    else:
-        # Where the branch is not taken there are no such bytes. ONNX Runtime 1.20 folds it all the same, but leaves
-        # a Reshape alone that cannot be done.
-        high = op.Reshape(
-            op.Slice(tiles, low_end, op.Shape(tiles, start=1), one), op.Concat(head, one, eight, axis=0)
-        )
-        third = op.BitwiseAnd(
-            op.BitShift(high, op.Constant(value=ROW_SHIFTS), direction="RIGHT"), op.Constant(value=BIT)
-        )
-        raised = op.BitShift(op.Reshape(third, positions), op.Constant(value=TWO), direction="LEFT")
-        indices = op.BitwiseOr(first, raised)
+    # Where there are no third bits zeros stand for them: a branch would be folded, taken or not, by ONNX Runtime 1.23,
+    # which then fails.
+    none = op.Expand(op.Constant(value=NO_BITS), op.Concat(strips, op.Mul(steps, eight), axis=0))
+    stored_bits = op.Concat(op.Slice(tiles, low_end, op.Shape(tiles, start=1), one), none, axis=1)
+    high = op.Reshape(
+        op.Slice(stored_bits, zero, op.Mul(steps, eight), one), op.Concat(head, one, eight, axis=0)
+    )
+    third = op.BitwiseAnd(
+        op.BitShift(high, op.Constant(value=ROW_SHIFTS), direction="RIGHT"), op.Constant(value=BIT)
+    )
+    raised = op.BitShift(op.Reshape(third, positions), op.Constant(value=TWO), direction="LEFT")
+    indices = op.BitwiseOr(first, raised)
     # Slots of the second `of` inputs of a step, and of those after them.
     base = op.Mul(op.Div(op.Constant(value=SLOTS), some), every)
     places = op.Add(op.Cast(indices, to=7), base)
