@@ -15,8 +15,11 @@ torch = pytest.importorskip("torch")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from bqc.errors import BqcError  # noqa: E402
+from bqc.formats import Sparse  # noqa: E402
+from bqc.formats.sparse import PATTERNS  # noqa: E402
 from bqc.ir import import_model  # noqa: E402
 from bqc.ir.anatomy import ANATOMY_KEY  # noqa: E402
+from bqc.plan import Plan  # noqa: E402
 from bqc.train import OnnxModule, module  # noqa: E402
 from bqc.train.operators import supported  # noqa: E402
 from bqc.train.training import prepare  # noqa: E402
@@ -297,3 +300,23 @@ def test_every_exporter(export) -> None:  # type: ignore[no-untyped-def]
         results = ours(**tensors(feeds))
         for name, expected in zip(ours.output_names, theirs.run(ours.output_names, feeds), strict=True):
             assert np.abs(results[name].detach().numpy() - expected).max() <= 1e-4
+
+
+def test_sparse_weights_train_to_what_is_compiled() -> None:
+    model = import_model(exported("torchscript", Cell("bert", "classification")))[0]
+    prepared = prepare(model, "bbct")
+    plan = Plan.of(model)
+    linears = [key for key in plan.weights if not key.startswith("embedding:")]
+    for at, key in enumerate(linears):
+        plan.weights[key] = Sparse(*PATTERNS[at % 4], 8 if at % 3 else 4, plan.weights[key].group)
+    plan.attach(model)
+    prepared = prepared.rewritten(module(prepared.graph), [])
+    made = module(prepared.graph, weights=prepared.plan.weights, lower=prepared.lowered)
+    feeds = tensors(next(iter(batches(set(made.input_names)))))
+    trained = made(**feeds)["logits"]
+    trained.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
+    compiled = made.eval()(**feeds)["logits"]
+    torch.testing.assert_close(compiled, trained.detach(), atol=0.05, rtol=0.05)
+    operators = {node.op_type for node in prepared.lowered(made).graph}
+    assert {"SparseLinearGelu", "SparseLinearAddNorm"} <= operators
