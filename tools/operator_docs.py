@@ -27,6 +27,7 @@ FAMILIES = {
     "attention": "Attention over quantised heads",
     "embedding": "Embedding",
     "signs": "Weights made of signs",
+    "sparse": "N:M-sparse weights",
 }
 """Module of ``bqc.ops.bodies`` -> heading."""
 
@@ -80,6 +81,12 @@ INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
 }
 """Input name -> type, shape, meaning."""
 _SCALES = ("float32", ("P", "ceil16(N) or 1"), "a scale for each output of a plane, or one for all")
+_SPARSE_TILES = (
+    "uint8",
+    ("ceil16(N) / 16", "bytes"),
+    "kept codes and their indices in the layout `n16s4` ([Sparse](../formats/sparse.md))",
+)
+_SPARSE_SCALES = ("float32", ("ceil16(N)",), "a scale for each output")
 SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("BlockQuantizeValues", "x"): ("float32", ("B", "S", "H"), "any values"),
     ("LayerNorm", "x"): ("float32", ("...", "H"), "any values"),
@@ -109,12 +116,27 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("SignLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
     ("SignLinearQuantizeValues", "codes"): ("int8", ("B", "S", "K"), "codes"),
     ("SignLinearQuantizeValues", "exponents"): ("int8", ("B", "S", "n"), "exponents of `codes`"),
+    **{
+        (f"SparseLinear{form}", name): told
+        for form in ("", "Quantize", "QuantizeValues", "Gelu", "AddNorm")
+        for name, told in (("tiles", _SPARSE_TILES), ("scales", _SPARSE_SCALES))
+    },
+    ("SparseDequantize", "codes"): ("int8", ("N", "K"), "codes, 0 where nothing is kept"),
+    ("SparseDequantize", "scales"): ("float32", ("N",), "a scale for each row"),
+    ("SparseDequantizeTiles", "tiles"): _SPARSE_TILES,
+    ("SparseDequantizeTiles", "scales"): _SPARSE_SCALES,
+    ("SparseLinearAddNorm", "gamma"): ("float32", ("N",), "scale of the normalisation"),
+    ("SparseLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
+    ("SparseLinearQuantizeValues", "codes"): ("int8", ("B", "S", "K"), "codes"),
+    ("SparseLinearQuantizeValues", "exponents"): ("int8", ("B", "S", "n"), "exponents of `codes`"),
     ("BlockGather", "exponents"): ("int8", ("V", "n"), "exponents of `table`"),
 }
 """(operator, input) -> the same, where an operator differs from the rest."""
 
 ATTRIBUTES = {
     "bits": "bits of the codes: 8, 6, 4 or 2",
+    "kept": "codes that are stored of every `of`",
+    "of": "inputs of which `kept` are stored",
     "block": "elements that share an exponent",
     "group": "no block crosses a multiple of this; 0 for none",
     "heads": "attention heads",

@@ -1,7 +1,7 @@
 """``Sparse(kept, of, bits)``: of every ``of`` consecutive inputs of an output, the ``kept`` largest; the rest is 0.
 
 ``value = code * scale``, one scale for each output. Source: N:M fine-grained structured sparsity (Zhou et al., arXiv
-2102.04010), which NxMiFormer (arXiv 2208.09708) joins with integer weights; the exact rules are ours, see docs/formats.
+2102.04010), which NxMiFormer (arXiv 2206.15014) joins with integer weights; the exact rules are ours, see docs/formats.
 """
 
 from __future__ import annotations
