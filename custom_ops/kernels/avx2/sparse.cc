@@ -14,8 +14,10 @@ namespace bqc::avx2 {
 
 namespace {
 
-constexpr int64_t kRowsAtOnce = 4;
-constexpr int kTogether = 16;  // steps whose products are added in 16 bits
+constexpr int64_t kUnpackFor = 8, kMostRows = 64;  // rows
+constexpr int64_t kWindow = 64;                    // steps that are unpacked together
+constexpr int kPieces = 32;                        // of them, at most
+constexpr int kTogether = 16;                      // steps whose products are added in 16 bits
 
 // What `multiply` must know of a panel's codes, behind its scales.
 struct Facts {
@@ -45,7 +47,7 @@ void prepare_with_facts(const Geometry* g, const int8_t* codes, int64_t stride, 
 
 // The slots of a step: those of outputs 0 to 7 and of 8 to 15, four bytes each.
 struct Slots {
-  __m256i index[2], code[2];
+  __m256i index[2], code[2], magnitude[2];
 };
 
 template <int Kept, int Of, int Bits>
@@ -76,6 +78,8 @@ struct Step {
       slots.index[0] = _mm256_or_si256(slots.index[0], base);
       slots.index[1] = _mm256_or_si256(slots.index[1], base);
     }
+    slots.magnitude[0] = _mm256_abs_epi8(slots.code[0]);
+    slots.magnitude[1] = _mm256_abs_epi8(slots.code[1]);
     return slots;
   }
 
@@ -126,28 +130,42 @@ inline __m256i pairs(__m256i x, __m256i index, __m256i code, __m256i magnitude) 
   return _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(picked, code));
 }
 
-// Adds the products of steps [begin, end) to the sums of N rows.
-template <class S, bool Extreme, int N>
-inline void add_steps(const SparseStrip& strip, int64_t begin, int64_t end, const int8_t* x, int64_t stride,
+// Steps of a strip as they lie in the file.
+template <class S>
+struct Packed {
+  SparseStrip strip;
+  Slots operator[](int64_t step) const { return S::load(strip, step); }
+};
+
+// Steps of a window, from the one where it begins.
+struct Unpacked {
+  const Slots* slots;
+  int64_t first;
+  const Slots& operator[](int64_t step) const { return slots[step - first]; }
+};
+
+// Adds the products of steps [begin, end) to the sums of N rows; `x` has the inputs of step 0 of the first
+// row.
+template <class S, bool Extreme, int N, class Steps>
+inline void add_steps(const Steps& steps, int64_t begin, int64_t end, const int8_t* x, int64_t stride,
                       __m256i (&sums)[N][2]) {
   for (int64_t step = begin; step < end; ++step) {
-    const Slots slots = S::load(strip, step);
+    const Slots& slots = steps[step];
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
-      const __m256i magnitude = _mm256_abs_epi8(slots.code[h]);
+      const __m256i index = slots.index[h], code = slots.code[h], magnitude = slots.magnitude[h];
 #pragma GCC unroll 4
       for (int r = 0; r < N; ++r) {
         const __m256i inputs = S::inputs(x + r * stride + step * S::kInputs);
-        const __m256i both = pairs<Extreme>(inputs, slots.index[h], slots.code[h], magnitude);
-        sums[r][h] = _mm256_add_epi32(sums[r][h], widened(both));
+        sums[r][h] = _mm256_add_epi32(sums[r][h], widened(pairs<Extreme>(inputs, index, code, magnitude)));
       }
     }
   }
 }
 
 // The same where so many products fit 16 bits together.
-template <class S, bool Extreme, int N>
-inline void add_steps_together(const SparseStrip& strip, int64_t begin, int64_t end, const int8_t* x,
+template <class S, bool Extreme, int N, class Steps>
+inline void add_steps_together(const Steps& steps, int64_t begin, int64_t end, const int8_t* x,
                                int64_t stride, __m256i (&sums)[N][2]) {
   while (begin < end) {
     const int64_t stop = end - begin < kTogether ? end : begin + kTogether;
@@ -155,15 +173,14 @@ inline void add_steps_together(const SparseStrip& strip, int64_t begin, int64_t 
 #pragma GCC unroll 8
     for (int i = 0; i < 2 * N; ++i) small[i / 2][i % 2] = _mm256_setzero_si256();
     for (; begin < stop; ++begin) {
-      const Slots slots = S::load(strip, begin);
+      const Slots& slots = steps[begin];
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
-        const __m256i magnitude = _mm256_abs_epi8(slots.code[h]);
+        const __m256i index = slots.index[h], code = slots.code[h], magnitude = slots.magnitude[h];
 #pragma GCC unroll 4
         for (int r = 0; r < N; ++r) {
           const __m256i inputs = S::inputs(x + r * stride + begin * S::kInputs);
-          const __m256i both = pairs<Extreme>(inputs, slots.index[h], slots.code[h], magnitude);
-          small[r][h] = _mm256_add_epi16(small[r][h], both);
+          small[r][h] = _mm256_add_epi16(small[r][h], pairs<Extreme>(inputs, index, code, magnitude));
         }
       }
     }
@@ -180,46 +197,106 @@ inline void flush(float* y, bool first, __m256i dot, __m256 weight, __m256 scale
   _mm256_storeu_ps(y, _mm256_add_ps(before, part));
 }
 
-// N rows from `top` times a strip. Not inlined, so that the accumulators have all registers.
-template <class S, bool Together, bool Extreme, int N>
-__attribute__((noinline)) void multiply_rows(const Geometry& g, const Rows& rows, int64_t top,
-                                             const SparseStrip& strip, const float* weight_scales) {
+// Steps [begin, end) of a block: its first ones, its last, or some between.
+struct Piece {
+  int64_t block, begin, end;
+  bool first, last;
+};
+
+// Pieces that follow each other.
+struct Pieces {
+  Piece all[kPieces];
+  int count;
+};
+
+// N rows from `top` times pieces of a strip; `carried` [N][16] holds the sums of a block that is in several.
+// Not inlined, so that the accumulators have all registers.
+template <class S, bool Together, bool Extreme, int N, class Steps>
+__attribute__((noinline)) void multiply_rows(const Rows& rows, int64_t top, const Steps& steps,
+                                             const Pieces& pieces, const float* weight_scales,
+                                             int32_t* carried) {
   const int8_t* x = rows.codes + top * rows.inputs;
-  each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
+  __m256i* carry = reinterpret_cast<__m256i*>(carried);
+  for (int p = 0; p < pieces.count; ++p) {
+    const Piece piece = pieces.all[p];
     __m256i sums[N][2];
 #pragma GCC unroll 8
-    for (int j = 0; j < 2 * N; ++j) sums[j / 2][j % 2] = _mm256_setzero_si256();
-    const int64_t begin = at / S::kInputs, end = (at + wide) / S::kInputs;
+    for (int j = 0; j < 2 * N; ++j) sums[j / 2][j % 2] = piece.first ? _mm256_setzero_si256() : carry[j];
     if constexpr (Together) {
-      add_steps_together<S, Extreme, N>(strip, begin, end, x, rows.inputs, sums);
+      add_steps_together<S, Extreme, N>(steps, piece.begin, piece.end, x, rows.inputs, sums);
     } else {
-      add_steps<S, Extreme, N>(strip, begin, end, x, rows.inputs, sums);
+      add_steps<S, Extreme, N>(steps, piece.begin, piece.end, x, rows.inputs, sums);
+    }
+    if (!piece.last) {
+#pragma GCC unroll 8
+      for (int j = 0; j < 2 * N; ++j) carry[j] = sums[j / 2][j % 2];
+      continue;
     }
 #pragma GCC unroll 4
     for (int r = 0; r < N; ++r) {
-      const __m256 scale = _mm256_set1_ps(rows.scales[(top + r) * rows.count + i]);
+      const __m256 scale = _mm256_set1_ps(rows.scales[(top + r) * rows.count + piece.block]);
       float* y = rows.out + (top + r) * rows.out_stride;
-      flush(y, i == 0, sums[r][0], _mm256_loadu_ps(weight_scales), scale);
-      flush(y + 8, i == 0, sums[r][1], _mm256_loadu_ps(weight_scales + 8), scale);
+      flush(y, piece.block == 0, sums[r][0], _mm256_loadu_ps(weight_scales), scale);
+      flush(y + 8, piece.block == 0, sums[r][1], _mm256_loadu_ps(weight_scales + 8), scale);
     }
+  }
+}
+
+// Rows [first, last), four at a time, times pieces of a strip; carried: [rows][16].
+template <class S, bool Together, bool Extreme, class Steps>
+void multiply_pieces(const Rows& rows, int64_t first, int64_t last, const Steps& steps, const Pieces& pieces,
+                     const float* weight_scales, int32_t* carried) {
+  for (int64_t top = first; top < last;) {
+    const int some = last - top >= 4 ? 4 : last - top >= 2 ? 2 : 1;
+    const auto run = some == 4   ? multiply_rows<S, Together, Extreme, 4, Steps>
+                     : some == 2 ? multiply_rows<S, Together, Extreme, 2, Steps>
+                                 : multiply_rows<S, Together, Extreme, 1, Steps>;
+    run(rows, top, steps, pieces, weight_scales, carried + (top - first) * 16);
+    top += some;
+  }
+}
+
+// Calls body(pieces) for all blocks, up to kWindow steps at a time.
+template <class S, class Body>
+inline void each_window(const Geometry& g, const Body& body) {
+  Pieces window;
+  window.count = 0;
+  each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
+    const int64_t begin = at / S::kInputs, end = (at + wide) / S::kInputs;
+    for (int64_t from = begin; from < end; from += kWindow) {
+      const int64_t to = end - from < kWindow ? end : from + kWindow;
+      if (window.count == kPieces || (window.count && to - window.all[0].begin > kWindow)) {
+        body(window);
+        window.count = 0;
+      }
+      window.all[window.count++] = {i, from, to, from == begin, to == end};
+    }
+  });
+  body(window);
+}
+
+// Few rows take steps as they are. For many those of a window are unpacked first, and stay in the first cache
+// for all.
+template <class S, bool Together, bool Extreme>
+void multiply_strip(const Geometry& g, const Rows& rows, int64_t first, int64_t last,
+                    const SparseStrip& strip, const float* weight_scales) {
+  const Packed<S> packed = {strip};
+  alignas(32) Slots slots[kWindow];
+  alignas(32) int32_t carried[kMostRows * 16];
+  each_window<S>(g, [&](const Pieces& pieces) {
+    if (last - first < kUnpackFor) {
+      multiply_pieces<S, Together, Extreme>(rows, first, last, packed, pieces, weight_scales, carried);
+      return;
+    }
+    const int64_t begin = pieces.all[0].begin, end = pieces.all[pieces.count - 1].end;
+    for (int64_t step = begin; step < end; ++step) slots[step - begin] = packed[step];
+    const Unpacked steps = {slots, begin};
+    multiply_pieces<S, Together, Extreme>(rows, first, last, steps, pieces, weight_scales, carried);
   });
 }
 
-template <class S, bool Together, bool Extreme>
-void multiply_strip(const Geometry& g, const Rows& rows, int64_t count, const SparseStrip& strip,
-                    const float* weight_scales) {
-  int64_t top = 0;
-  for (; top + kRowsAtOnce <= count; top += kRowsAtOnce) {
-    multiply_rows<S, Together, Extreme, kRowsAtOnce>(g, rows, top, strip, weight_scales);
-  }
-  if (count - top >= 2) {
-    multiply_rows<S, Together, Extreme, 2>(g, rows, top, strip, weight_scales);
-    top += 2;
-  }
-  if (top < count) multiply_rows<S, Together, Extreme, 1>(g, rows, top, strip, weight_scales);
-}
-
-using MultiplyStrip = void (*)(const Geometry&, const Rows&, int64_t, const SparseStrip&, const float*);
+using MultiplyStrip = void (*)(const Geometry&, const Rows&, int64_t, int64_t, const SparseStrip&,
+                               const float*);
 
 // How a weight is multiplied by codes of this magnitude: 16 steps fit 16 bits where 2 * 16 of the largest
 // products do.
@@ -249,7 +326,10 @@ void multiply(const Geometry* g, const void* panel, int64_t rows, const SparseTi
   const int64_t inputs = padded_inputs(*g);
   for (int64_t s = first; s < last; ++s) {
     const Rows all = {data, scales, inputs, g->count, out + s * 16, out_stride};
-    run(*g, all, rows, strip_of(*weight, inputs, s), weight->scales + s * 16);
+    for (int64_t top = 0; top < rows; top += kMostRows) {
+      const int64_t bottom = rows - top < kMostRows ? rows : top + kMostRows;
+      run(*g, all, top, bottom, strip_of(*weight, inputs, s), weight->scales + s * 16);
+    }
   }
 }
 
