@@ -19,6 +19,11 @@ constexpr int64_t kWindow = 64;                    // steps that are unpacked to
 constexpr int kPieces = 32;                        // of them, at most
 constexpr int kTogether = 16;                      // steps whose products are added in 16 bits
 
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
 // What `multiply` must know of a panel's codes, behind its scales.
 struct Facts {
   int32_t largest;  // magnitude
@@ -197,6 +202,46 @@ inline void flush(float* y, bool first, __m256i dot, __m256 weight, __m256 scale
   _mm256_storeu_ps(y, _mm256_add_ps(before, part));
 }
 
+template <class S, bool Together, bool Extreme, int N, class Steps>
+inline void sum_steps(const Steps& steps, int64_t begin, int64_t end, const int8_t* x, int64_t stride,
+                      __m256i (&sums)[N][2]) {
+  if constexpr (Together) {
+    add_steps_together<S, Extreme, N>(steps, begin, end, x, stride, sums);
+  } else {
+    add_steps<S, Extreme, N>(steps, begin, end, x, stride, sums);
+  }
+}
+
+// Adds the sums of a block to the outputs of N rows from `top`.
+template <int N>
+inline void finish_block(const Rows& rows, int64_t top, int64_t block, const __m256i (&sums)[N][2],
+                         const float* weight_scales) {
+#pragma GCC unroll 4
+  for (int r = 0; r < N; ++r) {
+    const __m256 scale = _mm256_set1_ps(rows.scales[(top + r) * rows.count + block]);
+    float* y = rows.out + (top + r) * rows.out_stride;
+    flush(y, block == 0, sums[r][0], _mm256_loadu_ps(weight_scales), scale);
+    flush(y + 8, block == 0, sums[r][1], _mm256_loadu_ps(weight_scales + 8), scale);
+  }
+}
+
+// N rows from `top` times a strip as it lies in the file. Not inlined, so that the accumulators have all
+// registers.
+template <class S, bool Together, bool Extreme, int N>
+__attribute__((noinline)) void multiply_packed(const Geometry& g, const Rows& rows, int64_t top,
+                                               const SparseStrip& strip, const float* weight_scales) {
+  const int8_t* x = rows.codes + top * rows.inputs;
+  const Packed<S> steps = {strip};
+  each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
+    __m256i sums[N][2];
+#pragma GCC unroll 8
+    for (int j = 0; j < 2 * N; ++j) sums[j / 2][j % 2] = _mm256_setzero_si256();
+    sum_steps<S, Together, Extreme, N>(steps, at / S::kInputs, (at + wide) / S::kInputs, x, rows.inputs,
+                                       sums);
+    finish_block<N>(rows, top, i, sums, weight_scales);
+  });
+}
+
 // Steps [begin, end) of a block: its first ones, its last, or some between.
 struct Piece {
   int64_t block, begin, end;
@@ -211,8 +256,8 @@ struct Pieces {
 
 // N rows from `top` times pieces of a strip; `carried` [N][16] holds the sums of a block that is in several.
 // Not inlined, so that the accumulators have all registers.
-template <class S, bool Together, bool Extreme, int N, class Steps>
-__attribute__((noinline)) void multiply_rows(const Rows& rows, int64_t top, const Steps& steps,
+template <class S, bool Together, bool Extreme, int N>
+__attribute__((noinline)) void multiply_rows(const Rows& rows, int64_t top, const Unpacked& steps,
                                              const Pieces& pieces, const float* weight_scales,
                                              int32_t* carried) {
   const int8_t* x = rows.codes + top * rows.inputs;
@@ -222,38 +267,22 @@ __attribute__((noinline)) void multiply_rows(const Rows& rows, int64_t top, cons
     __m256i sums[N][2];
 #pragma GCC unroll 8
     for (int j = 0; j < 2 * N; ++j) sums[j / 2][j % 2] = piece.first ? _mm256_setzero_si256() : carry[j];
-    if constexpr (Together) {
-      add_steps_together<S, Extreme, N>(steps, piece.begin, piece.end, x, rows.inputs, sums);
-    } else {
-      add_steps<S, Extreme, N>(steps, piece.begin, piece.end, x, rows.inputs, sums);
-    }
+    sum_steps<S, Together, Extreme, N>(steps, piece.begin, piece.end, x, rows.inputs, sums);
     if (!piece.last) {
 #pragma GCC unroll 8
       for (int j = 0; j < 2 * N; ++j) carry[j] = sums[j / 2][j % 2];
       continue;
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < N; ++r) {
-      const __m256 scale = _mm256_set1_ps(rows.scales[(top + r) * rows.count + piece.block]);
-      float* y = rows.out + (top + r) * rows.out_stride;
-      flush(y, piece.block == 0, sums[r][0], _mm256_loadu_ps(weight_scales), scale);
-      flush(y + 8, piece.block == 0, sums[r][1], _mm256_loadu_ps(weight_scales + 8), scale);
-    }
+    finish_block<N>(rows, top, piece.block, sums, weight_scales);
   }
 }
 
-// Rows [first, last), four at a time, times pieces of a strip; carried: [rows][16].
-template <class S, bool Together, bool Extreme, class Steps>
-void multiply_pieces(const Rows& rows, int64_t first, int64_t last, const Steps& steps, const Pieces& pieces,
-                     const float* weight_scales, int32_t* carried) {
-  for (int64_t top = first; top < last;) {
-    const int some = last - top >= 4 ? 4 : last - top >= 2 ? 2 : 1;
-    const auto run = some == 4   ? multiply_rows<S, Together, Extreme, 4, Steps>
-                     : some == 2 ? multiply_rows<S, Together, Extreme, 2, Steps>
-                                 : multiply_rows<S, Together, Extreme, 1, Steps>;
-    run(rows, top, steps, pieces, weight_scales, carried + (top - first) * 16);
-    top += some;
-  }
+// Calls body(a constant, first row of so many) for rows [first, last): four, then two, then one.
+template <class Body>
+inline void each_rows(int64_t first, int64_t last, const Body& body) {
+  for (; first + 4 <= last; first += 4) body(Count<4>(), first);
+  if (first + 2 <= last) body(Count<2>(), first), first += 2;
+  if (first < last) body(Count<1>(), first);
 }
 
 // Calls body(pieces) for all blocks, up to kWindow steps at a time.
@@ -280,18 +309,23 @@ inline void each_window(const Geometry& g, const Body& body) {
 template <class S, bool Together, bool Extreme>
 void multiply_strip(const Geometry& g, const Rows& rows, int64_t first, int64_t last,
                     const SparseStrip& strip, const float* weight_scales) {
+  if (last - first < kUnpackFor) {
+    each_rows(first, last, [&](auto n, int64_t top) {
+      multiply_packed<S, Together, Extreme, n.value>(g, rows, top, strip, weight_scales);
+    });
+    return;
+  }
   const Packed<S> packed = {strip};
   alignas(32) Slots slots[kWindow];
   alignas(32) int32_t carried[kMostRows * 16];
   each_window<S>(g, [&](const Pieces& pieces) {
-    if (last - first < kUnpackFor) {
-      multiply_pieces<S, Together, Extreme>(rows, first, last, packed, pieces, weight_scales, carried);
-      return;
-    }
     const int64_t begin = pieces.all[0].begin, end = pieces.all[pieces.count - 1].end;
     for (int64_t step = begin; step < end; ++step) slots[step - begin] = packed[step];
     const Unpacked steps = {slots, begin};
-    multiply_pieces<S, Together, Extreme>(rows, first, last, steps, pieces, weight_scales, carried);
+    each_rows(first, last, [&](auto n, int64_t top) {
+      multiply_rows<S, Together, Extreme, n.value>(rows, top, steps, pieces, weight_scales,
+                                                   carried + (top - first) * 16);
+    });
   });
 }
 
