@@ -22,7 +22,7 @@ class FoldRule(pattern.RewriteRuleClassBase):  # type: ignore[misc]
     """Base of fold rules; `fused` builds the replacement with labels, lineage and inferred types."""
 
     family = "Block"
-    """What the operators on weights begin with; a rule for those of signs is the same one with ``"Sign"``."""
+    """What the operators on weights begin with; a rule for other families is the same one with theirs."""
 
     reads_dequantized = False
     """The pattern starts at dequantise nodes that others may read too, so it must leave them in place."""

@@ -22,7 +22,8 @@ class FoldGelu(ir.passes.InPlacePass):
     Before: ``BlockQuantize(Gelu(BlockLinear(...)))``
     After:  ``BlockLinearGelu(...)``
 
-    and so with weights of signs: ``SignLinear``, ``SignLinearGelu``. Where signs are all that is read, GELU and ReLU
+    and so with weights of signs, ``SignLinear``, ``SignLinearGelu``, and sparse ones, ``SparseLinear``,
+    ``SparseLinearGelu``. Where signs are all that is read, GELU and ReLU
     disappear, as they are above 0 where their input is::
 
         Binarize(Gelu(y)), Binarize(Relu(y))    ->  Binarize(y)
@@ -36,7 +37,7 @@ class FoldGelu(ir.passes.InPlacePass):
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        first = apply(model, _LinearGelu, _SignLinearGelu, _SignOfGelu, _SignOfRelu)
+        first = apply(model, _LinearGelu, _SignLinearGelu, _SparseLinearGelu, _SignOfGelu, _SignOfRelu)
         second = apply(model, _XnorLinearBinarize)
         return ir.passes.PassResult(model, first.modified or second.modified)
 
@@ -73,6 +74,10 @@ class _LinearGelu(FoldRule):
 
 class _SignLinearGelu(_LinearGelu):
     family = "Sign"
+
+
+class _SparseLinearGelu(_LinearGelu):
+    family = "Sparse"
 
 
 class _SignOfGelu(FoldRule):

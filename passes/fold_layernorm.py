@@ -28,14 +28,14 @@ class FoldLayerNorm(ir.passes.InPlacePass):
 
         BlockLinearAddNorm(..., r, er, gamma, beta)
 
-    and so with weights of signs: SignLinear, SignLinearAddNorm; XnorLinear, XnorLinearAddNorm. Contract: ulp (the
-    operator sums rows in integers).
+    and so with weights of signs, SignLinear, SignLinearAddNorm, and sparse ones, SparseLinear, SparseLinearAddNorm; and
+    XnorLinear, XnorLinearAddNorm. Contract: ulp (the operator sums rows in integers).
     """
 
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return apply(model, _LinearAddNorm, _SignLinearAddNorm, _XnorLinearAddNorm)
+        return apply(model, _LinearAddNorm, _SignLinearAddNorm, _SparseLinearAddNorm, _XnorLinearAddNorm)
 
 
 class _LinearAddNorm(FoldRule):
@@ -91,6 +91,10 @@ class _LinearAddNorm(FoldRule):
 
 class _SignLinearAddNorm(_LinearAddNorm):
     family = "Sign"
+
+
+class _SparseLinearAddNorm(_LinearAddNorm):
+    family = "Sparse"
 
 
 class _XnorLinearAddNorm(_LinearAddNorm):

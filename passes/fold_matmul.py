@@ -29,7 +29,8 @@ class FoldMatMul(ir.passes.InPlacePass):
         BlockLinear(x, ex, w, ew, bias)
         BlockLinearQuantize(...)                   BlockLinearQuantizeValues(..., mask)
 
-    and with weights of signs, SignDequantizeTiles, the operators SignLinear.... Where inputs are signs too::
+    and with weights of signs, SignDequantizeTiles, the operators SignLinear..., with sparse ones SparseLinear....
+    Where inputs are signs too::
 
         Add(MatMul(BinaryDequantize(bits), XnorDequantizeTiles(w, sw)), bias)    ->  XnorLinear(bits, w, sw, bias)
         Binarize(BlockDequantize(x, ex))                                         ->  BinarizeCodes(x)
@@ -46,9 +47,16 @@ class FoldMatMul(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         first = apply(
-            model, _GatherTokens, _Linear, _SignLinear, _XnorLinear, _BinarizeCodes, _HalfLinear, _IndexLinear
+            model,
+            *(_GatherTokens, _Linear, _SignLinear, _SparseLinear),
+            *(_XnorLinear, _BinarizeCodes, _HalfLinear, _IndexLinear),
         )
-        second = apply(model, _LinearQuantize, _LinearValues, _SignLinearQuantize, _SignLinearValues)
+        second = apply(
+            model,
+            *(_LinearQuantize, _LinearValues),
+            *(_SignLinearQuantize, _SignLinearValues),
+            *(_SparseLinearQuantize, _SparseLinearValues),
+        )
         return ir.passes.PassResult(model, first.modified or second.modified)
 
 
@@ -179,7 +187,7 @@ class _SignLinear(_Linear):
         return None if ours == theirs else f"groups differ: activations {ours}, weight {theirs}"
 
     def attributes(self, left: ir.Value, right: ir.Value) -> dict[str, Any]:
-        # Signs have no blocks of their own: they are summed up in those of the activations.
+        # Such weights have no blocks of their own: they are summed up in those of the activations.
         return {**made_with(right), "block": made_with(left)["block"]}
 
 
@@ -189,6 +197,18 @@ class _SignLinearQuantize(_LinearQuantize):
 
 class _SignLinearValues(_LinearValues):
     family = "Sign"
+
+
+class _SparseLinear(_SignLinear):
+    family = "Sparse"
+
+
+class _SparseLinearQuantize(_LinearQuantize):
+    family = "Sparse"
+
+
+class _SparseLinearValues(_LinearValues):
+    family = "Sparse"
 
 
 class _RoundedLinear(FoldRule):

@@ -32,8 +32,8 @@ class PackWeights(ir.passes.InPlacePass):
 
         MatMul(x, BlockDequantizeTiles(tiles, exponents))           BlockGather(ids, rows, exponents)
 
-    and so for other families of weights: SignDequantizeTiles, XnorDequantizeTiles, HalfDequantizeTiles,
-    IndexDequantizeTiles; SignGather and so on.
+    and so for other families of weights: SignDequantizeTiles, SparseDequantizeTiles, XnorDequantizeTiles,
+    HalfDequantizeTiles, IndexDequantizeTiles; SignGather and so on.
 
     A table that is the weight of a linear too becomes tiles for both, BlockGatherTiles(ids, tiles, exponents), where
     its family can look up in tiles.

@@ -16,6 +16,7 @@ from bqc.formats.stored import Parts, WeightFormat
 from bqc.ir.anatomy import weights_of
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead
+from bqc.ops.registry import OPERATORS
 from bqc.passes._graph import block_node, constant, key_of, standard_node, weight_parts
 from bqc.passes._weights import latents, tied_tables, weight_inputs, weight_uses
 from bqc.plan import Plan
@@ -37,8 +38,8 @@ class QuantizeWeights(ir.passes.InPlacePass):
         Gather(BlockDequantize(codes[V, H], exponents[V, n]), ids)
 
     and with formats of signs, SignDequantize(signs[P, N, K], scales[P, N or 1]), or of signs for products with signs,
-    XnorDequantize(signs[N, K], scales[N or 1]); in fp16 HalfDequantize(rows[N, K]), as indices
-    IndexDequantize(codes[N, K], table[256]).
+    XnorDequantize(signs[N, K], scales[N or 1]); with N:M-sparse ones SparseDequantize(codes[N, K], scales[N]); in fp16
+    HalfDequantize(rows[N, K]), as indices IndexDequantize(codes[N, K], table[256]).
 
     A weight that several nodes share is quantised and stored once, and so is a decoder that is a table transposed: its
     rows are the table's, in the same blocks. One that is read in blocks that end with the heads and in blocks that do
@@ -46,8 +47,8 @@ class QuantizeWeights(ir.passes.InPlacePass):
     formats of the plan.
 
     Raises:
-        BqcError: nodes that share a weight have different formats in the plan, a weight, bias, gamma or beta is not
-            finite, or a weight holds numbers that its format does not have.
+        BqcError: nodes that share a weight have different formats in the plan, a lookup table has a format without
+            lookups, a weight, bias, gamma or beta is not finite, or a weight has numbers that its format does not have.
     """
 
     contract = Contract("lossy", cosine_min=0.8)
@@ -74,6 +75,10 @@ class QuantizeWeights(ir.passes.InPlacePass):
             fmt = plan.weights.get(key)
             if fmt is None or not may_rewrite(node):
                 continue
+            if axis == 1 and f"{fmt.family}Gather" not in OPERATORS:
+                raise BqcError(
+                    f"{key} is a lookup table, which {fmt} cannot be; give it BlockShift or keep it float"
+                )
             matrices = []
             for value in latents(weight):
                 data = np.asarray(constant(value))

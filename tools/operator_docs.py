@@ -30,6 +30,7 @@ FAMILIES = {
     "ragged": "Sequences without padding",
     "half": "Weights in fp16 and as indices of fp16 numbers",
     "xnor": "Signs by signs",
+    "sparse": "N:M-sparse weights",
 }
 """Module of ``bqc.ops.bodies`` -> heading."""
 
@@ -91,6 +92,12 @@ _XNOR: dict[str, tuple[str, Sequence[str], str]] = {
     "tiles": ("uint8", ("ceil16(N) / 16", "ceil64(K) / 64", "8", "16"), "signs in the layout `n16k64`"),
     "scales": ("float32", ("ceil16(N) or 1",), "a scale for each output, or one for all"),
 }
+_SPARSE_TILES = (
+    "uint8",
+    ("ceil16(N) / 16", "bytes"),
+    "kept codes and their indices in the layout `n16s4` ([Sparse](../formats/sparse.md))",
+)
+_SPARSE_SCALES = ("float32", ("ceil16(N)",), "a scale for each output")
 SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("BlockQuantizeValues", "x"): ("float32", ("B", "S", "H"), "any values"),
     ("RaggedBlockQuantizeValues", "x"): ("float32", ("T", "H"), "any values"),
@@ -159,12 +166,27 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     },
     ("XnorLinearAddNorm", "gamma"): ("float32", ("N",), "scale of the normalisation"),
     ("XnorLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
+    **{
+        (f"SparseLinear{form}", name): told
+        for form in ("", "Quantize", "QuantizeValues", "Gelu", "AddNorm")
+        for name, told in (("tiles", _SPARSE_TILES), ("scales", _SPARSE_SCALES))
+    },
+    ("SparseDequantize", "codes"): ("int8", ("N", "K"), "codes, 0 where nothing is kept"),
+    ("SparseDequantize", "scales"): ("float32", ("N",), "a scale for each row"),
+    ("SparseDequantizeTiles", "tiles"): _SPARSE_TILES,
+    ("SparseDequantizeTiles", "scales"): _SPARSE_SCALES,
+    ("SparseLinearAddNorm", "gamma"): ("float32", ("N",), "scale of the normalisation"),
+    ("SparseLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
+    ("SparseLinearQuantizeValues", "codes"): ("int8", ("B", "S", "K"), "codes"),
+    ("SparseLinearQuantizeValues", "exponents"): ("int8", ("B", "S", "n"), "exponents of `codes`"),
     ("BlockGather", "exponents"): ("int8", ("V", "n"), "exponents of `table`"),
 }
 """(operator, input) -> the same, where an operator differs from the rest."""
 
 ATTRIBUTES = {
     "bits": "bits of the codes: 8, 6, 4 or 2",
+    "kept": "codes that are stored of every `of`",
+    "of": "inputs of which `kept` are stored",
     "block": "elements that share an exponent",
     "group": "no block crosses a multiple of this; 0 for none",
     "heads": "attention heads",

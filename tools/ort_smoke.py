@@ -31,11 +31,12 @@ def run(model: Path, feeds: dict[str, np.ndarray], library: Path | None, threads
 
 
 def make(folder: Path) -> None:
-    """Compile a model for each bit width and kind of weights, and the embedded one; keep what this gives."""
+    """Compile a model for each bit width, kind of weights and sparsity, and the embedded one; keep what this gives."""
     import onnx_ir as ir
 
     import bqc
-    from bqc.formats import Half, Index8, Xnor
+    from bqc.formats import Half, Index8, Sparse, Xnor
+    from bqc.formats.sparse import PATTERNS
     from bqc.ir.synthetic import canonical_bert
     from bqc.passes.plan_bbct import PlanBbct
     from bqc.plan import Plan
@@ -48,6 +49,13 @@ def make(folder: Path) -> None:
     for weights, bits in (("binary", 8), ("split", 6), ("two-plane", 4)):
         model = canonical_bert(layers=2, hidden=52, heads=2, ffn=70, seed=bits)
         bqc.compile(model, "binarybert", folder / f"{weights}.onnx", weights=weights, activation_bits=bits)
+    for at, (kept, of) in enumerate(PATTERNS):
+        model = canonical_bert(layers=1, hidden=52, heads=2, ffn=70, seed=at)
+        plan = bqc.compile(model.clone(), "bbct", folder / "plan.onnx", dry_run=True).plan
+        for key, fmt in plan.weights.items():
+            if not key.startswith("embedding:"):
+                plan.weights[key] = Sparse(kept, of, 8 if at % 2 else 4, fmt.group)
+        bqc.compile(model, "bbct", folder / f"sparse{kept}of{of}.onnx", recipe=plan)
     positions = canonical_bert(layers=1, seed=3)
     bqc.compile(
         positions, "binarybert", folder / "positions.onnx", weights="binary", position_bits=32, block=64

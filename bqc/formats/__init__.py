@@ -5,6 +5,7 @@ from bqc.formats.geometry import Blocks
 from bqc.formats.half import Half
 from bqc.formats.index8 import Index8
 from bqc.formats.signs import Binary, Ternary
+from bqc.formats.sparse import Sparse
 from bqc.formats.xnor import Xnor
 
-__all__ = ["Binary", "BlockShift", "Blocks", "Half", "Index8", "Ternary", "Xnor"]
+__all__ = ["Binary", "BlockShift", "Blocks", "Half", "Index8", "Sparse", "Ternary", "Xnor"]

@@ -42,11 +42,11 @@ class WeightFormat(StoredFormat, Protocol):
 
     @property
     def family(self) -> str:
-        """``Block``, ``Sign`` or ``Xnor``."""
+        """``Block``, ``Sign``, ``Sparse``, ``Xnor``, ``Half`` or ``Index``."""
 
     @property
     def bits(self) -> int:
-        """Stored bits an element, scales aside."""
+        """Bits of a stored code; of all planes together."""
 
     @property
     def group(self) -> int:
@@ -62,7 +62,8 @@ class WeightFormat(StoredFormat, Protocol):
         """What `quantized` gave as the inputs and attributes of ``<family>DequantizeTiles``."""
 
     def table(self, parts: Parts) -> tuple[Parts, dict[str, Any]]:
-        """What `quantized` gave as the inputs and attributes of ``<family>Gather``, after the ids."""
+        """What `quantized` gave as the inputs and attributes of ``<family>Gather``, after the ids; ValueError
+        of a family without lookups."""
 
     def weight_error(self, w: NDArray[Any]) -> float:
         """Relative squared error of `quantized`: sum((w - Q(w))^2) / sum(w^2)."""

@@ -16,8 +16,15 @@ import onnx
 import onnx_ir as ir
 
 from bqc.formats.geometry import Blocks
-from bqc.ops import half_reference, ragged_reference, reference, sign_reference, xnor_reference
-from bqc.ops.bodies import attention, elementary, embedding, half, linear, ragged, signs, xnor
+from bqc.ops import (
+    half_reference,
+    ragged_reference,
+    reference,
+    sign_reference,
+    sparse_reference,
+    xnor_reference,
+)
+from bqc.ops.bodies import attention, elementary, embedding, half, linear, ragged, signs, sparse, xnor
 
 __all__ = ["DOMAIN", "OPERATORS", "OPSET", "VERSION", "Operator", "functions_for"]
 
@@ -340,6 +347,50 @@ _ALL = (
         signs.SignEmbeddingLayerNorm,
         sign_reference.sign_embedding_layer_norm,
         lambda i, a: _out(_embedding_shape(i), a),
+    ),
+    Operator(
+        "SparseDequantize",
+        sparse.SparseDequantize,
+        sparse_reference.sparse_dequantize,
+        lambda i, _: [(F32, list(i[0]))],
+        has_kernel=False,
+    ),
+    Operator(
+        "SparseDequantizeTiles",
+        sparse.SparseDequantizeTiles,
+        sparse_reference.sparse_dequantize_tiles,
+        lambda i, a: [(F32, [a["columns"], a["rows"]])],
+        has_kernel=False,
+    ),
+    Operator(
+        "SparseLinear",
+        sparse.SparseLinear,
+        sparse_reference.sparse_linear,
+        lambda i, a: [(F32, _linear_shape(i))],
+    ),
+    Operator(
+        "SparseLinearQuantize",
+        sparse.SparseLinearQuantize,
+        sparse_reference.sparse_linear_quantize,
+        lambda i, a: _out(_linear_shape(i), a),
+    ),
+    Operator(
+        "SparseLinearQuantizeValues",
+        sparse.SparseLinearQuantizeValues,
+        sparse_reference.sparse_linear_quantize_values,
+        lambda i, a: _values(_linear_shape(i), a["heads"], a["out_block"]),
+    ),
+    Operator(
+        "SparseLinearGelu",
+        sparse.SparseLinearGelu,
+        sparse_reference.sparse_linear_gelu,
+        lambda i, a: _out(_linear_shape(i), a),
+    ),
+    Operator(
+        "SparseLinearAddNorm",
+        sparse.SparseLinearAddNorm,
+        sparse_reference.sparse_linear_add_norm,
+        lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator("HalfRound", half.HalfRound, half_reference.half_round, _same),
     Operator("HalfDequantize", half.HalfDequantize, half_reference.half_dequantize, _same, has_kernel=False),

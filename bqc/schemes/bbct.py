@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from bqc.errors import BqcError
+from bqc.formats import BlockShift
 from bqc.passes._weights import check_formats
 from bqc.passes.annotate_sensitivity import AnnotateSensitivity
 from bqc.passes.plan_bbct import PlanBbct
@@ -76,5 +77,7 @@ class Bbct:
 
     def bounds(self, plan: Plan) -> dict[str, Any]:
         """What `bqc verify` holds a model compiled by this plan to, on generated inputs."""
+        if not all(isinstance(fmt, BlockShift) for fmt in plan.weights.values()):
+            return {}  # a recipe's other formats, which may have little to do with the float weights
         few = any(fmt.bits < 6 for fmt in plan.weights.values())
         return {"cosine_min": 0.8 if few else 0.97, "argmax_agreement_min": 0.7 if few else 0.9}

@@ -164,6 +164,10 @@ def _pad(x: Tensor, pads: Sequence[int], value: float = 0, axes: Sequence[int] |
     return functional.pad(x, around, value=value)
 
 
+def _scatter(x: Tensor, index: Tensor, updates: Tensor, *, axis: int) -> Tensor:
+    return torch.scatter(x, axis, index, updates)
+
+
 def _shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
     return torch.tensor(x.shape[start:end], dtype=torch.int64, device=x.device)
 
@@ -180,6 +184,7 @@ _BODIES = {
     "Mod": Operator(torch.remainder),
     "Pad": Operator(_pad, static=(1, 2, 3)),
     "Round": Operator(torch.round),
+    "ScatterElements": Operator(_scatter),
     "Shape": Operator(_shape),
     "Size": Operator(lambda x: torch.tensor(x.numel(), device=x.device)),
 }

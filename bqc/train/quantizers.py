@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bqc.formats import Blocks, BlockShift
+from bqc.formats import Blocks, BlockShift, Sparse
 from bqc.formats.index8 import LEVELS
 from bqc.formats.signs import TERNARY_THRESHOLD
-from bqc.ops.constants import HALF_MAX, MIN_EXPONENT, SOFTMAX_SCALE
+from bqc.formats.sparse import ERROR_UNITS
+from bqc.ops.constants import FLT_MAX, FLT_MIN, HALF_MAX, MIN_EXPONENT, SOFTMAX_SCALE
 
 __all__ = [
     "binarize",
@@ -29,6 +30,7 @@ __all__ = [
     "fake_half",
     "fake_index_weight",
     "fake_quantize_weight",
+    "fake_sparse_weight",
     "fake_ternary_weight",
     "fake_xnor_weight",
     "masked_softmax",
@@ -163,6 +165,66 @@ def fake_xnor_weight(w: Tensor, scale: str, axis: int) -> Tensor:
 
 def _signs(x: Tensor) -> Tensor:
     return (x.detach() > 0).to(x.dtype) * 2 - 1
+
+
+def fake_sparse_weight(w: Tensor, kept: int, of: int, bits: int, group: int) -> Tensor:
+    """What `Sparse.quantize` and dequantising make of a weight: the mask is that of its present magnitudes.
+
+    The gradient is that of the identity, of what the mask leaves out too: an element that grows comes back.
+
+    Args:
+        w: the matrix [K, N] of a linear, float32.
+        kept, of, bits, group: the format.
+    """
+    fmt = Sparse(kept, of, bits, group)
+    rows = w.detach().t().contiguous()
+    clean = torch.where(rows.abs() < FLT_MIN, 0.0, rows)
+    pruned = clean * _largest_of(clean.abs(), fmt)
+    largest = pruned.abs().amax(1, keepdim=True)
+    best = _sparse_scale(largest, fmt.shares[0], fmt)
+    codes, error = _sparse_trial(pruned, best, fmt)
+    for share in fmt.shares[1:]:
+        scale = _sparse_scale(largest, share, fmt)
+        trial, trial_error = _sparse_trial(pruned, scale, fmt)
+        better = trial_error < error
+        best, error = torch.where(better, scale, best), torch.where(better, trial_error, error)
+        codes = torch.where(better, trial, codes)
+    return _Replace.apply(w, (codes * best).t())
+
+
+def _largest_of(magnitudes: Tensor, fmt: Sparse) -> Tensor:
+    """`bqc.formats.sparse_layouts.keep_largest` of rows [N, K], whose groups end in as many zeros as are missing."""
+    rows, columns = magnitudes.shape
+    span = fmt.group or columns
+    grouped = functional.pad(magnitudes.reshape(rows, -1, span), (0, -span % fmt.of))
+    each = grouped.reshape(-1, fmt.of).unbind(1)
+    # How many of the others come before each.
+    ranks = [torch.zeros_like(each[0], dtype=torch.int8) for _ in each]
+    for i in range(fmt.of):
+        for j in range(i + 1, fmt.of):
+            later = each[j] > each[i]
+            ranks[i] += later
+            ranks[j] += ~later
+    kept = torch.stack(ranks, 1) < fmt.kept
+    return kept.reshape(grouped.shape)[..., :span].reshape(rows, columns)
+
+
+def _sparse_scale(largest: Tensor, share: float, fmt: Sparse) -> Tensor:
+    # Divided by a tensor, as a GPU multiplies by the inverse of a number.
+    scale = (largest * share / torch.full_like(largest, fmt.high)).clamp(FLT_MIN, FLT_MAX / (fmt.high + 1))
+    return torch.where(largest == 0, 1.0, scale)
+
+
+def _sparse_trial(pruned: Tensor, scale: Tensor, fmt: Sparse) -> tuple[Tensor, Tensor]:
+    """Codes [N, K], of which no zero is negative, and squared errors [N, 1] in float64."""
+    scaled = pruned / scale
+    codes = scaled.round().clamp_(-fmt.high, fmt.high).add_(0.0)
+    if len(fmt.shares) == 1:
+        return codes, torch.zeros_like(scale, dtype=torch.float64)
+    off = scaled - codes
+    units = (off * off * ERROR_UNITS).round_().to(torch.int64).sum(1, keepdim=True)
+    wide = scale.double()
+    return codes, units * (wide * wide)
 
 
 def _mean(x: Tensor, per_row: bool, axis: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from bqc.errors import BqcError
-from bqc.formats import Binary, BlockShift, Half, Index8, Ternary, Xnor
+from bqc.formats import Binary, BlockShift, Half, Index8, Sparse, Ternary, Xnor
 from bqc.formats.stored import WeightFormat
 from bqc.ir.anatomy import ROLE_KEY, role
 from bqc.passes._graph import attributes_of, constant, key_of, produced_by, single_use
@@ -31,6 +31,7 @@ from bqc.train.quantizers import (
     fake_half,
     fake_index_weight,
     fake_quantize_weight,
+    fake_sparse_weight,
     fake_ternary_weight,
     fake_xnor_weight,
 )
@@ -267,8 +268,13 @@ class _Tracer:
             return self.graph.call_function(fake_index_weight, (*latent, *(whole or latent)))
         if isinstance(fmt, Xnor):
             return self.graph.call_function(fake_xnor_weight, (*latent, fmt.scale, axis))
+        if isinstance(fmt, Sparse) and axis == 0:
+            return self.graph.call_function(
+                fake_sparse_weight, (*latent, fmt.kept, fmt.of, fmt.bits, fmt.group)
+            )
         if not isinstance(fmt, Binary | Ternary):
-            raise BqcError(f"{fmt} cannot be trained: torch is not taught its rounding")
+            what = "torch is not taught its rounding" if axis == 0 else "it is no format of a lookup table"
+            raise BqcError(f"{fmt} cannot be trained: {what}")
         per_row = fmt.span == "row"
         if isinstance(fmt, Ternary):
             return self.graph.call_function(fake_ternary_weight, (*latent, per_row, axis))

@@ -16,6 +16,7 @@
 
 #include "kernels/dispatch.h"
 #include "ops/common.h"
+#include "ops/level_checks.h"
 
 namespace {
 
@@ -171,6 +172,40 @@ void xnor(benchmark::State& state, const KernelSet& set, int64_t m, int64_t k, i
   count_macs(state, set, m * k * n, watch);
 }
 
+struct Sparsity {
+  int kept, of, bits;
+};
+
+// The same for SparseLinear, with activations of 8 bits.
+void sparse(benchmark::State& state, const KernelSet& set, const Sparsity& sparsity, int64_t block, int64_t m,
+            int64_t k, int64_t n) {
+  const Geometry g = bqc::make_geometry(k, block, 0);
+  const bqc::SparseKernels& kernels = *set.sparse;
+  const int64_t strips = bqc::ceil_div(n, 16), most = std::min(m, kPanelRows);
+  const auto codes = random_integers<int8_t>(m * k, -127, 127);
+  std::mt19937 random(3);
+  const auto draw = [&](int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(random);
+  };
+  const auto tiles = bqc::any_sparse_tiles(draw, strips, k, sparsity.kept, sparsity.of, sparsity.bits);
+  const std::vector<int8_t> exponents(static_cast<size_t>(m * g.count), -6);
+  const std::vector<float> scales(static_cast<size_t>(strips * 16), 0.25f);
+  const bqc::SparseTiles weight = {tiles.data(),  scales.data(), strips,
+                                   sparsity.kept, sparsity.of,   sparsity.bits};
+  void* panel = bqc::scratch_bytes(bqc::Slot::panel, static_cast<size_t>(kernels.panel_bytes(&g, most)));
+  float* out = bqc::scratch<float>(bqc::Slot::tile, most * strips * 16);
+  const Stopwatch watch;
+  for (auto _ : state) {
+    for (int64_t row = 0; row < m; row += most) {
+      const int64_t rows = m - row < most ? m - row : most;
+      kernels.prepare(&g, codes.data() + row * k, k, exponents.data() + row * g.count, g.count, rows, panel);
+      kernels.multiply(&g, panel, rows, &weight, 0, strips, out, strips * 16);
+    }
+    benchmark::ClobberMemory();
+  }
+  count_macs(state, set, m * k * n, watch);
+}
+
 // Softmax codes [rows][keys] times the packed values of one head.
 void mix(benchmark::State& state, const KernelSet& set, int64_t keys, int64_t width) {
   constexpr int64_t kRows = 24;
@@ -280,6 +315,25 @@ void register_half(const KernelSet& set) {
   }
 }
 
+// sparse/LEVEL/KEPT/OF/BITS/BLOCK/M/K/N; multiply-accumulates are those of a dense weight.
+void register_sparse(const KernelSet& set) {
+  for (const Sparsity sparsity :
+       {Sparsity{2, 4, 8}, {1, 4, 8}, {2, 8, 8}, {4, 8, 8}, {2, 4, 4}, {1, 4, 4}, {2, 8, 4}, {4, 8, 4}}) {
+    for (const int64_t block : {64, 4096}) {
+      for (const Shape& s : kShapes) {
+        benchmark::RegisterBenchmark(
+            name({"sparse", set.name, std::to_string(sparsity.kept), std::to_string(sparsity.of),
+                  std::to_string(sparsity.bits), std::to_string(block), std::to_string(s.m),
+                  std::to_string(s.k), std::to_string(s.n)})
+                .c_str(),
+            [&set, sparsity, block, s](benchmark::State& state) {
+              sparse(state, set, sparsity, block, s.m, s.k, s.n);
+            });
+      }
+    }
+  }
+}
+
 // xnor/LEVEL/M/K/N.
 void register_xnor(const KernelSet& set) {
   for (const Shape& s : kShapes) {
@@ -334,6 +388,7 @@ const bool kRegistered = [] {
     register_signs(*set);
     register_half(*set);
     register_xnor(*set);
+    register_sparse(*set);
     register_attention(*set);
     register_rows(*set);
   }

@@ -165,6 +165,7 @@ std::vector<OpSpec> sign_linear_ops();
 std::vector<OpSpec> half_ops();
 std::vector<OpSpec> xnor_linear_ops();
 std::vector<OpSpec> binarize_ops();
+std::vector<OpSpec> sparse_linear_ops();
 std::vector<OpSpec> attention_ops();
 std::vector<OpSpec> embedding_ops();
 

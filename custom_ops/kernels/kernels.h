@@ -143,6 +143,26 @@ struct XnorKernels {
   void (*binarize_codes)(const int8_t* codes, int64_t n, uint8_t* bits);
 };
 
+// A weight of which `kept` of every `of` inputs of an output are stored.
+struct SparseTiles {
+  const uint8_t* tiles;  // n16s4 [strips][bytes of a strip]
+  const float* scales;   // [16 * strips]
+  int64_t strips;
+  int kept, of, bits;  // 2 of 4, 1 of 4, 2 of 8 or 4 of 8; codes of 8 bits (-127 to 127) or 4 (-7 to 7)
+};
+
+// Products with N:M-sparse weights.
+struct SparseKernels {
+  const char* products;  // the instructions of its matrix products
+  // As those of SignKernels.
+  int64_t (*panel_bytes)(const Geometry* g, int64_t rows);
+  void (*prepare)(const Geometry* g, const int8_t* codes, int64_t stride, const int8_t* exponents,
+                  int64_t exponent_stride, int64_t rows, void* panel);
+  // out[row][16 * first ... 16 * last) = sum over blocks of dot * scale * 2**activation exponent, in order.
+  void (*multiply)(const Geometry* g, const void* panel, int64_t rows, const SparseTiles* weight,
+                   int64_t first, int64_t last, float* out, int64_t out_stride);
+};
+
 struct KernelSet {
   const char* name;
   const char* products;  // the instructions of its matrix products
@@ -151,6 +171,7 @@ struct KernelSet {
   const SignKernels* signs;
   const XnorKernels* xnor;
   const HalfKernels* half;
+  const SparseKernels* sparse;
 };
 
 namespace portable {
@@ -158,6 +179,7 @@ extern const KernelSet kKernels;
 extern const SignKernels kSigns;
 extern const HalfKernels kHalf;
 extern const XnorKernels kXnor;
+extern const SparseKernels kSparse;
 }  // namespace portable
 #if defined(BQC_X86)
 namespace avx2 {
@@ -165,6 +187,7 @@ extern const KernelSet kKernels;
 extern const SignKernels kSigns;
 extern const HalfKernels kHalf;
 extern const XnorKernels kXnor;
+extern const SparseKernels kSparse;
 }  // namespace avx2
 namespace avx512 {
 extern const KernelSet kKernels;

@@ -5,12 +5,16 @@
 namespace bqc {
 
 const std::vector<Family>& families() {
-  static const std::vector<Family> all = {
-      {"linear", linear_ops, Work::weights},        {"sign linear", sign_linear_ops, Work::signs},
-      {"xnor linear", xnor_linear_ops, Work::xnor}, {"half", half_ops, Work::halves},
-      {"attention", attention_ops, Work::codes},    {"embedding", embedding_ops, Work::rows},
-      {"conversion", conversion_ops, Work::rows},   {"binarize", binarize_ops, Work::rows},
-      {"elementwise", elementwise_ops, Work::rows}};
+  static const std::vector<Family> all = {{"linear", linear_ops, Work::weights},
+                                          {"sign linear", sign_linear_ops, Work::signs},
+                                          {"sparse linear", sparse_linear_ops, Work::sparse},
+                                          {"xnor linear", xnor_linear_ops, Work::xnor},
+                                          {"half", half_ops, Work::halves},
+                                          {"attention", attention_ops, Work::codes},
+                                          {"embedding", embedding_ops, Work::rows},
+                                          {"conversion", conversion_ops, Work::rows},
+                                          {"binarize", binarize_ops, Work::rows},
+                                          {"elementwise", elementwise_ops, Work::rows}};
   return all;
 }
 
@@ -28,6 +32,7 @@ std::string instructions(const KernelSet& set, Work work) {
   }
   if (work == Work::halves) return set.half->products;
   if (work == Work::xnor) return set.xnor->products;
+  if (work == Work::sparse) return set.sparse->products;
   return work == Work::signs ? set.signs->products : set.products;
 }
 

@@ -8,6 +8,9 @@
 #include "ops/common.h"
 
 namespace bqc {
+
+#include "kernels/sparse.inc"
+
 namespace {
 
 class Random {
@@ -18,8 +21,9 @@ class Random {
     return std::uniform_int_distribution<int64_t>(low, high)(engine_);
   }
 
+  // Inlined, GCC 12 takes the vector for one that it frees in the middle.
   template <class T>
-  std::vector<T> bytes(int64_t n, int64_t low, int64_t high) {
+  __attribute__((noinline)) std::vector<T> bytes(int64_t n, int64_t low, int64_t high) {
     std::vector<T> out(static_cast<size_t>(n));
     for (T& x : out) x = static_cast<T>(between(low, high));
     return out;
@@ -94,6 +98,7 @@ class Comparison {
     for (const int64_t n : kLengths) halves(n);
     for (int i = 0; i < 12; ++i) half_product();
     for (int i = 0; i < 12; ++i) xnor();
+    for (int i = 0; i < 16; ++i) sparse(i);
     for (int i = 0; i < 6; ++i) attention();
     return std::move(checks_);
   }
@@ -339,6 +344,34 @@ class Comparison {
     note(found.same(), "signs of codes of ", columns);
   }
 
+  void sparse(int i) {
+    static const int64_t kInputs[] = {26, 64, 96, 312, 384, 768};
+    static const int64_t kLargest[] = {8, 127, 128};
+    const Geometry g = geometry(kInputs[random_.between(0, 5)]);
+    const int64_t rows = random_.between(1, 40), strips = random_.between(1, 6),
+                  largest = kLargest[random_.between(0, 2)];
+    const int64_t first = random_.between(0, strips - 1), last = random_.between(first + 1, strips);
+    const int of = i % 2 ? 8 : 4, kept = i / 2 % 2 ? 2 : of == 8 ? 4 : 1, bits = i / 4 % 2 ? 4 : 8;
+    const auto codes = random_.bytes<int8_t>(rows * g.length, -largest, largest < 128 ? largest : 127);
+    const auto exponents = random_.bytes<int8_t>(rows * g.count, -12, 4);
+    const auto draw = [this](int64_t low, int64_t high) { return random_.between(low, high); };
+    const auto tiles = any_sparse_tiles(draw, strips, g.groups * round_up(g.span, 16), kept, of, bits);
+    std::vector<float> scales(static_cast<size_t>(strips * 16));
+    for (float& scale : scales) scale = static_cast<float>(random_.between(-1000, 1000)) * 0x1.3p-10f;
+    const SparseTiles weight = {tiles.data(), scales.data(), strips, kept, of, bits};
+    const auto multiply = [&](const KernelSet& set) {
+      void* panel = scratch_bytes(Slot::panel, static_cast<size_t>(set.sparse->panel_bytes(&g, rows)));
+      std::vector<float> out(static_cast<size_t>(rows * strips * 16), 77.0f);
+      set.sparse->prepare(&g, codes.data(), g.length, exponents.data(), g.count, rows, panel);
+      set.sparse->multiply(&g, panel, rows, &weight, first, last, out.data(), strips * 16);
+      return out;
+    };
+    const auto a = multiply(x_), b = multiply(y_);
+    note(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0, kept, " of ", of, " codes of ", bits,
+         " bits, activations up to ", largest, ", rows ", rows, ", inputs ", g.length, " in ", g.count,
+         " blocks, strips ", first, " to ", last);
+  }
+
   void attention() {
     static const int64_t kWidths[] = {26, 32, 64, 80};
     const int64_t width = kWidths[random_.between(0, 3)], keys = random_.between(1, 70),
@@ -375,6 +408,37 @@ class Comparison {
 
 std::vector<LevelCheck> compare_levels(const KernelSet& expected, const KernelSet& actual, uint32_t seed) {
   return Comparison(expected, actual, seed).run();
+}
+
+std::vector<uint8_t> any_sparse_tiles(const std::function<int64_t(int64_t, int64_t)>& draw, int64_t strips,
+                                      int64_t inputs, int kept, int of, int bits) {
+  const int64_t steps = inputs * kept / of / 4, high = (1 << (bits - 1)) - 1;
+  std::vector<uint8_t> tiles(static_cast<size_t>(strips * steps * (8 * bits + (of == 8 ? 24 : 16))));
+  const SparseTiles w = {tiles.data(), nullptr, strips, kept, of, bits};
+  const auto set = [&](const uint8_t* at, int64_t bits_there) {
+    uint8_t& byte = tiles[static_cast<size_t>(at - tiles.data())];
+    byte = static_cast<uint8_t>(byte | bits_there);
+  };
+  for (int64_t strip = 0; strip < strips; ++strip) {
+    const SparseStrip planes = strip_of(w, inputs, strip);
+    for (int64_t step = 0; step < steps; ++step) {
+      int64_t index = -1;
+      for (int p = 0; p < 64; ++p) {
+        // Ascending, and leaving as many as there are slots to come.
+        const int slot = p % 4 % kept;
+        index = draw(slot ? index + 1 : 0, of - kept + slot);
+        const int64_t code = draw(-high, high) + high + 1;
+        if (bits == 8) {
+          set(planes.codes + step * 64 + p, code);
+        } else {
+          set(planes.codes + step * 32 + p % 32, code << p / 32 * 4);
+        }
+        set(planes.low + step * 16 + p % 16, (index & 3) << p / 16 * 2);
+        if (of == 8) set(planes.high + step * 8 + p % 8, index >> 2 << p / 8);
+      }
+    }
+  }
+  return tiles;
 }
 
 }  // namespace bqc

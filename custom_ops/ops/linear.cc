@@ -1,5 +1,5 @@
-// BlockLinear and SignLinear and their fused forms: y = x W^T + bias on blocks, then whatever follows while
-// the rows are in cache.
+// BlockLinear, SignLinear and SparseLinear and their fused forms: y = x W^T + bias on blocks, then whatever
+// follows while the rows are in cache.
 #include <memory>
 #include <utility>
 
@@ -249,6 +249,12 @@ std::vector<OpSpec> sign_linear_ops() {
   return forms<SignWeight>(
       {"SignLinear", "SignLinearQuantize", "SignLinearQuantizeValues", "SignLinearGelu", "SignLinearAddNorm"},
       Type::f32);
+}
+
+std::vector<OpSpec> sparse_linear_ops() {
+  return forms<SparseWeight>({"SparseLinear", "SparseLinearQuantize", "SparseLinearQuantizeValues",
+                              "SparseLinearGelu", "SparseLinearAddNorm"},
+                             Type::f32);
 }
 
 }  // namespace bqc

@@ -1,4 +1,5 @@
-// What a linear multiplies by: BlockLinear's tiles of codes, SignLinear's planes of signs.
+// What a linear multiplies by: BlockLinear's tiles of codes, SignLinear's planes of signs, SparseLinear's
+// tiles of kept codes.
 #pragma once
 
 #include <vector>
@@ -73,6 +74,24 @@ class SignWeight : public LinearWeight {
   int64_t padded_inputs_;
   std::vector<float> scales_;  // [planes][16 * strips]
   SignPlanes planes_;
+};
+
+// Tiles n16s4 of the kept codes of every few inputs, with float scales.
+class SparseWeight : public LinearWeight {
+ public:
+  SparseWeight(const Node& node, const KernelSet* set);
+
+  void check(const Tensor& codes, const Geometry& g) const override;
+  int64_t panel_rows(const Geometry& g) const override;
+  int64_t panel_bytes(const Geometry& g, int64_t rows) const override;
+  void prepare(const Geometry& g, const int8_t* codes, const int8_t* exponents, int64_t rows,
+               void* panel) const override;
+  void multiply(const Geometry& g, const void* panel, int64_t rows, int64_t first, int64_t last,
+                float* out) const override;
+
+ private:
+  int64_t padded_inputs_;
+  SparseTiles tiles_;
 };
 
 }  // namespace bqc

@@ -76,6 +76,13 @@ class Digest {
     return hash_;
   }
 
+  uint64_t run_sparse() {
+    for (const int mask : {0xff, 0x07}) {
+      for (const int of : {4, 8}) sparse(mask, of);
+    }
+    return hash_;
+  }
+
   uint64_t run() {
     for (const int64_t n : {26, 312, 768}) functions(n);
     for (const int bits : {8, 6, 4}) product(bits);
@@ -160,6 +167,27 @@ class Digest {
     add(out);
   }
 
+  // Codes that the mask leaves of bytes; four bits where `of` is 8.
+  void sparse(int mask, int of) {
+    constexpr int64_t kRows = 21, kInputs = 312, kStrips = 3;
+    const bqc::Geometry g = bqc::make_geometry(kInputs, 64, 0);
+    auto codes = integers<int8_t>(kRows * kInputs);
+    for (int8_t& code : codes) code = static_cast<int8_t>(code & mask);
+    const auto exponents = small(kRows * g.count);
+    const auto draw = [this](int64_t low, int64_t high) {
+      return low + static_cast<int64_t>(random_() % static_cast<uint32_t>(high - low + 1));
+    };
+    const auto tiles = bqc::any_sparse_tiles(draw, kStrips, 320, 2, of, of == 8 ? 4 : 8);
+    const auto scales = floats(kStrips * 16);
+    void* panel =
+        bqc::scratch_bytes(bqc::Slot::panel, static_cast<size_t>(set_.sparse->panel_bytes(&g, kRows)));
+    std::vector<float> out(kRows * kStrips * 16);
+    const bqc::SparseTiles weight = {tiles.data(), scales.data(), kStrips, 2, of, of == 8 ? 4 : 8};
+    set_.sparse->prepare(&g, codes.data(), kInputs, exponents.data(), g.count, kRows, panel);
+    set_.sparse->multiply(&g, panel, kRows, &weight, 0, kStrips, out.data(), kStrips * 16);
+    add(out);
+  }
+
   // Exponents from -8 to -1.
   std::vector<int8_t> small(int64_t n) {
     auto out = integers<int8_t>(n);
@@ -192,6 +220,7 @@ TEST(Levels, GiveTheSameBitsOnEveryArchitecture) {
   for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
     EXPECT_EQ(Digest(*set).run(), 0x3690c43e5ddca29bu) << set->name;
     EXPECT_EQ(Digest(*set).run_signs(), 0x7c63878538586499u) << set->name;
+    EXPECT_EQ(Digest(*set).run_sparse(), 0x866b3b42b4c3a418u) << set->name;
   }
 }
 

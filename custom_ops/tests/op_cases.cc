@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "ops/common.h"
+#include "ops/level_checks.h"
 
 namespace fake {
 namespace {
@@ -12,6 +13,10 @@ namespace {
 using Dims = std::vector<int64_t>;
 
 constexpr Type f32 = Type::f32, f16 = Type::f16, u8 = Type::u8, i8 = Type::i8, i64 = Type::i64;
+
+struct Sparsity {
+  int kept, of, bits;
+};
 
 // Fills arrays with values that make sense for what they are.
 struct Maker {
@@ -78,6 +83,19 @@ struct Maker {
             whole<uint8_t>(u8, {strips, bqc::ceil_div(in, 64), 8, 16}, 0, 255),
             floats({between(random, 0, 1) ? strips * 16 : 1}), floats({out})};
   }
+  // The same with kept codes of 8 or 4 bits.
+  std::vector<Array> sparse_linear(int64_t b, int64_t s, int64_t in, int64_t out, const Sparsity& sparsity) {
+    const int64_t strips = bqc::ceil_div(out, 16);
+    const auto draw = [this](int64_t low, int64_t high) { return between(random, low, high); };
+    const std::vector<uint8_t> tiles =
+        bqc::any_sparse_tiles(draw, strips, bqc::round_up(in, 16), sparsity.kept, sparsity.of, sparsity.bits);
+    std::vector<Array> all = pair(b, s, in);
+    all.emplace_back(u8, Dims{strips, static_cast<int64_t>(tiles.size()) / strips});
+    std::memcpy(all.back().data.get(), tiles.data(), tiles.size());
+    all.push_back(floats({strips * 16}));
+    all.push_back(floats({out}));
+    return all;
+  }
   std::vector<Array> sign_table(int64_t rows, int64_t columns) {
     const int64_t planes = between(random, 1, 2);
     return {whole<uint8_t>(u8, {planes, rows, bqc::ceil_div(columns, 8)}, 0, 255),
@@ -137,6 +155,15 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
   const auto xnor = [&](int64_t in) {
     return Attributes{{"columns", in}, {"layout", std::string("n16k64")}};
   };
+  const int of = between(random, 0, 1) ? 8 : 4, kept = between(random, 0, 1) ? 2 : of == 8 ? 4 : 1;
+  const Sparsity sparsity = {kept, of, bits > 4 ? 8 : 4};
+  const Attributes sparse = {{"kept", int64_t{sparsity.kept}},
+                             {"of", int64_t{sparsity.of}},
+                             {"bits", int64_t{sparsity.bits}},
+                             {"block", block},
+                             {"group", int64_t{0}},
+                             {"layout", std::string("n16s4")}};
+  const auto sparse_linear = [&](int64_t in, int64_t n) { return m.sparse_linear(b, s, in, n, sparsity); };
   const Attributes head = {{"heads", heads}, {"block", block}};
   const Attributes scaled = with(head, {{"scale", 0.125f}});
   const Dims x = {b, s, hidden};
@@ -223,6 +250,21 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
             {{"residual_block", block}, {"residual_group", int64_t{0}}, {"epsilon", 1e-5f}}),
        joined(joined(m.xnor_linear(b, s, wide, hidden), m.pair(b, s, hidden)), affine),
        {1, 2, 3, 6, 7}},
+      {"SparseLinear", sparse, sparse_linear(hidden, wide), {2, 3, 4}},
+      {"SparseLinearQuantize", with(sparse, out), sparse_linear(hidden, wide), {2, 3, 4}},
+      {"SparseLinearQuantizeValues",
+       with(sparse, {{"heads", heads}, {"out_bits", int64_t{8}}, {"out_block", block}}),
+       joined(sparse_linear(wide, hidden), {m.mask({b, s})}),
+       {2, 3, 4}},
+      {"SparseLinearGelu",
+       with(with(sparse, out), {{"approximate", int64_t{0}}}),
+       sparse_linear(hidden, wide),
+       {2, 3, 4}},
+      {"SparseLinearAddNorm",
+       with(with(sparse, out),
+            {{"residual_block", block}, {"residual_group", int64_t{0}}, {"epsilon", 1e-5f}}),
+       joined(joined(sparse_linear(wide, hidden), m.pair(b, s, hidden)), affine),
+       {2, 3, 4, 7, 8}},
       {"BlockScores", scaled, joined(query, key), {}},
       {"MaskedSoftmax", {}, {m.floats({b, heads, s, s}), m.mask({b, s})}, {}},
       {"BlockContext", head, joined({m.whole<uint8_t>(u8, {b, heads, s, s}, 0, 255)}, values), {}},

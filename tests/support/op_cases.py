@@ -10,9 +10,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from bqc.formats import Blocks, BlockShift
+from bqc.formats import Blocks, BlockShift, Sparse
 from bqc.formats.bit_layouts import pack_bit_tiles
 from bqc.formats.sign_layouts import pack_sign_rows, pack_sign_tiles
+from bqc.formats.sparse import PATTERNS
 from bqc.formats.strips import pack_strips
 from bqc.ops import ragged_reference, reference
 from bqc.ops.registry import DOMAIN, OPERATORS, functions_for
@@ -305,6 +306,7 @@ def bert_cases(s: Sizes) -> list[Case]:
         ),
     ]
     cases += _sign_cases(s, rng, cases)
+    cases += _sparse_cases(s, rng, cases)
     cases += _half_cases(s, ids, special(floats(*lead, hidden, wide=True)))
     cases += _xnor_cases(s, rng, cases)
     for case in cases:
@@ -473,4 +475,55 @@ def _xnor_cases(s: Sizes, rng: np.random.Generator, blocks: list[Case]) -> list[
             (1, 2, 3, 6, 7),
             layout=layout,
         ),
+    ]
+
+
+def _sparse_cases(s: Sizes, rng: np.random.Generator, blocks: list[Case]) -> list[Case]:
+    """The operators over N:M-sparse weights, with the inputs of those over blocks but for the weights."""
+    named = {case.op: case for case in blocks if case.attributes.get("group", 0) == 0}
+    kept, of = PATTERNS[s.seed % 4]
+    weight = {"kept": kept, "of": of, "bits": 8 if s.bits > 4 else 4}
+    layout = {"layout": "n16s4"}
+
+    def parts(n: int, k: int, group: int = 0) -> tuple[Sparse, dict[str, Array]]:
+        fmt = Sparse(**weight, group=group)
+        found = fmt.quantized(rng.standard_normal((n, k)).astype(np.float32))
+        found["codes"][rng.random((n, k)) < 0.1] = 0
+        found["scales"] = (rng.standard_normal(n) * 0.1 * (np.arange(n) % 7 > 0)).astype(np.float32)
+        return fmt, found
+
+    def tiles(n: int, k: int, group: int = 0) -> list[Array]:
+        fmt, found = parts(n, k, group)
+        return list(fmt.tiles(found)[0].values())
+
+    def linear(name: str) -> Case:
+        """The case of ``BlockLinear<name>`` with another weight."""
+        case = named[f"BlockLinear{name}"]
+        inputs = [*case.inputs[:2], *tiles(len(case.inputs[4]), case.inputs[0].shape[-1]), *case.inputs[4:]]
+        return Case(
+            f"SparseLinear{name}", inputs, {**case.attributes, **weight}, case.constants, layout=layout
+        )
+
+    plain = named["BlockLinear"]
+    grouped = reference.block_quantize(
+        plain.inputs[0].astype(np.float32), bits=s.out_bits, block=s.block, group=s.width
+    )
+    heads = tiles(s.ffn, s.hidden, s.width)
+    return [
+        Case("SparseDequantize", list(parts(s.ffn, s.hidden)[1].values()), {}),
+        Case(
+            "SparseDequantizeTiles",
+            heads,
+            {**weight, "group": s.width, "rows": s.ffn, "columns": s.hidden},
+            (0, 1),
+            layout=layout,
+        ),
+        Case(
+            "SparseLinear",
+            [*grouped, *heads, plain.inputs[4]],
+            {**weight, "block": s.block, "group": s.width},
+            plain.constants,
+            layout=layout,
+        ),
+        *(linear(name) for name in ("", "Quantize", "QuantizeValues", "Gelu", "AddNorm")),
     ]

@@ -28,7 +28,7 @@ struct Sums {
 
 #include "kernels/neon/gemm.inc"
 
-extern const KernelSet kKernels = {"neon_dot",        "sdot",       &kRows,          &kGemm,
-                                   &portable::kSigns, &neon::kXnor, &portable::kHalf};
+extern const KernelSet kKernels = {"neon_dot",        "sdot",       &kRows,           &kGemm,
+                                   &portable::kSigns, &neon::kXnor, &portable::kHalf, &portable::kSparse};
 
 }  // namespace bqc::neon_dot

@@ -32,7 +32,8 @@ struct Sums {
 
 #include "kernels/neon/gemm.inc"
 
-extern const KernelSet kKernels = {"neon", "smull and sadalp", &kRows, &kGemm, &portable::kSigns,
-                                   &kXnor, &portable::kHalf};
+extern const KernelSet kKernels = {"neon",           "smull and sadalp", &kRows,
+                                   &kGemm,           &portable::kSigns,  &kXnor,
+                                   &portable::kHalf, &portable::kSparse};
 
 }  // namespace bqc::neon

@@ -119,6 +119,7 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 
 }  // namespace
 
-extern const KernelSet kKernels = {"portable", "plain loops", &kRows, &kGemm, &kSigns, &kXnor, &kHalf};
+extern const KernelSet kKernels = {"portable", "plain loops", &kRows, &kGemm,
+                                   &kSigns,    &kXnor,        &kHalf, &kSparse};
 
 }  // namespace bqc::portable

@@ -6,31 +6,11 @@
 namespace bqc::portable {
 
 #include "kernels/blocks.inc"
+#include "kernels/plain_panel.inc"
 
 namespace {
 
 constexpr int64_t kRowsAtOnce = 8;
-
-// A panel: int8 codes [rows][padded inputs], then scales [rows][count].
-inline int64_t codes_bytes(const Geometry& g, int64_t rows) { return padded(rows * padded_inputs(g), 64); }
-
-int64_t panel_bytes(const Geometry* g, int64_t rows) { return codes_bytes(*g, rows) + 4 * rows * g->count; }
-
-void prepare(const Geometry* g, const int8_t* codes, int64_t stride, const int8_t* exponents,
-             int64_t exponent_stride, int64_t rows, void* panel) {
-  int8_t* data = static_cast<int8_t*>(panel);
-  float* scales = reinterpret_cast<float*>(data + codes_bytes(*g, rows));
-  const int64_t inputs = padded_inputs(*g);
-  for (int64_t r = 0; r < rows; ++r) {
-    const int8_t* row = codes + r * stride;
-    each_padded_block(*g, [&](int64_t i, int64_t start, int64_t size, int64_t at, int64_t wide) {
-      int8_t* out = data + r * inputs + at;
-      for (int64_t j = 0; j < size; ++j) out[j] = row[start + j];
-      for (int64_t j = size; j < wide; ++j) out[j] = 0;
-      scales[r * g->count + i] = power_of_two(exponents[r * exponent_stride + i]);
-    });
-  }
-}
 
 // A tile [2][16] of bytes as signs [16 inputs][16 outputs].
 inline void unpack_signs(const uint8_t* __restrict tile, int16_t* __restrict signs) {

@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from bqc.errors import BqcError  # noqa: E402
-from bqc.formats import Xnor  # noqa: E402
+from bqc.formats import Sparse, Xnor  # noqa: E402
+from bqc.formats.sparse import PATTERNS  # noqa: E402
 from bqc.ir import import_model  # noqa: E402
 from bqc.ir.anatomy import ANATOMY_KEY  # noqa: E402
 from bqc.ir.text import from_text  # noqa: E402
@@ -340,3 +341,23 @@ g (float[B,S,24] x) => (float[B,S,24] z)
     last = student.parameter("v").grad.numpy()
     np.testing.assert_array_equal(last, np.where(y > 0, 1, -1).sum((0, 1))[:, None].repeat(24, 1))
     assert (student.parameter("w").grad.numpy() != 0).any()
+
+
+def test_sparse_weights_train_to_what_is_compiled() -> None:
+    model = import_model(exported("torchscript", Cell("bert", "classification")))[0]
+    prepared = prepare(model, "bbct")
+    plan = Plan.of(model)
+    linears = [key for key in plan.weights if not key.startswith("embedding:")]
+    for at, key in enumerate(linears):
+        plan.weights[key] = Sparse(*PATTERNS[at % 4], 8 if at % 3 else 4, plan.weights[key].group)
+    plan.attach(model)
+    prepared = prepared.rewritten(module(prepared.graph), [])
+    made = module(prepared.graph, weights=prepared.plan.weights, lower=prepared.lowered)
+    feeds = tensors(next(iter(batches(set(made.input_names)))))
+    trained = made(**feeds)["logits"]
+    trained.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
+    compiled = made.eval()(**feeds)["logits"]
+    torch.testing.assert_close(compiled, trained.detach(), atol=0.05, rtol=0.05)
+    operators = {node.op_type for node in prepared.lowered(made).graph}
+    assert {"SparseLinearGelu", "SparseLinearAddNorm"} <= operators

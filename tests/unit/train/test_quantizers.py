@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bqc.formats import Binary, BlockShift, Half, Index8, Ternary, Xnor  # noqa: E402
+from bqc.formats import Binary, BlockShift, Half, Index8, Sparse, Ternary, Xnor  # noqa: E402
 from bqc.formats.half import to_half  # noqa: E402
 from bqc.ir.synthetic import canonical_bert  # noqa: E402
 from bqc.ops import reference, xnor_reference  # noqa: E402
@@ -232,3 +232,33 @@ def test_signs_of_inputs() -> None:
     gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(0))
     ours.backward(gradient)
     np.testing.assert_array_equal(t.grad.numpy(), gradient.numpy())  # beyond [-1, 1] too
+
+
+@pytest.mark.parametrize("group", [0, 26])
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("kept", "of"), [(2, 4), (1, 4), (2, 8), (4, 8)])
+def test_sparse(kept: int, of: int, bits: int, group: int) -> None:
+    fmt = Sparse(kept, of, bits, group)
+    w = RNG.standard_normal((43, 52)).astype(np.float32)
+    w[3] = 0
+    w[5] = np.round(w[5])  # with equal ones
+    w[:, 7] = 0
+    w[4] *= np.float32(2.0**-126)
+    w[6, :4] = [2.0**-127, -0.0, 3e38, -3e38]
+    w[8, 9] = 40  # to be clipped
+    expected = fmt.dequantize(*fmt.quantize(w))
+    t = torch.from_numpy(w.T.copy()).requires_grad_()
+    ours = quantizers.fake_sparse_weight(t, kept, of, bits, group)
+    assert ours.detach().numpy().T.tobytes() == expected.tobytes()
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(0))
+    ours.backward(gradient)
+    np.testing.assert_array_equal(t.grad.numpy(), gradient.numpy())  # the identity, of what is left out too
+
+
+def test_a_sparse_weight_that_grows_comes_back() -> None:
+    t = torch.tensor([[3.0], [2.0], [1.0], [0.5]])
+    before = quantizers.fake_sparse_weight(t, 2, 4, 8, 0)
+    t[3] = 4.0
+    after = quantizers.fake_sparse_weight(t, 2, 4, 8, 0)
+    assert (before != 0).flatten().tolist() == [True, True, False, False]
+    assert (after != 0).flatten().tolist() == [True, False, False, True]
