@@ -47,24 +47,35 @@ void look_up(const uint8_t* indices, const float* table, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] = table[indices[i]];
 }
 
+typedef float Four __attribute__((vector_size(16)));
+
+// R of `of` rows of x times one strip, four outputs at a time, whose sums stay in registers.
+template <int R>
+inline void multiply_rows(const float* x, int of, int64_t inputs, const float* tile, bool more, float* sums) {
+  Four acc[R][4] = {};
+  if (more) __builtin_memcpy(acc, sums, sizeof acc);
+  for (int64_t k = 0; k < inputs; ++k) {
+    Four w[4];
+    __builtin_memcpy(w, tile + k * 16, sizeof w);
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) {
+      const float factor = x[k * of + r];
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) acc[r][v] += w[v] * factor;
+    }
+  }
+  __builtin_memcpy(sums, acc, sizeof acc);
+}
+
 template <int R, int S>
 inline void multiply_tile(const float* x, int64_t inputs, const float* tiles, bool more, float* sums,
                           int64_t stride) {
   for (int s = 0; s < S; ++s) {
-    float acc[R][16];
-    for (int r = 0; r < R; ++r) {
-      for (int n = 0; n < 16; ++n) acc[r][n] = more ? sums[s * stride + r * 16 + n] : 0.0f;
-    }
-    for (int64_t k = 0; k < inputs; ++k) {
-      const float* w = tiles + (s * inputs + k) * 16;
-      for (int r = 0; r < R; ++r) {
-        const float factor = x[k * R + r];
-        for (int n = 0; n < 16; ++n) acc[r][n] += factor * w[n];
-      }
-    }
-    for (int r = 0; r < R; ++r) {
-      __builtin_memcpy(sums + s * stride + r * 16, acc[r], sizeof acc[r]);
-    }
+    const float* tile = tiles + s * inputs * 16;
+    float* to = sums + s * stride;
+    int r = 0;
+    for (; r + 2 <= R; r += 2) multiply_rows<2>(x + r, R, inputs, tile, more, to + r * 16);
+    if (r < R) multiply_rows<1>(x + r, R, inputs, tile, more, to + r * 16);
   }
 }
 
