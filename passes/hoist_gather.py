@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from bqc.contract import Contract
+from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import take_place
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import attributes_of, constant, dims, infer_types, standard_node
@@ -38,7 +39,7 @@ class HoistGather(ir.passes.InPlacePass):
         count = 0
         for node in reversed(list(model.graph)):
             gathers = _gathers(node)
-            if gathers:
+            if gathers and may_rewrite(node):
                 _hoist(model, node, gathers)
                 count += 1
         return ir.passes.PassResult(model, count > 0)

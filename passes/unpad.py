@@ -11,6 +11,7 @@ import onnx_ir as ir
 from bqc.contract import Contract
 from bqc.ir.anatomy import EMBEDDING, HEAD, VALUE_KEY, layer, role
 from bqc.ir.build import Writer
+from bqc.ir.counting import may_rewrite
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import attributes_of, block_node, constant, dims, infer_types
 from bqc.passes._padding import TOKENS, check_by_token, check_readers, mask_of, reads_first
@@ -56,6 +57,8 @@ class Unpad(ir.passes.InPlacePass):
         check_by_token(layers)
         mask = mask_of(layers)
         check_readers((value for node in layers for value in node.outputs), set(layers), mask)
+        if not may_rewrite(layers[0]):
+            return ir.passes.PassResult(model, False)
         _Batch(model, mask, layers).run()
         model.graph.sort()
         return ir.passes.PassResult(model, True)
