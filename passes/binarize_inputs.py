@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.formats import Xnor
-from bqc.ir.anatomy import LINEAR_ROLES, role
 from bqc.ir.counting import may_rewrite
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import block_node, dims, key_of, produced_by
+from bqc.passes._weights import is_linear
 from bqc.plan import Plan
 
 __all__ = ["BinarizeInputs"]
@@ -41,12 +41,10 @@ class BinarizeInputs(ir.passes.InPlacePass):
         pairs: dict[ir.Value, ir.Value] = {}
         count = 0
         for node in list(model.graph):
-            if node.op_type != "MatMul" or role(node) not in LINEAR_ROLES or not may_rewrite(node):
+            if not is_linear(node) or not isinstance(plan.weights.get(key_of(node)), Xnor):
                 continue
             x = node.inputs[0]
-            if not isinstance(plan.weights.get(key_of(node)), Xnor) or produced_by(
-                x, "BinaryDequantize", DOMAIN
-            ):
+            if produced_by(x, "BinaryDequantize", DOMAIN) or not may_rewrite(node):
                 continue
             assert x is not None, "a MatMul has two inputs"
             if x not in pairs:
