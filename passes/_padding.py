@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from bqc.errors import BqcError
 from bqc.ir.anatomy import role
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import attributes_of, constant, key_of
 
-__all__ = ["TOKENS", "by_token", "check_by_token", "check_readers", "mask_of", "reads_first"]
+__all__ = ["TOKENS", "by_token", "check_by_token", "check_readers", "mask_of", "reads_first", "token_index"]
 
 TOKENS = "tokens"
 """The dimension of all tokens of a batch without padding."""
@@ -90,10 +92,15 @@ def check_readers(values: Iterable[ir.Value], inside: Collection[ir.Node], mask:
 
 def reads_first(node: ir.Node) -> bool:
     """Whether a node takes the first token of every sequence, and nothing else."""
-    if node.op_type != "Gather" or node.domain or attributes_of(node).get("axis", 0) != 1:
-        return False
-    index = constant(node.inputs[1])
+    index = token_index(node)
     return index is not None and index.size == 1 and index.ndim <= 1 and not index.any()
+
+
+def token_index(node: ir.Node) -> NDArray[Any] | None:
+    """Which tokens of [B, S, ...] a node gathers, if it does that and a constant says it."""
+    if node.op_type != "Gather" or node.domain or attributes_of(node).get("axis", 0) != 1:
+        return None
+    return constant(node.inputs[1])
 
 
 def by_token(node: ir.Node) -> bool:

@@ -10,8 +10,8 @@ from bqc.contract import Contract
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import take_place
 from bqc.ops.registry import DOMAIN
-from bqc.passes._graph import attributes_of, constant, dims, infer_types, standard_node
-from bqc.passes._padding import by_token
+from bqc.passes._graph import constant, dims, infer_types, standard_node
+from bqc.passes._padding import by_token, token_index
 
 __all__ = ["HoistGather"]
 
@@ -60,9 +60,7 @@ def _gathers(node: ir.Node) -> dict[ir.Node, ir.Value]:
 
 
 def _takes_a_token(node: ir.Node) -> bool:
-    if node.op_type != "Gather" or node.domain or attributes_of(node).get("axis", 0) != 1:
-        return False
-    index = constant(node.inputs[1])
+    index = token_index(node)
     return index is not None and index.ndim == 0
 
 

@@ -195,8 +195,8 @@ def _shown(feeds: Feeds) -> npt.NDArray[np.bool_] | None:
     """The places that a mask among the feeds, of the names that `make_feeds` knows, does not hide."""
     for name, value in feeds.items():
         if "mask" in name.lower() and value.ndim == 2:
-            hides: npt.NDArray[np.bool_] = (value != 0) == ("padding" in name.lower())
-            return ~hides
+            shown: npt.NDArray[np.bool_] = value == 0 if "padding" in name.lower() else value != 0
+            return shown
     return None
 
 

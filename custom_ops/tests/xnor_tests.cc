@@ -10,14 +10,9 @@
 
 #include "kernels/dispatch.h"
 #include "ops/common.h"
+#include "random.h"
 
 namespace {
-
-using Random = std::mt19937;
-
-int64_t between(Random& random, int64_t low, int64_t high) {
-  return std::uniform_int_distribution<int64_t>(low, high)(random);
-}
 
 std::vector<uint8_t> bytes(Random& random, int64_t n) {
   std::vector<uint8_t> out(static_cast<size_t>(n));
