@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bqc.formats.stored import Parts
+from bqc.formats.stored import Parts, relative_error
 from bqc.formats.strips import pack_strips, unpack_strips
 from bqc.ops.constants import HALF_MAX
 
@@ -94,9 +94,7 @@ class HalfWeight:
 
     def weight_error(self, w: NDArray[Any]) -> float:
         """Relative squared error of the format: sum((w - Q(w))^2) / sum(w^2)."""
-        wide = w.astype(np.float64)
-        difference = wide - self.restore(self.parts(w), (w.shape[0], w.shape[1]))
-        return float(np.square(difference).sum()) / (float(np.square(wide).sum()) or 1.0)
+        return relative_error(w, self.restore(self.parts(w), (w.shape[0], w.shape[1])))
 
     def stored_bytes(self, rows: int, columns: int, *, table: bool) -> int:
         """Bytes of what `table`, or else `tiles`, gives for a matrix [rows, columns]."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bqc.formats.block_shift import sanitize
 from bqc.formats.layouts import padded_inputs
 from bqc.formats.sign_layouts import pack_sign_rows, pack_sign_tiles, unpack_sign_rows, unpack_sign_tiles
-from bqc.formats.stored import Parts
+from bqc.formats.stored import Parts, relative_error
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -121,9 +121,7 @@ class _Signs:
 
     def weight_error(self, w: NDArray[Any]) -> float:
         """Relative squared error of `quantized`: sum((w - Q(w))^2) / sum(w^2)."""
-        wide = w.astype(np.float64)
-        difference = wide - self.dequantize(*self.quantize(w))
-        return float(np.square(difference).sum()) / (float(np.square(wide).sum()) or 1.0)
+        return relative_error(w, self.dequantize(*self.quantize(w)))
 
     def stored_bytes(self, rows: int, columns: int, *, table: bool) -> int:
         """Bytes of what `table`, or else `tiles`, gives for a matrix [rows, columns]."""

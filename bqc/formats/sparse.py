@@ -23,7 +23,7 @@ from bqc.formats.sparse_layouts import (
     strip_bytes,
     unpack_sparse_tiles,
 )
-from bqc.formats.stored import Parts
+from bqc.formats.stored import Parts, relative_error
 from bqc.ops.constants import FLT_MAX, FLT_MIN
 
 __all__ = ["ERROR_UNITS", "PATTERNS", "Sparse"]
@@ -152,9 +152,7 @@ class Sparse:
 
     def weight_error(self, w: NDArray[Any]) -> float:
         """Relative squared error of `quantized`: sum((w - Q(w))^2) / sum(w^2)."""
-        wide = w.astype(np.float64)
-        difference = wide - self.dequantize(*self.quantize(w))
-        return float(np.square(difference).sum()) / (float(np.square(wide).sum()) or 1.0)
+        return relative_error(w, self.dequantize(*self.quantize(w)))
 
     def stored_bytes(self, rows: int, columns: int, *, table: bool) -> int:
         """Bytes of what `tiles` gives for a matrix [rows, columns]; ValueError for a `table`."""

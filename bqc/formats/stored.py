@@ -8,7 +8,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ROW_STEP", "Parts", "StoredFormat", "WeightFormat", "stored_format", "weight_format"]
+__all__ = [
+    "ROW_STEP",
+    "Parts",
+    "StoredFormat",
+    "WeightFormat",
+    "relative_error",
+    "stored_format",
+    "weight_format",
+]
 
 ROW_STEP = 16
 """Rows of a stored weight are read in multiples of this many."""
@@ -70,6 +78,12 @@ class WeightFormat(StoredFormat, Protocol):
 
     def stored_bytes(self, rows: int, columns: int, *, table: bool) -> int:
         """Bytes of what `table`, or else `tiles`, gives for a matrix [rows, columns]."""
+
+
+def relative_error(w: NDArray[Any], stored: NDArray[Any]) -> float:
+    """``sum((w - stored)^2) / sum(w^2)`` in float64 of matrices of equal shape; of zeros, the sum of squares alone."""
+    wide = w.astype(np.float64)
+    return float(np.square(wide - stored).sum()) / (float(np.square(wide).sum()) or 1.0)
 
 
 def weight_format(text: str) -> WeightFormat:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bqc.errors import BqcError
 from bqc.formats.bit_layouts import pack_bit_tiles, padded_bits, unpack_bit_tiles
 from bqc.formats.block_shift import sanitize
-from bqc.formats.stored import Parts
+from bqc.formats.stored import Parts, relative_error
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -108,9 +108,7 @@ class Xnor:
 
     def weight_error(self, w: NDArray[Any]) -> float:
         """Relative squared error of `quantized`: sum((w - Q(w))^2) / sum(w^2)."""
-        wide = w.astype(np.float64)
-        difference = wide - self.dequantize(*self.quantize(w))
-        return float(np.square(difference).sum()) / (float(np.square(wide).sum()) or 1.0)
+        return relative_error(w, self.dequantize(*self.quantize(w)))
 
     def stored_bytes(self, rows: int, columns: int, *, table: bool) -> int:
         """Bytes of what `tiles` gives for a matrix [rows, columns]. Raises BqcError for a table."""
