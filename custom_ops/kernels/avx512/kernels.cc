@@ -14,18 +14,32 @@ namespace bqc::avx512 {
 #include "kernels/pack.inc"
 #include "kernels/rows.inc"
 
+// Uses what rows.inc has.
+#include "kernels/avx512/rows.inc"
+
 namespace {
 
 // 16 accumulators: enough to hide the latency of vpdpbusd, and none is spilled where a block ends.
-constexpr int kMaxRows = 8;
+constexpr int kMaxRows = 6;
 
 bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 2; }
 
-// A panel: codes of a row tile interleaved by four inputs [tile][inputs/4][rows][4], then corrections and
-// scales [tile][count][rows].
+// A panel: codes [rows][padded inputs], then corrections and scales [tile][count][rows of the tile].
 inline int64_t codes_bytes(const Geometry& g, int64_t rows) { return padded(rows * padded_inputs(g), 64); }
 
 int64_t panel_bytes(const Geometry* g, int64_t rows) { return codes_bytes(*g, rows) + 8 * rows * g->count; }
+
+// Copies codes and returns their sum.
+inline int32_t copy_codes(const int8_t* codes, int64_t n, int8_t* to) {
+  __m512i sums = _mm512_setzero_si512();
+  for (int64_t i = 0; i < n; i += 64) {
+    const __mmask64 lanes = lanes64(n - i);
+    const __m512i x = _mm512_maskz_loadu_epi8(lanes, codes + i);
+    _mm512_mask_storeu_epi8(to + i, lanes, x);
+    sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), x);
+  }
+  return _mm512_reduce_add_epi32(sums);
+}
 
 void prepare(const Geometry* g, int bits, const int8_t* codes, int64_t stride, const int8_t* exponents,
              int64_t exponent_stride, int64_t rows, void* panel) {
@@ -36,18 +50,12 @@ void prepare(const Geometry* g, int bits, const int8_t* codes, int64_t stride, c
   each_row_tile(rows, kMaxRows, [&](int64_t top, int64_t some) {
     for (int64_t r = 0; r < some; ++r) {
       const int8_t* row = codes + (top + r) * stride;
+      int8_t* out = data + (top + r) * inputs;
       each_padded_block(*g, [&](int64_t i, int64_t start, int64_t size, int64_t at, int64_t wide) {
-        int8_t* out = data + top * inputs + at * some + r * 4;
-        const int64_t whole = size / 4 * 4;
-        for (int64_t j = 0; j < whole; j += 4) __builtin_memcpy(out + j * some, row + start + j, 4);
-        for (int64_t j = whole; j < wide; j += 4) {
-          int8_t four[4] = {0, 0, 0, 0};
-          for (int64_t k = 0; k < 4 && j + k < size; ++k) four[k] = row[start + j + k];
-          __builtin_memcpy(out + j * some, four, 4);
-        }
         const int64_t where = top * g->count + i * some + r;
-        corrections[where] = -(1 << (bits - 1)) * sum_of(row + start, size);
+        corrections[where] = -(1 << (bits - 1)) * copy_codes(row + start, size, out + at);
         scales[where] = power_of_two(exponents[(top + r) * exponent_stride + i]);
+        for (int64_t j = size; j < wide; ++j) out[at + j] = 0;
       });
     }
   });
@@ -60,22 +68,48 @@ inline __m512i broadcast(const int8_t* four) {
 }
 
 template <int Rows, int Columns>
-inline void dot_step(__m512i (&acc)[Rows][Columns], const __m512i (&w)[Columns], const int8_t* x) {
+inline void dot_step(__m512i (&acc)[Rows][Columns], const __m512i (&w)[Columns], const int8_t* x,
+                     int64_t inputs) {
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
-    const __m512i four = broadcast(x + 4 * r);
+    const __m512i four = broadcast(x + r * inputs);
 #pragma GCC unroll 4
     for (int c = 0; c < Columns; ++c) acc[r][c] = _mm512_dpbusd_epi32(acc[r][c], w[c], four);
   }
 }
 
+constexpr int64_t kAskEvery = 64;  // inputs
+
+// Weights that are multiplied next. They are asked for little by little meanwhile: between tiles of rows,
+// which read the same weights again, the CPU does not foresee them.
+struct Ahead {
+  const uint8_t *from, *end;
+
+  // Parts [first, last) of so many.
+  Ahead part(int64_t first, int64_t last, int64_t parts) const {
+    const int64_t bytes = end - from;
+    return {from + bytes * first / parts, from + bytes * last / parts};
+  }
+
+  void ask(int64_t bytes) {
+    const uint8_t* stop = end - from < bytes ? end : from + bytes;
+    for (; from < stop; from += 64) __builtin_prefetch(from, 0, 3);
+  }
+};
+
 // Rows x (16 Columns) outputs, all blocks.
 template <int Bits, int Rows, int Columns>
 void product(const Geometry& g, const int8_t* x, const int32_t* corrections, const float* scales,
              const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride,
-             float* out, int64_t out_stride) {
-  const int64_t strip_bytes = inputs * Bits * 2;
+             Ahead ahead, float* out, int64_t out_stride) {
+  const int64_t strip_bytes = inputs * Bits * 2, share = (ahead.end - ahead.from) * kAskEvery / inputs;
   const __m512i nibble = _mm512_set1_epi8(15), top_bits = _mm512_set1_epi8(0x30), pair = _mm512_set1_epi8(3);
+  __m512 sums[Rows][Columns];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; ++c) sums[r][c] = _mm512_setzero_ps();
+  }
   each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
     __m512i acc[Rows][Columns];
 #pragma GCC unroll 16
@@ -83,53 +117,57 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
 #pragma GCC unroll 4
       for (int c = 0; c < Columns; ++c) acc[r][c] = _mm512_set1_epi32(corrections[i * Rows + r]);
     }
-    const int8_t* four = x + at * Rows;
-    if constexpr (Bits == 8) {
-      const uint8_t* tile = strip + at * 16;
-      for (const uint8_t* end = tile + wide * 16; tile != end; tile += 256, four += 16 * Rows) {
+    for (int64_t from = at; from < at + wide; from += kAskEvery) {
+      const int64_t left = at + wide - from, size = left < kAskEvery ? left : kAskEvery;
+      ahead.ask(share);
+      const int8_t* four = x + from;
+      if constexpr (Bits == 8) {
+        const uint8_t* tile = strip + from * 16;
+        for (const uint8_t* end = tile + size * 16; tile != end; tile += 256, four += 16) {
 #pragma GCC unroll 4
-        for (int t = 0; t < 4; ++t) {
-          __m512i w[Columns];
+          for (int t = 0; t < 4; ++t) {
+            __m512i w[Columns];
 #pragma GCC unroll 4
-          for (int c = 0; c < Columns; ++c) w[c] = _mm512_loadu_si512(tile + 64 * t + c * strip_bytes);
-          dot_step<Rows, Columns>(acc, w, four + 4 * Rows * t);
-        }
-      }
-    } else if constexpr (Bits == 2) {
-      const uint8_t* pairs = strip + at * 4;
-      for (const uint8_t* end = pairs + wide * 4; pairs != end; pairs += 64) {
-#pragma GCC unroll 4
-        for (int t = 0; t < 4; ++t, four += 4 * Rows) {
-          __m512i w[Columns];
-#pragma GCC unroll 4
-          for (int c = 0; c < Columns; ++c) {
-            const __m512i p = _mm512_loadu_si512(pairs + c * strip_bytes);
-            w[c] = _mm512_and_si512(_mm512_srli_epi16(p, static_cast<unsigned>(2 * t)), pair);
+            for (int c = 0; c < Columns; ++c) w[c] = _mm512_loadu_si512(tile + 64 * t + c * strip_bytes);
+            dot_step<Rows, Columns>(acc, w, four + 4 * t, inputs);
           }
-          dot_step<Rows, Columns>(acc, w, four);
         }
-      }
-    } else {
-      const uint8_t* low = strip + at * 8;
-      const uint8_t* high = strip + inputs * 8 + at * 4;
-      for (const uint8_t* end = low + wide * 8; low != end; low += 128, high += 64) {
+      } else if constexpr (Bits == 2) {
+        const uint8_t* pairs = strip + from * 4;
+        for (const uint8_t* end = pairs + size * 4; pairs != end; pairs += 64) {
 #pragma GCC unroll 4
-        for (int t = 0; t < 4; ++t, four += 4 * Rows) {
-          __m512i w[Columns];
+          for (int t = 0; t < 4; ++t, four += 4) {
+            __m512i w[Columns];
 #pragma GCC unroll 4
-          for (int c = 0; c < Columns; ++c) {
-            const __m512i two = _mm512_loadu_si512(low + t / 2 * 64 + c * strip_bytes);
-            w[c] = _mm512_and_si512(t % 2 ? _mm512_srli_epi16(two, 4) : two, nibble);
-            if constexpr (Bits == 6) {
-              const __m512i h = _mm512_loadu_si512(high + c * strip_bytes);
-              const __m512i moved = t == 0   ? _mm512_slli_epi16(h, 4)
-                                    : t == 1 ? _mm512_slli_epi16(h, 2)
-                                    : t == 2 ? h
-                                             : _mm512_srli_epi16(h, 2);
-              w[c] = _mm512_or_si512(w[c], _mm512_and_si512(moved, top_bits));
+            for (int c = 0; c < Columns; ++c) {
+              const __m512i p = _mm512_loadu_si512(pairs + c * strip_bytes);
+              w[c] = _mm512_and_si512(_mm512_srli_epi16(p, static_cast<unsigned>(2 * t)), pair);
             }
+            dot_step<Rows, Columns>(acc, w, four, inputs);
           }
-          dot_step<Rows, Columns>(acc, w, four);
+        }
+      } else {
+        const uint8_t* low = strip + from * 8;
+        const uint8_t* high = strip + inputs * 8 + from * 4;
+        for (const uint8_t* end = low + size * 8; low != end; low += 128, high += 64) {
+#pragma GCC unroll 4
+          for (int t = 0; t < 4; ++t, four += 4) {
+            __m512i w[Columns];
+#pragma GCC unroll 4
+            for (int c = 0; c < Columns; ++c) {
+              const __m512i two = _mm512_loadu_si512(low + t / 2 * 64 + c * strip_bytes);
+              w[c] = _mm512_and_si512(t % 2 ? _mm512_srli_epi16(two, 4) : two, nibble);
+              if constexpr (Bits == 6) {
+                const __m512i h = _mm512_loadu_si512(high + c * strip_bytes);
+                const __m512i moved = t == 0   ? _mm512_slli_epi16(h, 4)
+                                      : t == 1 ? _mm512_slli_epi16(h, 2)
+                                      : t == 2 ? h
+                                               : _mm512_srli_epi16(h, 2);
+                w[c] = _mm512_or_si512(w[c], _mm512_and_si512(moved, top_bits));
+              }
+            }
+            dot_step<Rows, Columns>(acc, w, four, inputs);
+          }
         }
       }
     }
@@ -146,25 +184,27 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
       const __m512 scale = _mm512_set1_ps(scales[i * Rows + r]);
 #pragma GCC unroll 4
       for (int c = 0; c < Columns; ++c) {
-        float* y = out + r * out_stride + 16 * c;
         const __m512 part =
             _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][c]), weight_scale[c]), scale);
-        const __m512 before = i ? _mm512_loadu_ps(y) : _mm512_setzero_ps();
-        _mm512_storeu_ps(y, _mm512_add_ps(before, part));
+        sums[r][c] = _mm512_add_ps(sums[r][c], part);
       }
     }
   });
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; ++c) _mm512_storeu_ps(out + r * out_stride + 16 * c, sums[r][c]);
+  }
 }
 
 using Product = void (*)(const Geometry&, const int8_t*, const int32_t*, const float*, const uint8_t*,
-                         int64_t, const int8_t*, int64_t, float*, int64_t);
+                         int64_t, const int8_t*, int64_t, Ahead, float*, int64_t);
 
 template <int Bits, int Columns>
 Product product_for(int64_t rows) {
   static constexpr Product kTable[kMaxRows] = {product<Bits, 1, Columns>, product<Bits, 2, Columns>,
                                                product<Bits, 3, Columns>, product<Bits, 4, Columns>,
-                                               product<Bits, 5, Columns>, product<Bits, 6, Columns>,
-                                               product<Bits, 7, Columns>, product<Bits, 8, Columns>};
+                                               product<Bits, 5, Columns>, product<Bits, 6, Columns>};
   return kTable[rows - 1];
 }
 
@@ -177,12 +217,16 @@ void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uin
   const float* scales = reinterpret_cast<const float*>(corrections + rows * g.count);
   const int64_t inputs = padded_inputs(g), strip_bytes = inputs * Bits * 2;
   for (int64_t s = first; s < last;) {
-    const int64_t columns = last - s >= 2 ? 2 : 1;
+    const int64_t columns = last - s >= 2 ? 2 : 1, then = last - s - columns;
+    // A single tile reads all weights one after the other, which the CPU does foresee.
+    const int64_t soon = rows <= kMaxRows ? 0 : then < 2 ? then : 2;
+    const uint8_t* next = weight + (s + columns) * strip_bytes;
+    const Ahead ahead = {next, next + soon * strip_bytes};
     each_row_tile(rows, kMaxRows, [&](int64_t top, int64_t some) {
       const Product run = columns == 2 ? product_for<Bits, 2>(some) : product_for<Bits, 1>(some);
       run(g, data + top * inputs, corrections + top * g.count, scales + top * g.count,
           weight + s * strip_bytes, inputs, weight_exponents + s * 16, strips * 16,
-          out + top * out_stride + s * 16, out_stride);
+          ahead.part(top, top + some, rows), out + top * out_stride + s * 16, out_stride);
     });
     s += columns;
   }
@@ -252,7 +296,7 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 }  // namespace
 
 // For weights of other kinds the AVX2 kernels serve this level.
-extern const KernelSet kKernels = {"avx512",      "vpdpbusd",   &kRows,       &kGemm,
+extern const KernelSet kKernels = {"avx512",      "vpdpbusd",   &kFastRows,   &kGemm,
                                    &avx2::kSigns, &avx2::kXnor, &avx2::kHalf, &avx2::kSparse};
 
 }  // namespace bqc::avx512
@@ -260,7 +304,7 @@ extern const KernelSet kKernels = {"avx512",      "vpdpbusd",   &kRows,       &k
 namespace bqc::avx512_vbmi {
 
 // Only the weights of signs are other ones.
-extern const KernelSet kKernels = {"avx512_vbmi", "vpdpbusd",   &avx512::kRows, &avx512::kGemm,
-                                   &kSigns,       &avx2::kXnor, &avx2::kHalf,   &avx2::kSparse};
+extern const KernelSet kKernels = {"avx512_vbmi", "vpdpbusd",   &avx512::kFastRows, &avx512::kGemm,
+                                   &kSigns,       &avx2::kXnor, &avx2::kHalf,       &avx2::kSparse};
 
 }  // namespace bqc::avx512_vbmi
