@@ -126,14 +126,13 @@ class Measuring:
         require_shapes(model, self._shapes)
 
     def planned(self, model: ir.Model) -> None:
-        """Remember the float model and its plan."""
-        self._planned, self._inputs = snapshot(model), inputs_of(model)
+        """Remember what linears read and, if some may go back, the float model."""
+        self._planned, self._inputs = snapshot(model) if self._keep_dense else None, inputs_of(model)
 
     def lowered(self, model: ir.Model, progress: Callable[[int, int], None] | None = None) -> ir.Model | None:
         """Measure; the planned model is returned, with another plan, if something is to go back to 8 bits."""
-        assert self._planned is not None, "called in order"
         self.found = measure(model, self._inputs, self._shapes, self._threads, progress)
-        if not self._keep_dense:
+        if self._planned is None:
             return None
         plan, self.found = back_to_dense(self._planned, self._inputs, self.found)
         if plan == Plan.of(self._planned):
