@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_ir as ir
@@ -31,6 +31,9 @@ from bqc.plan import Plan
 from bqc.schemes import scheme_class
 from bqc.staging import write_text
 
+if TYPE_CHECKING:
+    from bqc.bench.break_even import BreakEven, Measuring
+
 __all__ = ["CompileResult", "compile"]
 
 
@@ -50,6 +53,8 @@ class CompileResult:
     """``ai.bqc`` nodes by operator."""
     float_parts: tuple[FloatPart, ...] = ()
     """What of the encoder is not recognised and stays float, and why."""
+    break_even: BreakEven | None = None
+    """How fast the formats are on this machine, if that was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -69,6 +74,7 @@ class CompileResult:
             "passes": [
                 {"name": s.name, "nodes": s.nodes, "seconds": round(s.seconds, 4)} for s in self.steps
             ],
+            **({} if self.break_even is None else {"break_even": self.break_even.to_dict()}),
         }
 
 
@@ -92,7 +98,9 @@ def compile(
         options: the scheme's options (weight_bits, block, include, ...), and ``recipe`` (a path or a `Plan`),
             ``save_recipe`` (a path), ``side_files_from`` (a folder whose tokenizer and config go beside the output),
             ``dry_run``, ``single_file``, ``explain``, ``require_full``, ``unpad`` (layers run on the tokens of a batch
-            without its padding); also as keywords.
+            without its padding), ``measure`` (batches x tokens, as in ``[(1, 16), (8, 128)]``, at which formats are
+            timed against dense 8 bits), ``threads`` (of that; 1 if not given), ``keep_dense`` (linears that are slower
+            at each of them go back to 8 bits); also as keywords.
         progress: called with (steps done, steps in all).
         instruments: are told of every pass, those of import included (`bqc.pipeline`).
 
@@ -109,6 +117,10 @@ def compile(
     require_full = bool(known.pop("require_full", False))
     unpad = bool(known.pop("unpad", False))
     side_files_from = known.pop("side_files_from", None)
+    shapes, threads = list(known.pop("measure", ())), known.pop("threads", None)
+    keep_dense = bool(known.pop("keep_dense", False))
+    if (keep_dense or threads is not None) and not shapes:
+        raise BqcError("keep_dense and threads go with measure, which says at what batches x tokens")
     known.pop("seed", None)
     given = _recipe(recipe, known)
     if given is not None:
@@ -123,13 +135,14 @@ def compile(
 
     notes = [("note", chosen.note)] if not isinstance(recipe, Plan) and hasattr(chosen, "note") else []
     planning = chosen.plan(None if given is None else given.to_yaml(), str(recipe))
-    lowering = [] if dry_run else chosen.lower()
+    lowering = [] if dry_run and not shapes else chosen.lower()
     if unpad and lowering:
         ready = next((i for i, one in enumerate(lowering) if isinstance(one, AttachFunctions)), len(lowering))
         lowering.insert(ready, Unpad())
     total = 2 + len(planning) + len(lowering)
     if progress is not None:
         progress(0, total)
+    measuring = _measuring(shapes, threads or 1, keep_dense) if shapes else None
     read = model if isinstance(model, ir.Model) else load(model)
     require_own_files(path, source, read)
     stored = None if source is None else _stored(read, source)
@@ -137,14 +150,22 @@ def compile(
         loaded, found = _import(read, explain, known=read is model)
         parts = found.encoder.float_parts
         before = inline_bytes(loaded)
+        if measuring is not None:
+            measuring.imported(loaded)
         steps = run(loaded, planning, progress, 1, total)
-        plan = Plan.of(loaded)
-        if save_recipe is not None:
-            _write_text(Path(save_recipe), plan.to_yaml())
-        if dry_run:
-            rows = (*_rows(found, plan), *notes, ("wrote", "nothing: dry run"))
-            return CompileResult((), plan, rows, tuple(steps), before, 0, float_parts=parts)
+        if measuring is not None:
+            measuring.planned(loaded)
         steps += run(loaded, lowering, progress, 1 + len(planning), total)
+        if measuring is not None and (revised := measuring.lowered(loaded, progress)) is not None:
+            loaded = revised
+            steps += run(loaded, lowering, progress, 1 + len(planning), total)
+        plan = Plan.of(loaded)
+    if save_recipe is not None:
+        _write_text(Path(save_recipe), plan.to_yaml())
+    speeds = None if measuring is None else measuring.found
+    if dry_run:
+        rows = (*_rows(found, plan), *notes, ("wrote", "nothing: dry run"))
+        return CompileResult((), plan, rows, tuple(steps), before, 0, float_parts=parts, break_even=speeds)
     if require_full:
         _require_full(loaded, found, plan)
     operators = _operators(loaded)
@@ -167,7 +188,7 @@ def compile(
         ("size", _size(before, after, stored)),
         ("time", f"{time.perf_counter() - started:.1f} s"),
     )
-    return CompileResult(tuple(paths), plan, rows, tuple(steps), before, after, operators, parts)
+    return CompileResult(tuple(paths), plan, rows, tuple(steps), before, after, operators, parts, speeds)
 
 
 def _named(model: str | Path) -> Path:
@@ -175,6 +196,13 @@ def _named(model: str | Path) -> Path:
     if not path.name:
         raise BqcError(f"{path}: is a directory; give the .onnx file in it")
     return path
+
+
+def _measuring(shapes: Sequence[tuple[int, int]], threads: int, keep_dense: bool) -> Measuring:
+    # ONNX Runtime takes its time to load, and compiling alone needs none.
+    from bqc.bench.break_even import Measuring
+
+    return Measuring(shapes, threads, keep_dense)
 
 
 def _stored(model: ir.Model, source: Path) -> int:
@@ -248,7 +276,7 @@ def _unfolded(model: ir.Model) -> list[tuple[str, str]]:
 def _require_full(model: ir.Model, found: Any, plan: Plan) -> None:
     """Whatever stays float is an error."""
     left = [str(part) for part in found.encoder.float_parts]
-    left += [f"{key} ({why})" for key, why in plan.kept.items()]
+    left += [f"{key} ({why})" for key, why in plan.kept.items() if why.startswith("float")]
     left += [text for _, text in _unfolded(model)]
     left += [str(miss) for miss in found.misses]
     if left:

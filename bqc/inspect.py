@@ -33,7 +33,7 @@ from bqc.ir.load import STDIN
 from bqc.ir.match import stored_dtype
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import key_of
-from bqc.passes._padding import TOKENS
+from bqc.passes._padding import once_a_sequence
 from bqc.plan import PLAN_KEY, Plan
 
 __all__ = ["SCHEMA_VERSION", "inspect"]
@@ -197,11 +197,8 @@ def _multiplied(node: ir.Node, weight: ir.Value) -> str:
 
 
 def _once(node: ir.Node, weight: ir.Value) -> bool:
-    """Whether a product is known to see one row a sequence: what only first tokens are read of."""
-    shape = node.outputs[0].shape
-    if shape is None or len(shape) != 2 or node.inputs[0] is weight:
-        return False
-    return str(shape[0]) != TOKENS
+    """Whether a product is known to see one row a sequence."""
+    return node.inputs[0] is not weight and once_a_sequence(node)
 
 
 def _attended(model: ir.Model, place: str, name: str) -> str:

@@ -16,6 +16,7 @@ from bqc.ir.rewrite import sources
 from bqc.ops.registry import DOMAIN, OPERATORS, VERSION
 
 __all__ = [
+    "ELEMENTS_KEY",
     "FORMAT_KEY",
     "PART_KEY",
     "attributes_of",

@@ -13,7 +13,16 @@ from bqc.ir.anatomy import role
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import attributes_of, constant, key_of
 
-__all__ = ["TOKENS", "by_token", "check_by_token", "check_readers", "mask_of", "reads_first", "token_index"]
+__all__ = [
+    "TOKENS",
+    "by_token",
+    "check_by_token",
+    "check_readers",
+    "mask_of",
+    "once_a_sequence",
+    "reads_first",
+    "token_index",
+]
 
 TOKENS = "tokens"
 """The dimension of all tokens of a batch without padding."""
@@ -94,6 +103,12 @@ def reads_first(node: ir.Node) -> bool:
     """Whether a node takes the first token of every sequence, and nothing else."""
     index = token_index(node)
     return index is not None and index.size == 1 and index.ndim <= 1 and not index.any()
+
+
+def once_a_sequence(node: ir.Node) -> bool:
+    """Whether a node is known to see one row a sequence: what only first tokens are read of."""
+    shape = node.outputs[0].shape
+    return shape is not None and len(shape) == 2 and str(shape[0]) != TOKENS
 
 
 def token_index(node: ir.Node) -> NDArray[Any] | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bqc.cli.common import (
     FILE,
     Settings,
+    Shape,
     common_options,
     emit_json,
     examples,
@@ -20,6 +21,9 @@ from bqc.cli.common import (
 )
 from bqc.cli.scheme_options import scheme_options, take_scheme_options
 from bqc.cli.watch import Watch, watch_options
+
+if TYPE_CHECKING:
+    from bqc.bench.break_even import BreakEven
 
 __all__ = ["command"]
 
@@ -34,6 +38,7 @@ SCHEMA_VERSION = 1
         "bqc compile model.onnx --scheme binarybert --weights two-plane",
         "bqc compile model.onnx --exclude '0:*' --exclude head --dry-run",
         "bqc compile model.onnx --unpad",
+        "bqc compile model.onnx --recipe sparse.yaml --measure 1x16 --measure 8x128 --keep-dense",
     ),
 )
 @click.argument("model", type=FILE, metavar="MODEL")
@@ -66,6 +71,17 @@ SCHEMA_VERSION = 1
 @click.option("--dry-run", is_flag=True, help="Show the plan, write no model.")
 @click.option("--single-file", is_flag=True, help="Weights inside the .onnx file instead of beside it.")
 @click.option("--unpad", is_flag=True, help="Take padding out of batches: layers run on tokens alone.")
+@click.option(
+    "--measure",
+    multiple=True,
+    type=Shape(),
+    metavar="BxS",
+    help="Time every format against dense 8 bits at this batch and tokens; may be repeated.",
+)
+@click.option(
+    "--keep-dense", is_flag=True, help="8 bits for linears that are slower in their format wherever measured."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of what is measured. [default: 1]")
 @click.option("--require-full", is_flag=True, help="Refuse a model of which any part would stay float.")
 @click.option("--explain", is_flag=True, help="Say which predicate failed where a pattern nearly matched.")
 @watch_options
@@ -78,6 +94,8 @@ def command(settings: Settings, model: Path, scheme: str, output: str | None, **
     """
     from bqc.compiler import compile as compile_model
 
+    if (options["keep_dense"] or options["threads"]) and not options["measure"]:
+        raise click.UsageError("--keep-dense and --threads go with --measure BxS")
     chosen = take_scheme_options(options)
     watch = Watch.of(options)
     # What was not asked for is left to the recipe or the scheme.
@@ -94,5 +112,33 @@ def command(settings: Settings, model: Path, scheme: str, output: str | None, **
         return
     watch.show(settings)
     table(f"{model.name}, {result.plan.scheme or scheme}", ("", ""), result.summary)
+    if result.break_even is not None:
+        _show_speeds(settings, result.break_even)
     for path in result.paths:
         say(settings, str(path))
+
+
+def _show_speeds(settings: Settings, found: BreakEven) -> None:
+    if not found.speeds:
+        say(settings, "nothing to measure: every linear that is compiled is dense 8 bits")
+        return
+    threads = "1 thread" if found.machine.threads == 1 else f"{found.machine.threads} threads"
+    table(
+        f"products against dense 8 bits, {threads}, {found.isa}, {found.machine.cpu}",
+        ("format", ">K x N", ">linears", ">rows", ">ms", ">dense ms", ">times as fast", ">range"),
+        [
+            (
+                speed.format,
+                f"{speed.columns} x {speed.outputs}",
+                len(speed.linears),
+                speed.rows,
+                f"{speed.milliseconds:.4g}",
+                f"{speed.dense_milliseconds:.4g}",
+                f"{speed.ratio:.2f}x",
+                f"{speed.ratio_min:.2f}-{speed.ratio_max:.2f}",
+            )
+            for speed in found.speeds
+        ],
+    )
+    for speed in found.slower:
+        say(settings, str(speed))

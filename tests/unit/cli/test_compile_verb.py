@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import pytest
@@ -60,6 +62,7 @@ def test_dry_run_and_recipe(model: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["--exclude", "ffn.outptu"], "matches no weight"),
         (["--block-fallback", "error", "--block", "256"], "block"),
         (["--recipe", "none.yaml"], "none.yaml"),
+        (["--measure", "1x65"], "the model has positions for 64 tokens; measure 1x64 or less"),
     ],
 )
 def test_what_cannot_be_compiled_leaves_no_file(
@@ -71,6 +74,75 @@ def test_what_cannot_be_compiled_leaves_no_file(
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
     assert files(model.parent) == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--measure", "16"], "'16' is not batch x sequence, as in 8x64"),
+        (["--measure", "0x16"], "is not batch x sequence"),
+        (["--keep-dense"], "--keep-dense and --threads go with --measure BxS"),
+        (["--threads", "2"], "--keep-dense and --threads go with --measure BxS"),
+        (["--measure", "1x8", "--threads", "0"], "--threads"),
+    ],
+)
+def test_options_of_measuring(
+    model: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compile", str(model), *arguments]) == 2
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith("bqc: error: ")
+    assert message in first
+    assert files(model.parent) == ["model.onnx"]
+
+
+def test_measured_formats(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compile", str(model), "--measure", "1x4"]
+    assert main([*arguments, "--measure", "2x8", "--weight-bits", "4", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)["break_even"]
+    assert set(report) == {"machine", "isa", "speeds"}
+    assert report["machine"]["threads"] == 1
+    first = report["speeds"][0]
+    assert set(first) == {
+        "format",
+        "dense",
+        "columns",
+        "outputs",
+        "linears",
+        "rows",
+        "milliseconds",
+        "dense_milliseconds",
+        "ratio",
+        "ratio_min",
+        "ratio_max",
+        "slower",
+        "kept_dense",
+    }
+    assert (first["format"], first["dense"]) == ("BlockShift(4,64)", "BlockShift(8,64)")
+    assert {speed["rows"] for speed in report["speeds"]} == {4, 16, 1, 2}
+    assert main([*arguments, "--weight-bits", "4"]) == 0
+    assert "products against dense 8 bits, 1 thread" in capsys.readouterr().out
+    assert main([*arguments, "--threads", "2"]) == 0
+    assert "nothing to measure: every linear that is compiled is dense 8 bits" in capsys.readouterr().out
+
+
+def test_kept_dense(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bqc.bench import products
+
+    real = products.time_product
+
+    def slow(*args: Any) -> Any:
+        return [(dense, replace(own, ratio=0.5, ratio_min=0.5, ratio_max=0.5)) for dense, own in real(*args)]
+
+    monkeypatch.setattr(products, "time_product", slow)
+    arguments = ["compile", str(model), "--weight-bits", "4", "--measure", "1x4"]
+    assert main(arguments) == 0
+    assert "4 rows: 0.50x, slower than dense 8 bits" in capsys.readouterr().out
+    assert main([*arguments, "--keep-dense", "--save-recipe", str(tmp_path / "r.yaml")]) == 0
+    assert "4 rows: 0.50x, kept dense" in capsys.readouterr().out
+    assert "0:ffn.output: BlockShift(8,64)" in (tmp_path / "r.yaml").read_text(encoding="utf-8")
 
 
 def test_not_a_model_and_not_twice(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
