@@ -31,12 +31,18 @@ int64_t panel_bytes(const Geometry* g, int64_t rows) { return codes_bytes(*g, ro
 
 // Copies codes and returns their sum.
 inline int32_t copy_codes(const int8_t* codes, int64_t n, int8_t* to) {
+  const __m512i ones = _mm512_set1_epi8(1);
   __m512i sums = _mm512_setzero_si512();
-  for (int64_t i = 0; i < n; i += 64) {
-    const __mmask64 lanes = lanes64(n - i);
-    const __m512i x = _mm512_maskz_loadu_epi8(lanes, codes + i);
-    _mm512_mask_storeu_epi8(to + i, lanes, x);
-    sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), x);
+  int64_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+    const __m512i x = _mm512_loadu_si512(codes + i);
+    _mm512_storeu_si512(to + i, x);
+    sums = _mm512_dpbusd_epi32(sums, ones, x);
+  }
+  if (i < n) {
+    const __m512i x = _mm512_maskz_loadu_epi8(lanes64(n - i), codes + i);
+    _mm512_mask_storeu_epi8(to + i, lanes64(n - i), x);
+    sums = _mm512_dpbusd_epi32(sums, ones, x);
   }
   return _mm512_reduce_add_epi32(sums);
 }
