@@ -20,7 +20,7 @@ from typing import Any
 from bqc.bench.engines import find_engines, vocabulary
 from bqc.bench.latency import summarize
 from bqc.bench.schedule import Plan, Run, alternate
-from bqc.bench.workload import Vocabulary, Workload, full
+from bqc.bench.workload import Vocabulary, full
 from bqc.runtime.inputs import Batch, EncoderInputs
 from bqc.runtime.session import session
 from bqc.runtime.specs import specs_of
@@ -88,7 +88,8 @@ def main() -> None:
 
         rows, numbers = [], []
         for shape in options.shapes:
-            workload: Workload = full(tuple(map(int, shape.split("x"))), known, 0)
+            batch, length = map(int, shape.split("x"))
+            workload = full((batch, length), known, 0)
             say(f"timing {workload.name}")
             runs = {
                 name: runner(lambda feeds, one=one: one.run(None, feeds), inputs[name], workload.batches)
