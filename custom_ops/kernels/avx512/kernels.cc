@@ -259,8 +259,8 @@ extern const KernelSet kKernels = {"avx512",      "vpdpbusd",   &kRows,       &k
 
 namespace bqc::avx512_vbmi {
 
-// Only the weights of signs are other ones.
-extern const KernelSet kKernels = {"avx512_vbmi", "vpdpbusd",   &avx512::kRows, &avx512::kGemm,
-                                   &kSigns,       &avx2::kXnor, &avx2::kHalf,   &avx2::kSparse};
+// Only the products with signs are other ones.
+extern const KernelSet kKernels = {"avx512_vbmi", "vpdpbusd", &avx512::kRows, &avx512::kGemm,
+                                   &kSigns,       &kXnor,     &avx2::kHalf,   &avx2::kSparse};
 
 }  // namespace bqc::avx512_vbmi
