@@ -173,7 +173,7 @@ TEST(Binarize, SetsWhatIsAboveZero) {
       0.0f, -0.0f, Limits::quiet_NaN(), -Limits::quiet_NaN(), Limits::denorm_min(),
       1.0f, -1.0f, Limits::infinity(),  -Limits::infinity(),  -Limits::denorm_min()};
   Random random(6);
-  for (const int64_t n : {1, 7, 8, 9, 31, 33, 64, 100, 3072}) {
+  for (const int64_t n : {1, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 3072}) {
     std::vector<float> x;
     std::vector<int8_t> codes;
     for (int64_t i = 0; i < n; ++i) {

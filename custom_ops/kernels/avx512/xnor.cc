@@ -144,23 +144,33 @@ void multiply(const void* panel, int64_t rows, const BitTiles* weight, int64_t f
   }
 }
 
+inline __mmask16 above_zero(__m512 x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ); }
+
 void binarize_floats(const float* x, int64_t n, uint8_t* bits) {
-  for (int64_t i = 0; i < n; i += 16) {
-    const int64_t left = n - i;
-    const __mmask16 some = static_cast<__mmask16>(left >= 16 ? 0xffff : (1 << left) - 1);
-    const __m512 v = _mm512_maskz_loadu_ps(some, x + i);
-    const __mmask16 above = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ);
-    __builtin_memcpy(bits + i / 8, &above, left > 8 ? 2 : 1);
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const __mmask16 above = above_zero(_mm512_loadu_ps(x + i));
+    __builtin_memcpy(bits + i / 8, &above, sizeof above);
+  }
+  if (i < n) {
+    const __mmask16 rest = static_cast<__mmask16>((1 << (n - i)) - 1);
+    const __mmask16 above = above_zero(_mm512_maskz_loadu_ps(rest, x + i));
+    __builtin_memcpy(bits + i / 8, &above, bytes_of(n - i));
   }
 }
 
+inline __mmask64 above_zero(__m512i x) { return _mm512_cmpgt_epi8_mask(x, _mm512_setzero_si512()); }
+
 void binarize_bytes(const int8_t* codes, int64_t n, uint8_t* bits) {
-  for (int64_t i = 0; i < n; i += 64) {
-    const int64_t left = n - i;
-    const __mmask64 some = left >= 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
-    const __m512i v = _mm512_maskz_loadu_epi8(some, codes + i);
-    const __mmask64 above = _mm512_cmpgt_epi8_mask(v, _mm512_setzero_si512());
-    __builtin_memcpy(bits + i / 8, &above, left >= 64 ? 8 : padded(left, 8) / 8);
+  int64_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+    const __mmask64 above = above_zero(_mm512_loadu_si512(codes + i));
+    __builtin_memcpy(bits + i / 8, &above, sizeof above);
+  }
+  if (i < n) {
+    const __mmask64 rest = (__mmask64{1} << (n - i)) - 1;
+    const __mmask64 above = above_zero(_mm512_maskz_loadu_epi8(rest, codes + i));
+    __builtin_memcpy(bits + i / 8, &above, bytes_of(n - i));
   }
 }
 
