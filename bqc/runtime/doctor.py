@@ -25,7 +25,15 @@ _X86: dict[str, tuple[str, ...]] = {
     "portable": (),
     "avx2": ("avx2", "fma", "f16c"),
     "avx512": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"),
-    "avx512_vbmi": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "avx512vbmi"),
+    "avx512_vbmi": (
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512dq",
+        "avx512vnni",
+        "avx512vbmi",
+        "avx512vpopcntdq",
+    ),
 }
 _ARM: dict[str, tuple[str, ...]] = {"portable": (), "neon": ("asimd",), "neon_dot": ("asimd", "asimddp")}
 

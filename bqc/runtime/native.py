@@ -23,7 +23,7 @@ class Kernel:
     isa: str
 
 
-Arithmetic = Literal["int8", "fp32"]
+Arithmetic = Literal["int8", "fp32", "bits"]
 """Products of 8-bit codes into 32-bit integers, or of floats."""
 
 
@@ -94,7 +94,7 @@ class NativeLibrary:
         ]
 
     def peak(self, level: str, arithmetic: Arithmetic, seconds: float) -> float:
-        """GMAC/s that a loop of a level's multiply-adds on registers reaches on the calling thread.
+        """GMAC/s that a loop of a level's sums of products on registers reaches on the calling thread.
 
         0 for a level that this library lacks or this CPU cannot run. Takes about ``seconds``, without the lock
         of the interpreter.

@@ -2,9 +2,9 @@
 //
 //   bqc_bench --benchmark_filter='product/avx2/8/64/128/.*' --benchmark_repetitions=5
 //
-// Products count GMAC/s and `of_peak`, their share of what a loop of the level's multiply-adds on registers
-// reaches in the same process (of floats for fp16 weights, of int8 codes for all others); row functions count
-// the bytes of the values that they read and write.
+// Products count GMAC/s and `of_peak`, their share of what a loop of the level's sums of products on
+// registers reaches in the same process (of floats for fp16 weights, of signs for signs by signs, of int8
+// codes for all others); row functions count the bytes of the values that they read and write.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -43,14 +43,14 @@ std::vector<float> random_floats(int64_t n) {
   return out;
 }
 
-// What a loop of a level's multiply-adds of int8 codes, or of floats, reaches.
-double peak(const KernelSet& set, bool int8) {
-  static std::map<std::string, double> known;
-  const std::string key = std::string(int8 ? "int8 " : "fp32 ") + set.name;
-  const auto found = known.find(key);
-  if (found != known.end()) return found->second;
-  const bqc::PeakLoops& loops = *bqc::peak_loops(set.name);
-  return known[key] = bqc::peak_gmacs(int8 ? loops.int8 : loops.fp32, 0.5);
+using Loop = bqc::PeakLoop bqc::PeakLoops::*;
+
+// What a loop of a level reaches.
+double peak(const KernelSet& set, Loop loop) {
+  const bqc::PeakLoop& found = bqc::peak_loops(set.name)->*loop;
+  static std::map<const bqc::PeakLoop*, double> known;
+  const auto before = known.find(&found);
+  return before != known.end() ? before->second : known[&found] = bqc::peak_gmacs(found, 0.5);
 }
 
 // The CPU time of this thread since it was made, in seconds: other processes may keep it waiting.
@@ -69,10 +69,10 @@ class Stopwatch {
 };
 
 void count_macs(benchmark::State& state, const KernelSet& set, int64_t macs, const Stopwatch& watch,
-                bool int8 = true) {
+                Loop loop = &bqc::PeakLoops::int8) {
   const double gmacs = 1e-9 * static_cast<double>(macs * state.iterations()) / watch.seconds();
   state.counters["GMAC/s"] = gmacs;
-  state.counters["of_peak"] = gmacs / peak(set, int8);
+  state.counters["of_peak"] = gmacs / peak(set, loop);
 }
 
 // What BlockLinear does without its epilogue: activations of m rows prepared and multiplied, panel by panel.
@@ -147,7 +147,7 @@ void half(benchmark::State& state, const KernelSet& set, bool indices, int64_t m
     }
     benchmark::ClobberMemory();
   }
-  count_macs(state, set, m * k * n, watch, false);
+  count_macs(state, set, m * k * n, watch, &bqc::PeakLoops::fp32);
 }
 
 // The same for XnorLinear: signs times signs.
@@ -169,7 +169,7 @@ void xnor(benchmark::State& state, const KernelSet& set, int64_t m, int64_t k, i
     }
     benchmark::ClobberMemory();
   }
-  count_macs(state, set, m * k * n, watch);
+  count_macs(state, set, m * k * n, watch, &bqc::PeakLoops::bits);
 }
 
 struct Sparsity {

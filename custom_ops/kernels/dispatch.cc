@@ -81,8 +81,9 @@ const std::vector<Level>& levels() {
        &avx512::kPeak,
        {"avx2", "fma", "f16c", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni"}},
       {&avx512_vbmi::kKernels,
-       &avx512::kPeak,
-       {"avx2", "fma", "f16c", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni", "avx512_vbmi"}},
+       &avx512_vbmi::kPeak,
+       {"avx2", "fma", "f16c", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni", "avx512_vbmi",
+        "avx512_vpopcntdq"}},
 #elif defined(BQC_ARM)
       {&neon::kKernels, &neon::kPeak, {"asimd"}},
       {&neon_dot::kKernels, &neon_dot::kPeak, {"asimd", "asimddp"}},

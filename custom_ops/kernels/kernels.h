@@ -195,6 +195,7 @@ extern const KernelSet kKernels;
 namespace avx512_vbmi {
 extern const KernelSet kKernels;
 extern const SignKernels kSigns;
+extern const XnorKernels kXnor;
 }  // namespace avx512_vbmi
 #elif defined(BQC_ARM)
 namespace neon {

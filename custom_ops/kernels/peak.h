@@ -1,4 +1,5 @@
-// What the CPU can do at most, measured: loops of independent multiply-adds on registers, and nothing else.
+// What the CPU can do at most, measured: loops of independent sums of products on registers, and nothing
+// else.
 #pragma once
 
 #include <stdint.h>
@@ -12,10 +13,10 @@ struct PeakLoop {
   int64_t (*run)(int64_t steps);  // the result only keeps the loop alive
 };
 
-// Products of int8 codes that cannot saturate, and of floats. Kernels may not fuse a multiply and an add, but
-// the CPU's limit counts as one where it has the instruction.
+// Products of int8 codes that cannot saturate, of floats, and of signs, whose bits that differ are counted.
+// Kernels may not fuse a multiply and an add, but the CPU's limit counts as one where it has the instruction.
 struct PeakLoops {
-  PeakLoop int8, fp32;
+  PeakLoop int8, fp32, bits;
 };
 
 namespace portable {
@@ -26,6 +27,9 @@ namespace avx2 {
 extern const PeakLoops kPeak;
 }
 namespace avx512 {
+extern const PeakLoops kPeak;
+}
+namespace avx512_vbmi {
 extern const PeakLoops kPeak;
 }
 #elif defined(BQC_ARM)

@@ -102,7 +102,10 @@ BQC_EXPORT const char* BqcCpuFeatures() {
 BQC_EXPORT double BqcPeak(const char* level, const char* arithmetic, double seconds) {
   const bqc::PeakLoops* loops = bqc::peak_loops(level);
   if (!loops) return 0;
-  return bqc::peak_gmacs(std::strcmp(arithmetic, "fp32") ? loops->int8 : loops->fp32, seconds);
+  const bqc::PeakLoop& loop = !std::strcmp(arithmetic, "fp32")   ? loops->fp32
+                              : !std::strcmp(arithmetic, "bits") ? loops->bits
+                                                                 : loops->int8;
+  return bqc::peak_gmacs(loop, seconds);
 }
 
 BQC_EXPORT const char* BqcKernelFamilies() {

@@ -265,8 +265,9 @@ TEST(Peaks, AreThoseOfRunnableLevels) {
   for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
     const bqc::PeakLoops* loops = bqc::peak_loops(set->name);
     ASSERT_NE(loops, nullptr) << set->name;
-    EXPECT_GT(bqc::peak_gmacs(loops->int8, 0.01), 0.0) << set->name;
-    EXPECT_GT(bqc::peak_gmacs(loops->fp32, 0.01), 0.0) << set->name;
+    for (const bqc::PeakLoop& loop : {loops->int8, loops->fp32, loops->bits}) {
+      EXPECT_GT(bqc::peak_gmacs(loop, 0.01), 0.0) << set->name << ", " << loop.what;
+    }
   }
   EXPECT_EQ(bqc::peak_loops("none"), nullptr);
 }

@@ -71,12 +71,13 @@ struct Problem {
   }
 };
 
-const int64_t kColumns[] = {1, 3, 4, 7, 8, 20, 32, 63, 64, 65, 100, 312, 480, 768, 1441, 3072};
+const int64_t kColumns[] = {1,  3,  4,  7,   8,   20,  31,  32,  33,  63,   64,
+                            65, 96, 97, 100, 128, 160, 312, 480, 768, 1441, 3072};
 
 TEST(Xnor, EqualsTheDefinition) {
   Random random(1);
   for (const int64_t columns : kColumns) {
-    for (const int64_t rows : {1, 2, 3, 6, 7, 8, 9, 17}) {
+    for (const int64_t rows : {1, 2, 3, 4, 6, 7, 8, 9, 15, 16, 17, 33}) {
       const Problem problem(random, columns, rows, between(random, 1, 3));
       std::vector<float> expected;
       for (int64_t row = 0; row < rows; ++row) {
@@ -94,7 +95,7 @@ TEST(Xnor, EqualsThePortableLevel) {
   for (int i = 0; i < 100; ++i) {
     const int64_t strips = between(random, 1, i % 10 ? 5 : 70), first = between(random, 0, strips - 1),
                   last = between(random, first + 1, strips);
-    const Problem problem(random, i % 2 ? kColumns[between(random, 0, 15)] : between(random, 1, 4000),
+    const Problem problem(random, i % 2 ? kColumns[between(random, 0, 21)] : between(random, 1, 4000),
                           between(random, 1, i % 10 ? 20 : 70), strips);
     const std::vector<float> expected = problem.run(bqc::portable::kKernels, first, last);
     for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
@@ -149,20 +150,20 @@ TEST(Xnor, IgnoresPadding) {
 // A product of 0, of either sign, is +0; large scales overflow to infinities.
 TEST(Xnor, ScalesBySpecialNumbers) {
   Random random(5);
-  Problem problem(random, 3, 4, 1);
-  for (size_t i = 0; i < 16; ++i) {
-    static const float kScales[] = {0.0f, -0.0f, 3e38f, -3e38f, 1e-45f};
-    problem.scales[i] = kScales[i % 5];
-  }
-  const std::vector<float> expected = problem.run(bqc::portable::kKernels, 0, 1);
-  for (size_t i = 0; i < expected.size(); ++i) {
-    if (i % 16 % 5 < 2) {
-      EXPECT_EQ(expected[i], 0.0f);
-      EXPECT_FALSE(std::signbit(expected[i]));
+  for (const int64_t columns : {2, 3}) {
+    Problem problem(random, columns, 20, 1);
+    for (size_t i = 0; i < 16; ++i) {
+      static const float kScales[] = {0.0f, -0.0f, 3e38f, -3e38f, 1e-45f, -1e-45f, -1.5e-38f};
+      problem.scales[i] = kScales[i % 7];
     }
-  }
-  for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
-    problem.expect_same(problem.run(*set, 0, 1), expected, set->name);
+    const std::vector<float> expected = problem.run(bqc::portable::kKernels, 0, 1);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_FALSE(expected[i] == 0.0f && std::signbit(expected[i]));
+      EXPECT_TRUE(i % 16 % 7 >= 2 || expected[i] == 0.0f);
+    }
+    for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
+      problem.expect_same(problem.run(*set, 0, 1), expected, set->name);
+    }
   }
 }
 
@@ -172,7 +173,7 @@ TEST(Binarize, SetsWhatIsAboveZero) {
       0.0f, -0.0f, Limits::quiet_NaN(), -Limits::quiet_NaN(), Limits::denorm_min(),
       1.0f, -1.0f, Limits::infinity(),  -Limits::infinity(),  -Limits::denorm_min()};
   Random random(6);
-  for (const int64_t n : {1, 7, 8, 9, 31, 33, 64, 100, 3072}) {
+  for (const int64_t n : {1, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 3072}) {
     std::vector<float> x;
     std::vector<int8_t> codes;
     for (int64_t i = 0; i < n; ++i) {

@@ -55,7 +55,7 @@ def levels() -> list[str]:
         found.append("avx2")
     if "avx512_vnni" in features:
         found.append("avx512")
-        if "avx512_vbmi" in features:
+        if "avx512_vbmi" in features and "avx512_vpopcntdq" in features:
             found.append("avx512_vbmi")
     return found
 

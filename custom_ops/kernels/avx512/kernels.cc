@@ -301,7 +301,7 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 
 }  // namespace
 
-// For weights of other kinds the AVX2 kernels serve this level.
+// What this level has no kernels of, those of AVX2 do.
 extern const KernelSet kKernels = {"avx512",      "vpdpbusd",   &kFastRows,   &kGemm,
                                    &avx2::kSigns, &avx2::kXnor, &avx2::kHalf, &avx2::kSparse};
 
@@ -309,8 +309,7 @@ extern const KernelSet kKernels = {"avx512",      "vpdpbusd",   &kFastRows,   &k
 
 namespace bqc::avx512_vbmi {
 
-// Only the weights of signs are other ones.
-extern const KernelSet kKernels = {"avx512_vbmi", "vpdpbusd",   &avx512::kFastRows, &avx512::kGemm,
-                                   &kSigns,       &avx2::kXnor, &avx2::kHalf,       &avx2::kSparse};
+extern const KernelSet kKernels = {"avx512_vbmi", "vpdpbusd", &avx512::kFastRows, &avx512::kGemm,
+                                   &kSigns,       &kXnor,     &avx2::kHalf,       &avx2::kSparse};
 
 }  // namespace bqc::avx512_vbmi

@@ -1,4 +1,4 @@
-// sdot; and fmla.
+// sdot; fmla; and cnt.
 #include <arm_neon.h>
 
 #include "kernels/peak.h"
@@ -24,6 +24,6 @@ int64_t int8_steps(int64_t steps) {
 
 }  // namespace
 
-extern const PeakLoops kPeak = {{"sdot", kSums * 16, int8_steps}, kFp32};
+extern const PeakLoops kPeak = {{"sdot", kSums * 16, int8_steps}, kFp32, kBits};
 
 }  // namespace bqc::neon_dot

@@ -1,4 +1,4 @@
-// smull and sadalp, the fastest exact product of any aarch64; and fmla.
+// smull and sadalp, the fastest exact product of any aarch64; fmla; and cnt.
 #include "kernels/peak.h"
 
 #include <arm_neon.h>
@@ -27,6 +27,6 @@ int64_t int8_steps(int64_t steps) {
 
 }  // namespace
 
-extern const PeakLoops kPeak = {{"smull, sadalp", kSums * 8, int8_steps}, kFp32};
+extern const PeakLoops kPeak = {{"smull, sadalp", kSums * 8, int8_steps}, kFp32, kBits};
 
 }  // namespace bqc::neon

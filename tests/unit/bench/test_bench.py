@@ -69,7 +69,7 @@ def test_profiles_have_operators_roles_and_peaks(report: Report) -> None:
     assert rows["BlockLinearGelu"].of_peak > 0
     assert "ffn.intermediate" in [row.name for row in compiled.roles]
     assert found["ort-fp32", "2x8"].roles == []
-    assert {peak.arithmetic for peak in report.peaks} == {"int8", "fp32"}
+    assert {peak.arithmetic for peak in report.peaks} == {"int8", "fp32", "bits"}
     assert sum(row.share for row in compiled.operators) + compiled.between == pytest.approx(1)
 
 

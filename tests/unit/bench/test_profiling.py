@@ -98,3 +98,8 @@ def test_roles_are_those_of_labelled_nodes() -> None:
 def test_macs(operator: str, inputs: list[list[int]], outputs: list[list[int]], expected: int) -> None:
     assert macs(operator, inputs, outputs) == expected
     assert (arithmetic(operator) is None) == (expected == 0)
+
+
+def test_signs_by_signs_are_measured_against_counts_of_bits() -> None:
+    assert arithmetic("XnorLinear") == "bits"
+    assert arithmetic("SignLinear") == "int8"

@@ -146,7 +146,7 @@ def test_tables_may_be_constant_nodes_of_onnx(domain: str, tmp_path: Path) -> No
             ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"],
             ["portable", "avx2", "avx512", "avx512_vbmi"],
             None,
-            "avx512_vbmi needs avx512vbmi, which this CPU lacks",
+            "avx512_vbmi needs avx512vbmi, avx512vpopcntdq, which this CPU lacks",
         ),
         (
             "portable",
