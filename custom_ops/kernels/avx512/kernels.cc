@@ -251,7 +251,7 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 
 }  // namespace
 
-// For weights of other kinds the AVX2 kernels serve this level.
+// For weights of signs and for sparse ones the AVX2 kernels serve this level.
 extern const KernelSet kKernels = {"avx512",      "vpdpbusd",   &kRows, &kGemm,
                                    &avx2::kSigns, &avx2::kXnor, &kHalf, &avx2::kSparse};
 
