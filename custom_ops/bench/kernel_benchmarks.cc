@@ -131,7 +131,9 @@ void signs(benchmark::State& state, const KernelSet& set, int bits, int64_t plan
 void half(benchmark::State& state, const KernelSet& set, bool indices, int64_t m, int64_t k, int64_t n) {
   const bqc::HalfKernels& kernels = *set.half;
   const int64_t strips = bqc::ceil_div(n, 16), most = std::min(m, bqc::kHalfPanelRows);
-  const auto x = random_floats(m * k), table = random_floats(256);
+  const auto x = random_floats(m * k);
+  std::vector<float> table = random_floats(256);
+  kernels.round(table.data(), 256, table.data());
   const auto codes = random_integers<uint8_t>(strips * k * 16, 0, 255);
   std::vector<uint16_t> halves(codes.size());
   for (size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<uint16_t>(0x3000 + 4 * codes[i]);

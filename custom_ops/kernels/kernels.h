@@ -100,7 +100,7 @@ struct SignKernels {
 struct HalfTiles {
   const uint16_t* halves;  // null where there are
   const uint8_t* indices;
-  const float* table;  // [256]
+  const float* table;  // [256], fp16 numbers widened
   int64_t inputs;
 };
 
@@ -191,10 +191,12 @@ extern const SparseKernels kSparse;
 }  // namespace avx2
 namespace avx512 {
 extern const KernelSet kKernels;
-}
+extern const HalfKernels kHalf;
+}  // namespace avx512
 namespace avx512_vbmi {
 extern const KernelSet kKernels;
 extern const SignKernels kSigns;
+extern const HalfKernels kHalf;
 extern const XnorKernels kXnor;
 }  // namespace avx512_vbmi
 #elif defined(BQC_ARM)

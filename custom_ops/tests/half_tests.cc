@@ -183,13 +183,13 @@ TEST(HalfProducts, EqualTheDefinition) {
 }
 
 TEST(HalfProducts, EqualThePortableLevel) {
-  static const int64_t kInputs[] = {7, 256, 312, 513, 768};
+  static const int64_t kInputs[] = {7, 191, 192, 193, 256, 312, 386, 513, 768};
   Random random(4);
-  for (int i = 0; i < 80; ++i) {
-    const int64_t strips = between(random, 1, 13), first = between(random, 0, strips - 1),
+  for (int i = 0; i < 120; ++i) {
+    const int64_t strips = between(random, 1, i % 4 ? 13 : 27), first = between(random, 0, strips - 1),
                   last = between(random, first + 1, strips);
-    const Problem p =
-        problem(random, between(random, 1, i % 8 ? 14 : 70), kInputs[between(random, 0, 4)], strips, i % 2);
+    const Problem p = problem(random, between(random, 1, i % 8 ? 14 : bqc::kHalfPanelRows),
+                              kInputs[between(random, 0, 8)], strips, i % 2);
     const std::vector<float> expected = p.run(bqc::portable::kKernels, first, last);
     for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
       p.expect_same(p.run(*set, first, last), expected, set->name);
@@ -223,14 +223,39 @@ TEST(HalfProducts, AreExactAtTheExtremes) {
     p.expect_same(p.run(*set, 0, 2), expected, set->name);
 }
 
+// Every index finds its number: one input of 1 a row, the others 0, makes it the result.
+TEST(HalfProducts, FindEveryIndex) {
+  Random random(7);
+  for (int64_t inputs = 16; inputs < 24; ++inputs) {
+    for (const int64_t rows : {1, 5, 6, 16}) {
+      Problem p = problem(random, rows, inputs, 2, true);
+      p.indexed = true;
+      for (size_t i = 0; i < p.indices.size(); ++i) p.indices[i] = static_cast<uint8_t>(i * 85);
+      for (int64_t k = 0; k < inputs; ++k) {
+        for (int64_t i = 0; i < rows * inputs; ++i)
+          p.x[static_cast<size_t>(i)] = i % inputs == k ? 1.0f : 0.0f;
+        const std::vector<float> expected = p.naive();
+        for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
+          p.expect_same(p.run(*set, 0, 2), expected, set->name);
+        }
+      }
+    }
+  }
+}
+
 // What a damaged weight holds makes no difference between levels once the result is finite.
-TEST(HalfProducts, AgreeOnInfinitiesAndNaN) {
+void agree_on_infinities_and_nan(bool indexed, int64_t rows) {
   Random random(6);
-  Problem p = problem(random, 8, 30, 2, false);
-  p.indexed = false;
+  Problem p = problem(random, rows, 30, 2, false);
+  p.indexed = indexed;
   for (size_t i = 0; i < p.halves.size(); i += 7) {
     p.halves[i] = static_cast<uint16_t>(i % 3 ? 0x7c00 | (i & 1) << 15 : 0x7c01 + i % 1000);
   }
+  uint16_t halves[256];
+  for (size_t i = 0; i < 256; ++i) {
+    halves[i] = i % 40 ? static_cast<uint16_t>(0x3000 + i) : p.halves[i / 40 * 7];
+  }
+  bqc::portable::kHalf.widen(halves, 256, p.table.data());
   const std::vector<float> bias(32, 0.5f);
   const auto finished = [&](const bqc::KernelSet& set) {
     const std::vector<float> y = p.run(set, 0, 2);
@@ -244,6 +269,12 @@ TEST(HalfProducts, AgreeOnInfinitiesAndNaN) {
   for (const float y : expected) EXPECT_TRUE(std::isfinite(y));
   for (const bqc::KernelSet* set : bqc::runnable_kernels())
     p.expect_same(finished(*set), expected, set->name);
+}
+
+TEST(HalfProducts, AgreeOnInfinitiesAndNaN) {
+  for (const bool indexed : {false, true}) {
+    for (const int64_t rows : {1, 8, 20}) agree_on_infinities_and_nan(indexed, rows);
+  }
 }
 
 }  // namespace

@@ -7,6 +7,12 @@ namespace bqc::portable {
 
 namespace {
 
+constexpr int kMostRows = 6;
+constexpr int kStrips[] = {1, 6, 3, 2};
+constexpr int64_t kBlock = 6, kTile = 16 * 256;
+using Element = float;
+constexpr bool kAsks = false;
+
 inline uint32_t bits_of(float x) {
   uint32_t b;
   __builtin_memcpy(&b, &x, sizeof b);
@@ -32,6 +38,18 @@ void round(const float* __restrict x, int64_t n, float* __restrict y) {
   }
 }
 
+inline void round_four(const float* const* rows, int64_t n, int64_t step, float* y) {
+  constexpr int64_t kMost = 64;
+  float rounded[4][kMost];
+  for (int64_t at = 0; at < n; at += kMost) {
+    const int64_t some = n - at < kMost ? n - at : kMost;
+    for (int i = 0; i < 4; ++i) round(rows[i] + at, some, rounded[i]);
+    for (int64_t k = 0; k < some; ++k) {
+      for (int i = 0; i < 4; ++i) y[(at + k) * step + i] = rounded[i][k];
+    }
+  }
+}
+
 void widen(const uint16_t* __restrict x, int64_t n, float* __restrict y) {
   for (int64_t i = 0; i < n; ++i) {
     const uint32_t m = x[i] & 0x7fffu, sign = static_cast<uint32_t>(x[i] & 0x8000) << 16;
@@ -43,7 +61,16 @@ void widen(const uint16_t* __restrict x, int64_t n, float* __restrict y) {
   }
 }
 
-void look_up(const uint8_t* indices, const float* table, int64_t n, float* y) {
+inline const float* decode(const uint16_t* halves, int64_t n, float* tile) {
+  widen(halves, n, tile);
+  return tile;
+}
+
+using Table = const float*;
+
+inline Table table_of(const HalfTiles& weight) { return weight.table; }
+
+inline void look_up(const Table& table, const uint8_t* indices, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] = table[indices[i]];
 }
 
@@ -68,10 +95,10 @@ inline void multiply_rows(const float* x, int of, int64_t inputs, const float* t
 }
 
 template <int R, int S>
-inline void multiply_tile(const float* x, int64_t inputs, const float* tiles, bool more, float* sums,
-                          int64_t stride) {
+inline void multiply_tile(const float* x, int64_t inputs, const float* const* tiles, bool more, float* sums,
+                          int64_t stride, const char*, int64_t, int64_t) {
   for (int s = 0; s < S; ++s) {
-    const float* tile = tiles + s * inputs * 16;
+    const float* tile = tiles[s];
     float* to = sums + s * stride;
     int r = 0;
     for (; r + 2 <= R; r += 2) multiply_rows<2>(x + r, R, inputs, tile, more, to + r * 16);
