@@ -191,10 +191,12 @@ extern const SparseKernels kSparse;
 }  // namespace avx2
 namespace avx512 {
 extern const KernelSet kKernels;
-}
+extern const SparseKernels kSparse;
+}  // namespace avx512
 namespace avx512_vbmi {
 extern const KernelSet kKernels;
 extern const SignKernels kSigns;
+extern const SparseKernels kSparse;
 }  // namespace avx512_vbmi
 #elif defined(BQC_ARM)
 namespace neon {

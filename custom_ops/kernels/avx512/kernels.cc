@@ -253,14 +253,14 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 
 // For weights of other kinds the AVX2 kernels serve this level.
 extern const KernelSet kKernels = {"avx512",      "vpdpbusd",   &kRows,       &kGemm,
-                                   &avx2::kSigns, &avx2::kXnor, &avx2::kHalf, &avx2::kSparse};
+                                   &avx2::kSigns, &avx2::kXnor, &avx2::kHalf, &kSparse};
 
 }  // namespace bqc::avx512
 
 namespace bqc::avx512_vbmi {
 
-// Only the weights of signs are other ones.
+// Only the weights of signs and sparse ones are others.
 extern const KernelSet kKernels = {"avx512_vbmi", "vpdpbusd",   &avx512::kRows, &avx512::kGemm,
-                                   &kSigns,       &avx2::kXnor, &avx2::kHalf,   &avx2::kSparse};
+                                   &kSigns,       &avx2::kXnor, &avx2::kHalf,   &kSparse};
 
 }  // namespace bqc::avx512_vbmi
