@@ -12,6 +12,12 @@ struct Table {
   static constexpr int kInputs = 16;
   __m512i inputs;
 
+  // Of n activations, 0 behind them.
+  static void prepare(const int8_t* x, int64_t n, uint8_t* to) {
+    const __mmask16 there = static_cast<__mmask16>(n < 16 ? (1 << n) - 1 : -1);
+    const __m128i inputs = _mm_xor_si128(_mm_maskz_loadu_epi8(there, x), _mm_set1_epi8(-128));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), inputs);
+  }
   static Table load(const uint8_t* x) {
     return {_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)))};
   }
