@@ -192,12 +192,14 @@ extern const SparseKernels kSparse;
 namespace avx512 {
 extern const KernelSet kKernels;
 extern const HalfKernels kHalf;
+extern const SparseKernels kSparse;
 }  // namespace avx512
 namespace avx512_vbmi {
 extern const KernelSet kKernels;
 extern const SignKernels kSigns;
 extern const HalfKernels kHalf;
 extern const XnorKernels kXnor;
+extern const SparseKernels kSparse;
 }  // namespace avx512_vbmi
 #elif defined(BQC_ARM)
 namespace neon {

@@ -345,9 +345,9 @@ class Comparison {
   }
 
   void sparse(int i) {
-    static const int64_t kInputs[] = {26, 64, 96, 312, 384, 768};
+    static const int64_t kInputs[] = {26, 64, 96, 312, 384, 768, 1560};
     static const int64_t kLargest[] = {8, 127, 128};
-    const Geometry g = geometry(kInputs[random_.between(0, 5)]);
+    const Geometry g = geometry(kInputs[random_.between(0, 6)]);
     const int64_t rows = random_.between(1, 40), strips = random_.between(1, 6),
                   largest = kLargest[random_.between(0, 2)];
     const int64_t first = random_.between(0, strips - 1), last = random_.between(first + 1, strips);
