@@ -184,7 +184,7 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
 """(operator, input) -> the same, where an operator differs from the rest."""
 
 ATTRIBUTES = {
-    "bits": "bits of the codes: 8, 6, 4 or 2",
+    "bits": "bits of the codes: 8, 6, 4, 3 or 2",
     "kept": "codes that are stored of every `of`",
     "of": "inputs of which `kept` are stored",
     "block": "elements that share an exponent",

@@ -19,7 +19,7 @@ namespace {
 // 16 accumulators: enough to hide the latency of vpdpbusd, and none is spilled where a block ends.
 constexpr int kMaxRows = 8;
 
-bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 2; }
+bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 3 || bits == 2; }
 
 // A panel: codes of a row tile interleaved by four inputs [tile][inputs/4][rows][4], then corrections and
 // scales [tile][count][rows].
@@ -74,8 +74,9 @@ template <int Bits, int Rows, int Columns>
 void product(const Geometry& g, const int8_t* x, const int32_t* corrections, const float* scales,
              const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride,
              float* out, int64_t out_stride) {
-  const int64_t strip_bytes = inputs * Bits * 2;
-  const __m512i nibble = _mm512_set1_epi8(15), top_bits = _mm512_set1_epi8(0x30), pair = _mm512_set1_epi8(3);
+  const int64_t strip_bytes = tile_bytes(inputs, Bits);
+  const __m512i nibble = _mm512_set1_epi8(15), top_bits = _mm512_set1_epi8(0x30), pair = _mm512_set1_epi8(3),
+                single = _mm512_set1_epi8(4);
   each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
     __m512i acc[Rows][Columns];
 #pragma GCC unroll 16
@@ -95,9 +96,19 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
           dot_step<Rows, Columns>(acc, w, four + 4 * Rows * t);
         }
       }
-    } else if constexpr (Bits == 2) {
+    } else if constexpr (Bits <= 3) {
       const uint8_t* pairs = strip + at * 4;
-      for (const uint8_t* end = pairs + wide * 4; pairs != end; pairs += 64) {
+      const uint8_t* high = strip + inputs * 4;
+      for (int64_t k = at; k < at + wide; k += 16, pairs += 64) {
+        // A tile of single bits serves 32 inputs.
+        __m512i top[Columns];
+        if constexpr (Bits == 3) {
+          const __m128i used = _mm_cvtsi32_si128(k % 32 ? 4 : 0);
+#pragma GCC unroll 4
+          for (int c = 0; c < Columns; ++c) {
+            top[c] = _mm512_srl_epi16(_mm512_loadu_si512(high + k / 32 * 64 + c * strip_bytes), used);
+          }
+        }
 #pragma GCC unroll 4
         for (int t = 0; t < 4; ++t, four += 4 * Rows) {
           __m512i w[Columns];
@@ -105,6 +116,13 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
           for (int c = 0; c < Columns; ++c) {
             const __m512i p = _mm512_loadu_si512(pairs + c * strip_bytes);
             w[c] = _mm512_and_si512(_mm512_srli_epi16(p, static_cast<unsigned>(2 * t)), pair);
+            if constexpr (Bits == 3) {
+              const __m512i moved = t == 0   ? _mm512_slli_epi16(top[c], 2)
+                                    : t == 1 ? _mm512_slli_epi16(top[c], 1)
+                                    : t == 2 ? top[c]
+                                             : _mm512_srli_epi16(top[c], 1);
+              w[c] = _mm512_or_si512(w[c], _mm512_and_si512(moved, single));
+            }
           }
           dot_step<Rows, Columns>(acc, w, four);
         }
@@ -175,7 +193,7 @@ void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uin
   const int8_t* data = static_cast<const int8_t*>(panel);
   const int32_t* corrections = reinterpret_cast<const int32_t*>(data + codes_bytes(g, rows));
   const float* scales = reinterpret_cast<const float*>(corrections + rows * g.count);
-  const int64_t inputs = padded_inputs(g), strip_bytes = inputs * Bits * 2;
+  const int64_t inputs = padded_inputs(g), strip_bytes = tile_bytes(inputs, Bits);
   for (int64_t s = first; s < last;) {
     const int64_t columns = last - s >= 2 ? 2 : 1;
     each_row_tile(rows, kMaxRows, [&](int64_t top, int64_t some) {
@@ -194,6 +212,7 @@ void multiply(const Geometry* g, int bits, const void* panel, int64_t rows, cons
   const auto run = bits == 8   ? multiply_bits<8>
                    : bits == 6 ? multiply_bits<6>
                    : bits == 4 ? multiply_bits<4>
+                   : bits == 3 ? multiply_bits<3>
                                : multiply_bits<2>;
   run(*g, panel, rows, weight, weight_exponents, strips, first, last, out, out_stride);
 }
