@@ -453,7 +453,8 @@ def test_a_row_of_tiles_is_a_row_of_the_table(rows: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "bits"), [(26, (8, 8, 8)), (312, (4, 6, 8)), (768, (6, 8, 4)), (27, (2, 8, 2)), (28, (3, 2, 3))]
+    ("columns", "bits"),
+    [(26, (8, 8, 8)), (312, (4, 6, 8)), (768, (6, 8, 4)), (27, (2, 8, 2)), (28, (3, 2, 3))],
 )
 def test_embedding_layer_norm(check: Any, columns: int, bits: tuple[int, int, int]) -> None:
     make = Maker(columns)

@@ -69,14 +69,35 @@ inline void dot_step(__m512i (&acc)[Rows][Columns], const __m512i (&w)[Columns],
   }
 }
 
+// 16 inputs of 3-bit weights, whose single bits begin at bit `First` of a tile that serves 32 inputs.
+template <int Rows, int Columns, int First>
+inline void three_bit_steps(__m512i (&acc)[Rows][Columns], const uint8_t* pairs, const uint8_t* singles,
+                            int64_t strip_bytes, const int8_t* x) {
+  const __m512i pair = _mm512_set1_epi8(3), single = _mm512_set1_epi8(4);
+#pragma GCC unroll 4
+  for (int t = 0; t < 4; ++t) {
+    const int right = First + t - 2;
+    __m512i w[Columns];
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; ++c) {
+      const __m512i p = _mm512_loadu_si512(pairs + c * strip_bytes),
+                    s = _mm512_loadu_si512(singles + c * strip_bytes);
+      const __m512i moved = right < 0 ? _mm512_slli_epi16(s, static_cast<unsigned>(-right))
+                                      : _mm512_srli_epi16(s, static_cast<unsigned>(right));
+      const __m512i low = _mm512_and_si512(_mm512_srli_epi16(p, static_cast<unsigned>(2 * t)), pair);
+      w[c] = _mm512_or_si512(low, _mm512_and_si512(moved, single));
+    }
+    dot_step<Rows, Columns>(acc, w, x + 4 * Rows * t);
+  }
+}
+
 // Rows x (16 Columns) outputs, all blocks.
 template <int Bits, int Rows, int Columns>
 void product(const Geometry& g, const int8_t* x, const int32_t* corrections, const float* scales,
              const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride,
              float* out, int64_t out_stride) {
   const int64_t strip_bytes = tile_bytes(inputs, Bits);
-  const __m512i nibble = _mm512_set1_epi8(15), top_bits = _mm512_set1_epi8(0x30), pair = _mm512_set1_epi8(3),
-                single = _mm512_set1_epi8(4);
+  const __m512i nibble = _mm512_set1_epi8(15), top_bits = _mm512_set1_epi8(0x30), pair = _mm512_set1_epi8(3);
   each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
     __m512i acc[Rows][Columns];
 #pragma GCC unroll 16
@@ -96,19 +117,9 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
           dot_step<Rows, Columns>(acc, w, four + 4 * Rows * t);
         }
       }
-    } else if constexpr (Bits <= 3) {
+    } else if constexpr (Bits == 2) {
       const uint8_t* pairs = strip + at * 4;
-      const uint8_t* high = strip + inputs * 4;
-      for (int64_t k = at; k < at + wide; k += 16, pairs += 64) {
-        // A tile of single bits serves 32 inputs.
-        __m512i top[Columns];
-        if constexpr (Bits == 3) {
-          const __m128i used = _mm_cvtsi32_si128(k % 32 ? 4 : 0);
-#pragma GCC unroll 4
-          for (int c = 0; c < Columns; ++c) {
-            top[c] = _mm512_srl_epi16(_mm512_loadu_si512(high + k / 32 * 64 + c * strip_bytes), used);
-          }
-        }
+      for (const uint8_t* end = pairs + wide * 4; pairs != end; pairs += 64) {
 #pragma GCC unroll 4
         for (int t = 0; t < 4; ++t, four += 4 * Rows) {
           __m512i w[Columns];
@@ -116,15 +127,19 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
           for (int c = 0; c < Columns; ++c) {
             const __m512i p = _mm512_loadu_si512(pairs + c * strip_bytes);
             w[c] = _mm512_and_si512(_mm512_srli_epi16(p, static_cast<unsigned>(2 * t)), pair);
-            if constexpr (Bits == 3) {
-              const __m512i moved = t == 0   ? _mm512_slli_epi16(top[c], 2)
-                                    : t == 1 ? _mm512_slli_epi16(top[c], 1)
-                                    : t == 2 ? top[c]
-                                             : _mm512_srli_epi16(top[c], 1);
-              w[c] = _mm512_or_si512(w[c], _mm512_and_si512(moved, single));
-            }
           }
           dot_step<Rows, Columns>(acc, w, four);
+        }
+      }
+    } else if constexpr (Bits == 3) {
+      const uint8_t* pairs = strip + at * 4;
+      const uint8_t* singles = strip + inputs * 4;
+      for (int64_t k = at; k < at + wide; k += 16, pairs += 64, four += 16 * Rows) {
+        const uint8_t* eight = singles + k / 32 * 64;
+        if (k % 32 == 0) {
+          three_bit_steps<Rows, Columns, 0>(acc, pairs, eight, strip_bytes, four);
+        } else {
+          three_bit_steps<Rows, Columns, 4>(acc, pairs, eight, strip_bytes, four);
         }
       }
     } else {
