@@ -21,13 +21,21 @@ from bqc.formats.geometry import Blocks
 from bqc.formats.stored import Parts
 from bqc.ops.constants import FLT_MAX, FLT_MIN, MIN_EXPONENT, POWERS
 
-__all__ = ["BlockShift", "ceil_log2", "encode", "power_of_two", "range_exponents", "sanitize"]
+__all__ = [
+    "ACTIVATION_BITS",
+    "BlockShift",
+    "ceil_log2",
+    "encode",
+    "power_of_two",
+    "range_exponents",
+    "sanitize",
+]
 
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
 
 BITS = (8, 6, 4, 3, 2)
-"""Activations have 8, 6 or 4."""
+ACTIVATION_BITS = (8, 6, 4)
 _TEXT = re.compile(r"BlockShift\((\d+),(\d+|row|tensor)(?:,group=(\d+))?\)")
 CHUNK = 1 << 16
 """Weights that are quantised at a time."""

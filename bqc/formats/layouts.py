@@ -44,7 +44,7 @@ _PLANES = {8: (8,), 6: (4, 2), 4: (4,), 3: (2, 1), 2: (2,)}
 
 def pack_rows(codes: I8, bits: int) -> U8:
     """int8 [V, H] -> uint8 [V, `row_bytes`]."""
-    rest = _unsigned(_pad(codes, 1, _row_multiple(bits)), bits)
+    rest: NDArray[Any] = _unsigned(_pad(codes, 1, _row_multiple(bits)), bits)
     planes = []
     for width in _PLANES[bits]:
         planes.append(_fields(np.split(rest, 8 // width, axis=1), width))
@@ -77,7 +77,7 @@ def pack_tiles(codes: I8, bits: int, group: int = 0) -> U8:
     grouped = codes.reshape(rows, columns // span, span)
     padded = _pad(_pad(grouped, 2, 16).reshape(rows, -1), 0, 16)
     unsigned = _unsigned(padded, bits)
-    rest = unsigned.reshape(unsigned.shape[0] // 16, 16, -1, 4).transpose(0, 2, 1, 3)
+    rest: NDArray[Any] = unsigned.reshape(unsigned.shape[0] // 16, 16, -1, 4).transpose(0, 2, 1, 3)
     planes = []
     for width in _PLANES[bits]:
         count = 8 // width
