@@ -18,6 +18,7 @@ import yaml
 
 from bqc.errors import BqcError
 from bqc.formats import BlockShift, Xnor
+from bqc.formats.block_shift import ACTIVATION_BITS
 from bqc.formats.stored import WeightFormat, weight_format
 from bqc.ir.anatomy import TABLE_ROLES
 
@@ -72,7 +73,7 @@ class Plan:
         return cls(
             str(data.get("scheme", "")),
             _tables_checked(_formats(data.get("weights"), f"{where}: weights", weight_format), where),
-            _formats(data.get("activations"), f"{where}: activations", BlockShift.parse),
+            _formats(data.get("activations"), f"{where}: activations", _activation_format),
             {str(k): str(v) for k, v in (data.get("kept") or {}).items()},
         )
 
@@ -128,6 +129,13 @@ def _tables_checked(weights: dict[str, WeightFormat], where: str) -> dict[str, W
                 "like Binary(row)"
             )
     return weights
+
+
+def _activation_format(text: str) -> BlockShift:
+    fmt = BlockShift.parse(text)
+    if fmt.bits not in ACTIVATION_BITS:
+        raise ValueError(f"{fmt} is a format of weights; activations have 8, 6 or 4 bits")
+    return fmt
 
 
 def _formats(data: Any, where: str, parse: Callable[[str], _Format]) -> dict[str, _Format]:

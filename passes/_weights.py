@@ -8,10 +8,12 @@ import onnx_ir as ir
 
 from bqc.errors import BqcError
 from bqc.formats import BlockShift
+from bqc.formats.block_shift import ACTIVATION_BITS
 from bqc.ir.anatomy import LINEAR_ROLES, TABLE_ROLES, role
 from bqc.ir.match import is_transposed
 
 __all__ = [
+    "check_activations",
     "check_formats",
     "is_linear",
     "latents",
@@ -29,6 +31,13 @@ def check_formats(bits: Iterable[int], block: int | str) -> None:
             BlockShift(one, block)
     except ValueError as error:
         raise BqcError(str(error)) from None
+
+
+def check_activations(bits: int, block: int | str) -> None:
+    """Raise BqcError if no operator writes codes of so many bits, or there is no such block."""
+    if bits not in ACTIVATION_BITS:
+        raise BqcError(f"activations have no {bits} bits; use 8, 6 or 4")
+    check_formats((bits,), block)
 
 
 def latents(value: ir.Value | None) -> list[ir.Value]:

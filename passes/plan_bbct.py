@@ -13,7 +13,7 @@ from bqc.formats import BlockShift
 from bqc.ir.anatomy import TABLE_ROLES, Encoder, encoder, role
 from bqc.passes._graph import key_of
 from bqc.passes._points import PER_HEAD, points_of, readers_of
-from bqc.passes._weights import check_formats, require_whole, tied_tables, weight_inputs
+from bqc.passes._weights import check_activations, check_formats, require_whole, tied_tables, weight_inputs
 from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
 from bqc.plan import Plan, matching
 
@@ -39,9 +39,9 @@ class PlanBbct(ir.passes.InPlacePass):
     contract = Contract("exact")
 
     weight_bits: int = 8
-    """8, 6, 4 or 2, for the encoder's linears."""
+    """8, 6, 4, 3 or 2, for the encoder's linears."""
     embedding_bits: int = 0
-    """8, 6, 4 or 2 for the lookup tables; 0 takes weight_bits."""
+    """8, 6, 4, 3 or 2 for the lookup tables; 0 takes weight_bits."""
     activation_bits: int = 8
     """8, 6 or 4, for what weights and products read."""
     block: int | str = 64
@@ -59,9 +59,8 @@ class PlanBbct(ir.passes.InPlacePass):
     """Points (patterns) that stay float, to attribute a loss; not for deployment."""
 
     def __post_init__(self) -> None:
-        check_formats(
-            (self.weight_bits, self.embedding_bits or self.weight_bits, self.activation_bits), self.block
-        )
+        check_formats((self.weight_bits, self.embedding_bits or self.weight_bits), self.block)
+        check_activations(self.activation_bits, self.block)
         if self.fallback not in FALLBACKS:
             raise BqcError(f"block fallback {self.fallback!r} is unknown; use one of {', '.join(FALLBACKS)}")
 

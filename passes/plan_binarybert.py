@@ -16,7 +16,7 @@ from bqc.ir.anatomy import TABLE_ROLES, encoder, role
 from bqc.passes._graph import constant, key_of
 from bqc.passes._knapsack import best_subset
 from bqc.passes._points import PER_HEAD, points_of, readers_of
-from bqc.passes._weights import check_formats, require_whole, tied_tables, weight_inputs
+from bqc.passes._weights import check_activations, require_whole, tied_tables, weight_inputs
 from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
 from bqc.plan import Plan, matching
 
@@ -66,15 +66,13 @@ class PlanBinarybert(ir.passes.InPlacePass):
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             raise BqcError(f"there are no {self.weights} weights; use one of {', '.join(WEIGHTS)}")
-        if self.activation_bits not in (8, 6, 4):
-            raise BqcError(f"activations have no {self.activation_bits} bits; use 8, 6 or 4")
         if self.position_bits not in (8, 32):
             raise BqcError(f"position tables have no {self.position_bits} bits; use 8 or 32")
         if self.budget_mib is not None and not 0 < self.budget_mib < float("inf"):
             raise BqcError(f"the budget is {self.budget_mib:g} MiB; it is a number above 0")
         if self.budget_mib is not None and not isinstance(WEIGHTS[self.weights], Ternary):
             raise BqcError(f"a budget chooses which weights are ternary; with weights {self.weights} none is")
-        check_formats((self.activation_bits,), self.block)
+        check_activations(self.activation_bits, self.block)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         found = encoder(model)

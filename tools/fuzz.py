@@ -64,14 +64,14 @@ class Base:
         for item in (*model.graph, *model.graph.initializers.values()):
             item.metadata_props.clear()
         ir.save(model, folder / "float.onnx")
-        for bits in (8, 6, 4):
+        for bits in (8, 6, 4, 3):
             bqc.compile(folder / "float.onnx", output=folder / f"w{bits}.onnx", weight_bits=bits, block=16)
         bqc.compile(folder / "float.onnx", output=folder / "one.onnx", weight_bits=8, single_file=True)
         return cls(folder)
 
     def artifact(self, seed: int) -> Path:
         """One of the artifacts."""
-        return self.folder / ("w8.onnx", "w6.onnx", "w4.onnx", "one.onnx")[seed // 4 % 4]
+        return self.folder / ("w8.onnx", "w6.onnx", "w4.onnx", "w3.onnx", "one.onnx")[seed // 4 % 5]
 
 
 def kind_of(seed: int) -> str:

@@ -23,6 +23,9 @@ CONFIGURATIONS: dict[str, dict[str, int]] = {
     "W4 b64": {"weight_bits": 4, "block": 64},
     "W4 b32": {"weight_bits": 4, "block": 32},
     "W4 b64, tables 8": {"weight_bits": 4, "block": 64, "embedding_bits": 8},
+    "W3 b64": {"weight_bits": 3, "block": 64},
+    "W3 b64, tables 8": {"weight_bits": 3, "block": 64, "embedding_bits": 8},
+    "W2 b64": {"weight_bits": 2, "block": 64},
 }
 
 

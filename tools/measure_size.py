@@ -37,6 +37,8 @@ CLASSIFIER: Configurations = {
     "W4, tables 4, b256": ({"weight_bits": 4, "block": 256}, 53.5),
     "W4, tables 4, row": ({"weight_bits": 4, "block": "row"}, None),
     "W4, tables 8, b64": ({"weight_bits": 4, "embedding_bits": 8, "block": 64}, None),
+    "W3, tables 3, b64": ({"weight_bits": 3, "block": 64}, None),
+    "W3, tables 8, b64": ({"weight_bits": 3, "embedding_bits": 8, "block": 64}, None),
 }
 MASKED_LM: Configurations = {
     "W8 b64": ({"weight_bits": 8, "block": 64}, None),

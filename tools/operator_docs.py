@@ -45,7 +45,7 @@ INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
     "mask": ("int64", ("B", "S"), "key padding mask: 0 drops a token"),
     "gamma": ("float32", ("H",), "scale of the normalisation"),
     "beta": ("float32", ("H",), "shift of the normalisation"),
-    "weight": ("uint8", ("ceil16(N) / 16", "K' * bits / 32", "16", "4"), "codes in the layout `n16k4`"),
+    "weight": ("uint8", ("ceil16(N) / 16", "ceil(K' * bits / 32)", "16", "4"), "codes in the layout `n16k4`"),
     "weight_exponents": ("int8", ("n", "ceil16(N)"), "exponents of `weight`, a row a block"),
     "bias": ("float32", ("N",), "added last"),
     "signs": ("int8", ("P", "N", "K"), "planes of -1 and 1"),
@@ -73,7 +73,7 @@ INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
     "word_exponents": ("int8", ("V", "n"), "exponents of `word`"),
     "tiles": (
         "uint8",
-        ("ceil16(V) / 16", "ceil16(H) * bits / 32", "16", "4"),
+        ("ceil16(V) / 16", "ceil(ceil16(H) * bits / 32)", "16", "4"),
         "word table in the layout `n16k4`, as the weight of a linear that shares it",
     ),
     "scales": ("int8", ("n", "ceil16(V)"), "exponents of `tiles`, a row a block"),
@@ -184,7 +184,7 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
 """(operator, input) -> the same, where an operator differs from the rest."""
 
 ATTRIBUTES = {
-    "bits": "bits of the codes: 8, 6, 4 or 2",
+    "bits": "bits of the codes: 8, 6, 4, 3 or 2",
     "kept": "codes that are stored of every `of`",
     "of": "inputs of which `kept` are stored",
     "block": "elements that share an exponent",

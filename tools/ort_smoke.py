@@ -43,7 +43,7 @@ def make(folder: Path) -> None:
 
     folder.mkdir(parents=True)
     shutil.copyfile(bqc.library_path(), folder / LIBRARY)
-    for bits in (8, 6, 4, 2):
+    for bits in (8, 6, 4, 3, 2):
         model = canonical_bert(layers=2, hidden=52, heads=2, ffn=70, seed=bits)
         bqc.compile(model, "bbct", folder / f"w{bits}.onnx", weight_bits=bits)
     for weights, bits in (("binary", 8), ("split", 6), ("two-plane", 4)):

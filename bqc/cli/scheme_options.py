@@ -14,7 +14,7 @@ __all__ = ["scheme_options", "take_scheme_options"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _NUMBERS = ("weight_bits", "embedding_bits", "activation_bits", "position_bits")
-_BITS = click.Choice(["8", "6", "4", "2"])
+_BITS = click.Choice(["8", "6", "4", "3", "2"])
 _OPTIONS = (
     click.option("--weight-bits", type=_BITS, help="Bits a weight. [default: the scheme's]"),
     click.option("--embedding-bits", type=_BITS, help="Bits an embedding weight. [default: the scheme's]"),

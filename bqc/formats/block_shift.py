@@ -21,13 +21,21 @@ from bqc.formats.geometry import Blocks
 from bqc.formats.stored import Parts
 from bqc.ops.constants import FLT_MAX, FLT_MIN, MIN_EXPONENT, POWERS
 
-__all__ = ["BlockShift", "ceil_log2", "encode", "power_of_two", "range_exponents", "sanitize"]
+__all__ = [
+    "ACTIVATION_BITS",
+    "BlockShift",
+    "ceil_log2",
+    "encode",
+    "power_of_two",
+    "range_exponents",
+    "sanitize",
+]
 
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
 
-BITS = (8, 6, 4, 2)
-"""Activations have 8, 6 or 4."""
+BITS = (8, 6, 4, 3, 2)
+ACTIVATION_BITS = (8, 6, 4)
 _TEXT = re.compile(r"BlockShift\((\d+),(\d+|row|tensor)(?:,group=(\d+))?\)")
 CHUNK = 1 << 16
 """Weights that are quantised at a time."""
@@ -39,7 +47,7 @@ class BlockShift:
     """Block-wise power-of-two quantisation.
 
     Args:
-        bits: 8, 6, 4 or, for weights, 2. Codes are clamped to +-127, +-31, [-8, 7] and +-1.
+        bits: 8, 6, 4 or, for weights, 3 and 2. Codes are clamped to +-127, +-31, [-8, 7], +-3 and +-1.
         block: elements that share an exponent along the last axis: 16 to 256, ``"row"`` or ``"tensor"``.
         group: blocks never cross a multiple of this many elements (attention heads); 0 for none.
 
@@ -53,7 +61,7 @@ class BlockShift:
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise ValueError(f"BlockShift has no {self.bits}-bit codes; bits is one of 8, 6, 4, 2")
+            raise ValueError(f"BlockShift has no {self.bits}-bit codes; bits is one of 8, 6, 4, 3, 2")
         if self.block not in BLOCKS:
             raise ValueError(
                 f"BlockShift has no block {self.block!r}; block is one of 16, 32, 64, 128, 256, row, tensor"
@@ -146,7 +154,7 @@ class BlockShift:
         return layouts.unpack_rows(packed, self.bits, columns)
 
     def pack_matrix(self, codes: I8) -> NDArray[np.uint8]:
-        """Codes int8 [N, K] of a weight to the tiles uint8 [N/16, K * bits/32, 16, 4] of kernels."""
+        """Codes int8 [N, K] of a weight to the tiles uint8 [ceil16(N)/16, ceil(K' * bits/32), 16, 4] of kernels."""
         return layouts.pack_tiles(codes, self.bits, self.group)
 
     def unpack_matrix(self, packed: NDArray[np.uint8], rows: int, columns: int) -> I8:
@@ -186,8 +194,8 @@ class BlockShift:
         """Bytes of what `table`, or else `tiles`, gives for a matrix [rows, columns]."""
         count = self.blocks(columns).count
         if table:
-            return rows * (count + (columns if self.bits == 8 else -(-columns // 4) * self.bits // 2))
-        return -(-rows // 16) * 16 * (count + layouts.padded_inputs(columns, self.group) * self.bits // 8)
+            return rows * (count + layouts.row_bytes(columns, self.bits))
+        return -(-rows // 16) * (16 * count + 64 * layouts.tile_count(columns, self.bits, self.group))
 
     @property
     def words(self) -> str:

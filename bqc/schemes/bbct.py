@@ -28,9 +28,9 @@ class Bbct:
     """Options of the scheme; see docs/schemes/bbct.md."""
 
     weight_bits: int = 8
-    """8, 6, 4 or 2, for the encoder's linears."""
+    """8, 6, 4, 3 or 2, for the encoder's linears."""
     embedding_bits: int = 0
-    """8, 6, 4 or 2 for the lookup tables; 0 takes weight_bits."""
+    """8, 6, 4, 3 or 2 for the lookup tables; 0 takes weight_bits."""
     block: int | str = 64
     """16, 32, 64, 128, 256 or "row"."""
     block_fallback: str = "pad"

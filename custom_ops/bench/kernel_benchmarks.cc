@@ -81,7 +81,7 @@ void product(benchmark::State& state, const KernelSet& set, int bits, int64_t bl
   const Geometry g = bqc::make_geometry(k, block, 0);
   const int64_t strips = bqc::ceil_div(n, 16), most = m < kPanelRows ? m : kPanelRows;
   const auto codes = random_integers<int8_t>(m * k, -127, 127);
-  const auto weight = random_integers<uint8_t>(strips * k * bits * 2, 0, 255);
+  const auto weight = random_integers<uint8_t>(strips * bqc::tile_count(k, bits) * 64, 0, 255);
   const std::vector<int8_t> exponents(static_cast<size_t>(m * g.count), -6);
   const std::vector<int8_t> weight_exponents(static_cast<size_t>(strips * 16 * g.count), -6);
   void* panel = bqc::scratch_bytes(bqc::Slot::panel, static_cast<size_t>(set.gemm->panel_bytes(&g, most)));

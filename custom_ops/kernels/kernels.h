@@ -28,7 +28,7 @@ struct RowKernels {
   void (*dequantize)(const int8_t* codes, const int8_t* exponents, const Geometry* g, float* y);
   // y += dequantised row.
   void (*add_dequantized)(const int8_t* codes, const int8_t* exponents, const Geometry* g, float* y);
-  // One row of a table packed as row_u<bits>, to int8 codes [ceil4(columns)].
+  // One row of a table packed as row_u<bits>, to int8 codes [ceil8(columns)].
   void (*unpack_row)(const uint8_t* packed, int bits, int64_t columns, int8_t* codes);
   // One output's lane of n16k4_u<bits> tiles, its first four bytes at `lane`, to int8 codes
   // [ceil16(columns)].

@@ -33,8 +33,8 @@ int checked_bits(int64_t bits, const std::string& name) {
 }
 
 int checked_weight_bits(int64_t bits, const std::string& name) {
-  BQC_REQUIRE(bits == 8 || bits == 6 || bits == 4 || bits == 2, "attribute ", name, " is ", bits,
-              "; it is one of 8, 6, 4, 2");
+  BQC_REQUIRE(bits == 8 || bits == 6 || bits == 4 || bits == 3 || bits == 2, "attribute ", name, " is ", bits,
+              "; it is one of 8, 6, 4, 3, 2");
   return static_cast<int>(bits);
 }
 

@@ -32,7 +32,7 @@ struct Format {
 };
 
 int checked_bits(int64_t bits, const std::string& name);
-// The same for weights and tables, which may have 2.
+// The same for weights and tables, which may have 3 and 2.
 int checked_weight_bits(int64_t bits, const std::string& name);
 
 // Throws unless codes [..., length] have exponents [..., count] of equal leading dimensions.
@@ -66,6 +66,14 @@ int64_t likely_threads();
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Bytes of a row of a table in the layout row_u<bits>.
+inline int64_t table_row_bytes(int64_t columns, int bits) {
+  return bits == 8 ? columns : round_up(columns, bits == 3 ? 8 : 4) * bits / 8;
+}
+
+// Tiles of a strip of so many padded inputs in the layout n16k4_u<bits>.
+inline int64_t tile_count(int64_t inputs, int bits) { return ceil_div(inputs * bits, 32); }
 
 // body(first, last) over ranges of [0, n) with at least `least` elements each.
 template <class Body>

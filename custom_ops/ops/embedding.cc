@@ -24,7 +24,7 @@ class Table {
     const Tensor exponents =
         node.constant(index + 1, (std::string(name) + " exponents").c_str(), Type::i8, 2);
     rows_ = codes.dims[0];
-    row_bytes_ = bits_ == 8 ? columns : round_up(columns, 4) * bits_ / 8;
+    row_bytes_ = table_row_bytes(columns, bits_);
     BQC_REQUIRE(codes.dims[1] == row_bytes_, name, " ", codes.shape(), " should have rows of ", row_bytes_,
                 " bytes");
     BQC_REQUIRE(exponents.dims[0] == rows_ && exponents.dims[1] == g_.count, name, " exponents ",
@@ -46,7 +46,7 @@ class Table {
   template <class Dequantize>
   void unpack(const KernelSet* set, int64_t id, Dequantize dequantize, float* y) const {
     const int64_t row = id < 0 ? id + rows_ : id;
-    int8_t* codes = scratch<int8_t>(Slot::codes, round_up(columns_, 4));
+    int8_t* codes = scratch<int8_t>(Slot::codes, round_up(columns_, 8));
     set->rows->unpack_row(codes_ + row * row_bytes_, bits_, columns_, codes);
     dequantize(codes, exponents_ + row * g_.count, &g_, y);
   }
@@ -71,7 +71,7 @@ class TileTable {
     const Tensor tiles = node.constant(index, name, Type::u8, 4);
     const std::string scales_name = std::string(name) + " scales";
     const Tensor scales = node.constant(index + 1, scales_name.c_str(), Type::i8, 2);
-    const int64_t strips = tiles.dims[0], steps = round_up(columns, 16) * bits_ / 32;
+    const int64_t strips = tiles.dims[0], steps = tile_count(round_up(columns, 16), bits_);
     padded_rows_ = strips * 16;
     strip_bytes_ = steps * 64;
     BQC_REQUIRE(tiles.dims[1] == steps && tiles.dims[2] == 16 && tiles.dims[3] == 4, name, " ", tiles.shape(),

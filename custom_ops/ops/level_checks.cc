@@ -90,7 +90,7 @@ class Comparison {
     for (const int64_t n : kLengths) functions(n);
     for (const int64_t n : kLengths) quantisation(n);
     for (const int64_t n : kLengths) sign_rows(n);
-    for (const int bits : {8, 6, 4, 2}) {
+    for (const int bits : {8, 6, 4, 3, 2}) {
       for (int i = 0; i < 6 && y_.gemm->supports(bits); ++i) product(bits);
       for (const int64_t n : kLengths) unpacking(bits, n);
     }
@@ -188,13 +188,13 @@ class Comparison {
   }
 
   void unpacking(int bits, int64_t columns) {
-    const auto packed = random_.bytes<uint8_t>(round_up(columns, 4), 0, 255);
-    Both<int8_t> codes(round_up(columns, 4));
+    const auto packed = random_.bytes<uint8_t>(table_row_bytes(columns, bits), 0, 255);
+    Both<int8_t> codes(round_up(columns, 8));
     x_.rows->unpack_row(packed.data(), bits, columns, codes.a.data());
     y_.rows->unpack_row(packed.data(), bits, columns, codes.b.data());
     note(codes.same(), "table row ", bits, " bits of ", columns);
     const int64_t inputs = round_up(columns, 16), last_lane = 60;
-    const auto strip = random_.bytes<uint8_t>(inputs * bits * 2, 0, 255);
+    const auto strip = random_.bytes<uint8_t>(tile_count(inputs, bits) * 64, 0, 255);
     Both<int8_t> lane(inputs);
     x_.rows->unpack_lane(strip.data() + last_lane, bits, columns, lane.a.data());
     y_.rows->unpack_lane(strip.data() + last_lane, bits, columns, lane.b.data());
@@ -215,8 +215,8 @@ class Comparison {
   }
 
   void product(int bits) {
-    static const int64_t kInputs[] = {26, 64, 96, 312, 384, 768};
-    const Geometry g = geometry(kInputs[random_.between(0, 5)]);
+    static const int64_t kInputs[] = {26, 64, 96, 130, 312, 384, 768};
+    const Geometry g = geometry(kInputs[random_.between(0, 6)]);
     const int64_t rows = random_.between(1, 40), strips = random_.between(1, 6);
     const int64_t first = random_.between(0, strips - 1), last = random_.between(first + 1, strips);
     const int64_t inputs = g.groups * round_up(g.span, 16);
@@ -225,7 +225,7 @@ class Comparison {
     const auto codes = random_.bytes<int8_t>(rows * g.length, -128, 127);
     const auto exponents = random_.bytes<int8_t>(rows * g.count, low, high);
     // One byte more, so that the weights are not aligned.
-    const auto weight = random_.bytes<uint8_t>(strips * inputs * bits * 2 + 1, 0, 255);
+    const auto weight = random_.bytes<uint8_t>(strips * tile_count(inputs, bits) * 64 + 1, 0, 255);
     const auto weight_exponents = random_.bytes<int8_t>(strips * 16 * g.count, low, high);
     const auto a = multiply(x_, g, bits, rows, codes, exponents, weight.data() + 1, weight_exponents, strips,
                             first, last);

@@ -22,17 +22,16 @@ BlockWeight::BlockWeight(const Node& node, const KernelSet* set) : LinearWeight(
   const Tensor weight = node.constant(2, "weight", Type::u8, 4);
   const Tensor exponents = node.constant(3, "weight_exponents", Type::i8, 2);
   BQC_REQUIRE(weight.dims[0] == strips_ && weight.dims[2] == 16 && weight.dims[3] == 4, "weight ",
-              weight.shape(), " should be [", strips_, ", K' * ", bits_, "/32, 16, 4] for a bias of ",
+              weight.shape(), " should be [", strips_, ", ceil(K' * ", bits_, "/32), 16, 4] for a bias of ",
               columns_);
   BQC_REQUIRE(exponents.dims[1] == strips_ * 16 && exponents.dims[0] >= 1, "weight_exponents ",
               exponents.shape(), " should be [blocks, ", strips_ * 16, "]");
   // K follows from K' and the number of blocks only with the group; the first call checks it against the
   // input.
-  padded_inputs_ = weight.dims[1] * 32 / bits_;
+  padded_inputs_ = weight.dims[1] * 32 / bits_ / 16 * 16;
   blocks_ = exponents.dims[0];
-  BQC_REQUIRE(
-      padded_inputs_ >= 16 && padded_inputs_ % 16 == 0 && padded_inputs_ * bits_ == weight.dims[1] * 32,
-      "weight ", weight.shape(), " is no whole number of 16 inputs");
+  BQC_REQUIRE(padded_inputs_ >= 16 && tile_count(padded_inputs_, bits_) == weight.dims[1], "weight ",
+              weight.shape(), " is no whole number of 16 inputs");
   BQC_REQUIRE(padded_inputs_ <= kMaxSum, "weight ", weight.shape(), " has more than ", kMaxSum, " inputs");
   check_exponents(exponents, "weight_exponents");
   tiles_ = weight.as<uint8_t>();

@@ -50,11 +50,12 @@ std::vector<float> products(const bqc::KernelSet& set, int bits, int64_t rows, i
 TEST(Levels, HoldTheLargestProducts) {
   constexpr int64_t kRows = 7, kInputs = 400;
   for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
-    for (const int bits : {8, 6, 4}) {
+    for (const int bits : {8, 6, 4, 3, 2}) {
       for (const int code : {-128, 127}) {
         for (const int stored : {0, 0xff}) {
           const std::vector<int8_t> codes(kRows * kInputs, static_cast<int8_t>(code));
-          const std::vector<uint8_t> weight(kInputs * bits * 2, static_cast<uint8_t>(stored));
+          const std::vector<uint8_t> weight(static_cast<size_t>(bqc::tile_count(kInputs, bits) * 64),
+                                            static_cast<uint8_t>(stored));
           const int half = 1 << (bits - 1);
           const float each = static_cast<float>(kInputs * code * (stored ? half - 1 : -half));
           EXPECT_EQ(products(*set, bits, kRows, kInputs, codes, weight), std::vector<float>(kRows * 16, each))
@@ -87,6 +88,14 @@ class Digest {
     for (const int64_t n : {26, 312, 768}) functions(n);
     for (const int bits : {8, 6, 4}) product(bits);
     attention();
+    return hash_;
+  }
+
+  uint64_t run_small_weights() {
+    for (const int bits : {3, 2}) {
+      product(bits);
+      for (const int64_t n : {26, 300, 312}) unpacking(bits, n);
+    }
     return hash_;
   }
 
@@ -139,7 +148,7 @@ class Digest {
     const bqc::Geometry g = bqc::make_geometry(kInputs, 64, 0);
     const auto codes = integers<int8_t>(kRows * kInputs), exponents = small(kRows * g.count),
                weight_exponents = small(kStrips * 16 * g.count);
-    const auto weight = integers<uint8_t>(kStrips * 320 * bits * 2);
+    const auto weight = integers<uint8_t>(kStrips * bqc::tile_count(320, bits) * 64);
     void* panel =
         bqc::scratch_bytes(bqc::Slot::panel, static_cast<size_t>(set_.gemm->panel_bytes(&g, kRows)));
     std::vector<float> out(kRows * kStrips * 16);
@@ -147,6 +156,14 @@ class Digest {
     set_.gemm->multiply(&g, bits, panel, kRows, weight.data(), weight_exponents.data(), kStrips, 0, kStrips,
                         out.data(), kStrips * 16);
     add(out);
+  }
+
+  void unpacking(int bits, int64_t columns) {
+    const auto row = integers<uint8_t>(bqc::table_row_bytes(columns, bits)),
+               lane = integers<uint8_t>(bqc::tile_count(bqc::round_up(columns, 16), bits) * 64);
+    std::vector<int8_t> codes(static_cast<size_t>(bqc::round_up(columns, 16)));
+    set_.rows->unpack_row(row.data(), bits, columns, codes.data()), add(codes);
+    set_.rows->unpack_lane(lane.data() + 28, bits, columns, codes.data()), add(codes);
   }
 
   // Codes that the mask leaves of bytes.
@@ -219,6 +236,7 @@ class Digest {
 TEST(Levels, GiveTheSameBitsOnEveryArchitecture) {
   for (const bqc::KernelSet* set : bqc::runnable_kernels()) {
     EXPECT_EQ(Digest(*set).run(), 0x3690c43e5ddca29bu) << set->name;
+    EXPECT_EQ(Digest(*set).run_small_weights(), 0xdc47546425011192u) << set->name;
     EXPECT_EQ(Digest(*set).run_signs(), 0x7c63878538586499u) << set->name;
     EXPECT_EQ(Digest(*set).run_sparse(), 0x866b3b42b4c3a418u) << set->name;
   }
@@ -251,7 +269,7 @@ TEST(Dispatch, ObeysTheCap) {
 }
 
 TEST(Dispatch, PassesOverLevelsWithoutTheFormat) {
-  for (const int64_t bits : {8, 6, 4}) {
+  for (const int64_t bits : {8, 6, 4, 3, 2}) {
     EXPECT_EQ(bqc::choose_kernels(bits).set, bqc::runnable_kernels().back()) << bits;
   }
   const bqc::Choice none = bqc::choose_kernels(5);

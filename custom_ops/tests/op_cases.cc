@@ -49,7 +49,7 @@ struct Maker {
   // Codes and exponents of a matrix [out, in] as a linear reads it.
   std::vector<Array> tiles(int64_t out, int64_t in) {
     const int64_t strips = bqc::ceil_div(out, 16), padded = bqc::round_up(in, 16);
-    return {whole<uint8_t>(u8, {strips, padded * bits / 32, 16, 4}, 0, 255),
+    return {whole<uint8_t>(u8, {strips, bqc::tile_count(padded, bits), 16, 4}, 0, 255),
             exponents({blocks(in), strips * 16})};
   }
   std::vector<Array> linear(int64_t b, int64_t s, int64_t in, int64_t out) {
@@ -112,8 +112,8 @@ struct Maker {
     return {whole<uint8_t>(u8, dims, 0, 255), halves({256})};
   }
   std::vector<Array> table(int64_t rows, int64_t columns) {
-    const int64_t bytes = bits == 8 ? columns : bqc::round_up(columns, 4) * bits / 8;
-    return {whole<uint8_t>(u8, {rows, bytes}, 0, 255), exponents({rows, blocks(columns)})};
+    return {whole<uint8_t>(u8, {rows, bqc::table_row_bytes(columns, bits)}, 0, 255),
+            exponents({rows, blocks(columns)})};
   }
 };
 

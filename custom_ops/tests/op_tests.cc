@@ -24,7 +24,7 @@ struct Size {
 
 // Rows by columns and rows by rows, several panels, odd heads, odd ends.
 const Size kSizes[] = {{1, 1, 1, 16, 8},   {2, 5, 2, 26, 6}, {1, 37, 3, 32, 4}, {3, 70, 2, 32, 8},
-                       {2, 130, 1, 64, 6}, {0, 4, 2, 16, 8}, {2, 9, 2, 26, 2}};
+                       {2, 130, 1, 64, 6}, {0, 4, 2, 16, 8}, {2, 9, 2, 26, 2},  {2, 9, 2, 38, 3}};
 
 TEST(Operators, AllHaveCases) {
   Random random(1);

@@ -81,7 +81,7 @@ def test_the_artifact(source: Path, tmp_path: Path) -> None:
     onnx.checker.check_model(str(result.paths[0]), full_check=True)
 
 
-@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize("bits", [8, 6, 4, 3])
 @pytest.mark.parametrize("block", [16, 64, "row"])
 def test_same_bits_with_and_without_the_library(source: Path, tmp_path: Path, bits: int, block: Any) -> None:
     path = bqc.compile(source, output=tmp_path / "m.onnx", weight_bits=bits, block=block).paths[0]

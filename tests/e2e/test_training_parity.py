@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.accuracy
-@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
 @pytest.mark.skipif("BQC_DATA" not in os.environ, reason="needs BQC_DATA")
 def test_logits_on_real_sentences(bits: int, data: Path, tmp_path: Path) -> None:
     recipe = Recipe.two_stage(epochs=1, learning_rate=2e-4, batch_size=16)

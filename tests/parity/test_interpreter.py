@@ -17,6 +17,7 @@ SIZES = [
     Sizes(batch=1, length=1, heads=3, width=32, ffn=312, bits=4, block=64, seed=1),
     Sizes(batch=3, length=7, heads=2, width=40, ffn=48, bits=6, block=32, seed=2, spread=12),
     Sizes(batch=2, length=6, heads=2, width=26, ffn=40, bits=2, block=16, seed=7),
+    Sizes(batch=2, length=5, heads=2, width=26, ffn=40, bits=3, block=16, seed=9),
     Sizes(batch=1, length=512, heads=1, width=16, ffn=16, bits=8, block=16, seed=6),
     Sizes(batch=1, length=2, heads=1, width=520, ffn=520, bits=8, block=1024, seed=8),
 ]

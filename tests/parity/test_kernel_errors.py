@@ -63,6 +63,10 @@ def test_weights_that_do_not_fit() -> None:
     inputs = linear()
     inputs[2] = inputs[2][:, ::2].copy()
     rejects("does not fit a weight of 32 padded inputs", inputs)
+    for tiles in (1, 4):
+        inputs = linear()
+        inputs[2] = np.zeros((len(inputs[2]), tiles, 16, 4), np.uint8)
+        rejects("is no whole number of 16 inputs", inputs, bits=3)
     inputs = linear()
     inputs[3] = inputs[3].astype(np.int64)
     with pytest.raises(Exception, match=r"weight_exponents|Type"):
@@ -193,6 +197,7 @@ def tiled_gather(rows: int = 21, **changed: Any) -> bytes:
         (r"does not fit attribute rows -?\d+", {"rows": -(2**63)}),
         (r"table \[2, 12, 16, 4\] should be \[ceil16\(rows\) / 16, 6, 16, 4\]", {"bits": 4}),
         (r"should be .* 16, 16, 4\] for 64 columns of 8 bits", {"columns": 64}),
+        (r"should be .* 5, 16, 4\] for 40 columns of 3 bits", {"bits": 3}),
         (r"table scales \[3, 32\] should be \[1, 32\]", {"block": 64}),
         (r"table scales \[3, 21\] should be \[3, 32\]", {"scales": np.zeros((3, 21), np.int8)}),
         (r"table scales \[3, 32\] hold -127", {"scales": np.full((3, 32), -127, np.int8)}),

@@ -283,6 +283,10 @@ LINEAR = [
     ((7,), 312, 45, 2, 16, 26),
     ((2, 13), 384, 100, 2, 32, 32),
     ((1, 49), 768, 130, 2, 64, 0),
+    ((7,), 312, 45, 3, 16, 26),
+    ((2, 13), 280, 100, 3, 32, 40),
+    ((1, 49), 768, 130, 3, 64, 0),
+    ((2,), 3088, 33, 3, 3088, 0),
 ]
 
 
@@ -298,6 +302,8 @@ def test_linear(check: Any, lead: tuple[int, ...], k: int, n: int, bits: int, bl
         if range_:
             inputs[4] = make.floats(n, hostile=0.5)
             inputs[0].reshape(-1)[::3] = -128  # no quantiser writes it, but int8 holds it
+        if bits == 3 and inputs[2].shape[1] % 3:
+            inputs[2][:, -1] |= 0xF0  # bits of no input
         check("BlockLinear", reference.block_linear, inputs, linear_attributes(bits, block, group), {2, 3, 4})
 
 
@@ -407,7 +413,7 @@ def table(make: Maker, rows: int, columns: int, bits: int, block: int) -> list[A
 
 
 @pytest.mark.parametrize("columns", [26, 27, 312, 768])
-@pytest.mark.parametrize("bits", [8, 6, 4, 2])
+@pytest.mark.parametrize("bits", [8, 6, 4, 3, 2])
 def test_gather(check: Any, columns: int, bits: int) -> None:
     make = Maker(columns)
     for shape, block in itertools.product([(), (5,), (0, 3), (2, 3, 4)], (16, 64, columns)):
@@ -423,7 +429,7 @@ def tiled(make: Maker, rows: int, columns: int, bits: int, block: int) -> list[A
 
 
 @pytest.mark.parametrize("columns", [26, 27, 312, 768])
-@pytest.mark.parametrize("bits", [8, 6, 4, 2])
+@pytest.mark.parametrize("bits", [8, 6, 4, 3, 2])
 def test_gather_of_tiles(check: Any, columns: int, bits: int) -> None:
     make = Maker(columns)
     for shape, block in itertools.product([(), (5,), (0, 3), (2, 3, 4)], (16, 64, columns)):
@@ -437,7 +443,7 @@ def test_gather_of_tiles(check: Any, columns: int, bits: int) -> None:
 def test_a_row_of_tiles_is_a_row_of_the_table(rows: int) -> None:
     make = Maker(rows)
     ids = np.arange(-rows, rows)
-    for bits in (8, 6, 4, 2):
+    for bits in (8, 6, 4, 3, 2):
         codes, exponents = make.codes(rows, 40, bits=bits), make.exponents(rows, 3)
         scales = np.pad(exponents.T, ((0, 0), (0, -rows % 16)))
         size = {"columns": 40, "bits": bits, "block": 16}
@@ -447,7 +453,8 @@ def test_a_row_of_tiles_is_a_row_of_the_table(rows: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "bits"), [(26, (8, 8, 8)), (312, (4, 6, 8)), (768, (6, 8, 4)), (27, (2, 8, 2))]
+    ("columns", "bits"),
+    [(26, (8, 8, 8)), (312, (4, 6, 8)), (768, (6, 8, 4)), (27, (2, 8, 2)), (28, (3, 2, 3))],
 )
 def test_embedding_layer_norm(check: Any, columns: int, bits: tuple[int, int, int]) -> None:
     make = Maker(columns)

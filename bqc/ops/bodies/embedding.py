@@ -6,11 +6,11 @@ from onnxscript import opset21 as op
 from onnxscript import script
 
 from bqc.ops.bodies.elementary import BlockDequantize, BlockQuantize, LayerNorm, ai_bqc
-from bqc.ops.bodies.linear import FOUR, NIBBLE, PAIR, UnpackTileCodes
+from bqc.ops.bodies.linear import FOUR, NIBBLE, PAIR, SINGLE, TWO, UnpackTileCodes
 
 CODE_OFFSETS = numpy_helper.from_array(np.array([0, 0, 2, 4, 8, 16, 32, 64, 128], np.int32))
-TWO = numpy_helper.from_array(np.array(2, np.uint8))
 SIX = numpy_helper.from_array(np.array(6, np.uint8))
+ROW_SHIFTS = numpy_helper.from_array(np.arange(8, dtype=np.uint8).reshape(8, 1))
 
 
 @script(ai_bqc)
@@ -27,6 +27,27 @@ def UnpackRowPairs(packed):
 
 
 @script(ai_bqc)
+def UnpackRowSingles(packed):
+    """uint8 [..., n] to single bits [..., 8 n], the lowest first."""
+    rows = op.Unsqueeze(packed, op.Constant(value_ints=[-2]))
+    shifted = op.BitShift(rows, op.Constant(value=ROW_SHIFTS), direction="RIGHT")
+    singles = op.BitwiseAnd(shifted, op.Constant(value=SINGLE))
+    length = op.Mul(op.Shape(packed, start=-1), op.Constant(value_ints=[8]))
+    return op.Reshape(singles, op.Concat(op.Shape(packed, end=-1), length, axis=0), allowzero=1)
+
+
+@script(ai_bqc)
+def UnpackRowThreeBits(packed):
+    """Rows of 3-bit codes, uint8 [..., 3 n], to unsigned codes [..., 8 n]."""
+    count = op.Shape(packed, start=-1)
+    pair_bytes = op.Div(op.Mul(count, op.Constant(value_ints=[2])), op.Constant(value_ints=[3]))
+    last = op.Constant(value_ints=[-1])
+    pairs = UnpackRowPairs(op.Slice(packed, op.Constant(value_ints=[0]), pair_bytes, last))
+    singles = UnpackRowSingles(op.Slice(packed, pair_bytes, count, last))
+    return op.BitwiseOr(pairs, op.BitShift(singles, op.Constant(value=TWO), direction="LEFT"))
+
+
+@script(ai_bqc)
 def UnpackRows(packed, bits: int = 8, columns: int = 768):
     """Rows uint8 [..., bytes] of layout row to codes int8 [..., columns]."""
     width = op.Constant(value_int=bits)
@@ -37,19 +58,22 @@ def UnpackRows(packed, bits: int = 8, columns: int = 768):
         if op.Equal(width, op.Constant(value_int=2)):
             unsigned = UnpackRowPairs(packed)
         else:
-            low_bytes = op.Div(op.Mul(op.Shape(packed, start=-1), op.Constant(value_ints=[4])), width)
-            low = op.Slice(packed, op.Constant(value_ints=[0]), low_bytes, last)
-            nibbles = op.Concat(
-                op.BitwiseAnd(low, op.Constant(value=NIBBLE)),
-                op.BitShift(low, op.Constant(value=FOUR), direction="RIGHT"),
-                axis=-1,
-            )
-            if op.Equal(width, op.Constant(value_int=4)):
-                unsigned = op.Identity(nibbles)
+            if op.Equal(width, op.Constant(value_int=3)):
+                unsigned = UnpackRowThreeBits(packed)
             else:
-                pairs = UnpackRowPairs(op.Slice(packed, low_bytes, op.Shape(packed, start=-1), last))
-                raised = op.BitShift(pairs, op.Constant(value=FOUR), direction="LEFT")
-                unsigned = op.BitwiseOr(nibbles, raised)
+                low_bytes = op.Div(op.Mul(op.Shape(packed, start=-1), op.Constant(value_ints=[4])), width)
+                low = op.Slice(packed, op.Constant(value_ints=[0]), low_bytes, last)
+                nibbles = op.Concat(
+                    op.BitwiseAnd(low, op.Constant(value=NIBBLE)),
+                    op.BitShift(low, op.Constant(value=FOUR), direction="RIGHT"),
+                    axis=-1,
+                )
+                if op.Equal(width, op.Constant(value_int=4)):
+                    unsigned = op.Identity(nibbles)
+                else:
+                    pairs = UnpackRowPairs(op.Slice(packed, low_bytes, op.Shape(packed, start=-1), last))
+                    raised = op.BitShift(pairs, op.Constant(value=FOUR), direction="LEFT")
+                    unsigned = op.BitwiseOr(nibbles, raised)
     offset = op.Gather(op.Constant(value=CODE_OFFSETS), width)
     codes = op.Cast(op.Sub(op.Cast(unsigned, to=6), offset), to=3)
     end = op.Reshape(op.Constant(value_int=columns), op.Constant(value_ints=[1]))

@@ -23,7 +23,10 @@ from bqc.ops.bodies.elementary import (
 OFFSETS = numpy_helper.from_array(np.array([0, 0, 2, 4, 8, 16, 32, 64, 128], np.uint8))
 NIBBLE = numpy_helper.from_array(np.array(15, np.uint8))
 PAIR = numpy_helper.from_array(np.array(3, np.uint8))
+SINGLE = numpy_helper.from_array(np.array(1, np.uint8))
 SHIFTS = numpy_helper.from_array(np.array([0, 2, 4, 6], np.uint8).reshape(4, 1, 1))
+SINGLE_SHIFTS = numpy_helper.from_array(np.arange(8, dtype=np.uint8).reshape(8, 1, 1))
+TWO = numpy_helper.from_array(np.array(2, np.uint8))
 FOUR = numpy_helper.from_array(np.array(4, np.uint8))
 ZERO_POINT = numpy_helper.from_array(np.array(128, np.uint8))
 
@@ -52,8 +55,33 @@ def UnpackPairs(packed):
 
 
 @script(ai_bqc)
+def UnpackSingles(packed):
+    """uint8 [n, t, 16, 4] to single bits [n, 8 t, 16, 4], the lowest first."""
+    axis = op.Constant(value_ints=[2])
+    shifted = op.BitShift(op.Unsqueeze(packed, axis), op.Constant(value=SINGLE_SHIFTS), direction="RIGHT")
+    singles = op.BitwiseAnd(shifted, op.Constant(value=SINGLE))
+    shape = op.Shape(packed)
+    tiles = op.Mul(op.Slice(shape, op.Constant(value_ints=[1]), axis), op.Constant(value_ints=[8]))
+    return op.Reshape(singles, op.Concat(op.Shape(packed, end=1), tiles, op.Shape(packed, start=2), axis=0))
+
+
+@script(ai_bqc)
+def UnpackThreeBits(weight):
+    """Tiles of 3-bit codes, uint8 [n, ceil(3 K' / 32), lanes, 4], to unsigned codes uint8 [n, K' / 4, lanes, 4]."""
+    count = op.Shape(weight, start=1, end=2)
+    # Rounded down: the last tile of single bits may be half used.
+    pair_tiles = op.Div(op.Mul(count, op.Constant(value_ints=[2])), op.Constant(value_ints=[3]))
+    first = op.Constant(value_ints=[0])
+    axis = op.Constant(value_ints=[1])
+    pairs = UnpackPairs(op.Slice(weight, first, pair_tiles, axis))
+    singles = UnpackSingles(op.Slice(weight, pair_tiles, count, axis))
+    used = op.Slice(singles, first, op.Shape(pairs, start=1, end=2), axis)
+    return op.BitwiseOr(pairs, op.BitShift(used, op.Constant(value=TWO), direction="LEFT"))
+
+
+@script(ai_bqc)
 def UnpackTileCodes(weight, bits: int = 8):
-    """Tiles of layout n16k4, uint8 [n, K' * bits/32, lanes, 4], to unsigned codes uint8 [n, K' / 4, lanes, 4]."""
+    """Tiles of layout n16k4, uint8 [n, ceil(K' * bits/32), lanes, 4], to unsigned codes uint8 [n, K' / 4, lanes, 4]."""
     width = op.Constant(value_int=bits)
     if op.Equal(width, op.Constant(value_int=8)):
         tiles = op.Identity(weight)
@@ -61,18 +89,21 @@ def UnpackTileCodes(weight, bits: int = 8):
         if op.Equal(width, op.Constant(value_int=2)):
             tiles = UnpackPairs(weight)
         else:
-            steps = op.Shape(weight, start=1, end=2)
-            low_steps = op.Div(op.Mul(steps, op.Constant(value_ints=[4])), width)
-            axis = op.Constant(value_ints=[1])
-            low = UnpackNibbles(op.Slice(weight, op.Constant(value_ints=[0]), low_steps, axis))
-            if op.Equal(width, op.Constant(value_int=4)):
-                tiles = op.Identity(low)
+            if op.Equal(width, op.Constant(value_int=3)):
+                tiles = UnpackThreeBits(weight)
             else:
-                pairs = UnpackPairs(op.Slice(weight, low_steps, steps, axis))
-                raised = op.BitShift(pairs, op.Constant(value=FOUR), direction="LEFT")
-                # ONNX Runtime 1.20 folds branches that are not taken, and fails where operands do not
-                # broadcast; a Reshape that cannot be done it leaves alone.
-                tiles = op.BitwiseOr(low, op.Reshape(raised, op.Shape(low)))
+                steps = op.Shape(weight, start=1, end=2)
+                low_steps = op.Div(op.Mul(steps, op.Constant(value_ints=[4])), width)
+                axis = op.Constant(value_ints=[1])
+                low = UnpackNibbles(op.Slice(weight, op.Constant(value_ints=[0]), low_steps, axis))
+                if op.Equal(width, op.Constant(value_int=4)):
+                    tiles = op.Identity(low)
+                else:
+                    pairs = UnpackPairs(op.Slice(weight, low_steps, steps, axis))
+                    raised = op.BitShift(pairs, op.Constant(value=FOUR), direction="LEFT")
+                    # ONNX Runtime 1.20 folds branches that are not taken, and fails where operands do not
+                    # broadcast; a Reshape that cannot be done it leaves alone.
+                    tiles = op.BitwiseOr(low, op.Reshape(raised, op.Shape(low)))
     return tiles
 
 

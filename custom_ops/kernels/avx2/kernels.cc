@@ -157,6 +157,30 @@ struct Product<2> : SmallProduct<32, 4> {
   }
 };
 
+// 16 * 2 * 7 * 128 = 28672
+template <>
+struct Product<3> : SmallProduct<16, 4> {
+  static void unpack(const uint8_t* strip, int64_t inputs, int64_t at, uint8_t* out) {
+    Product<2>::unpack(strip, inputs, at, out);
+    // A tile of single bits serves 32 inputs.
+    const __m256i* high = reinterpret_cast<const __m256i*>(strip + inputs * 4 + at / 32 * 64);
+    const __m128i used = _mm_cvtsi32_si128(at % 32 ? 4 : 0);
+    const __m256i single = _mm256_set1_epi8(4);
+    __m256i* to = reinterpret_cast<__m256i*>(out);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const __m256i four = _mm256_srl_epi16(_mm256_loadu_si256(high + i), used);
+      const __m256i parts[4] = {_mm256_slli_epi16(four, 2), _mm256_slli_epi16(four, 1), four,
+                                _mm256_srli_epi16(four, 1)};
+#pragma GCC unroll 4
+      for (int t = 0; t < 4; ++t) {
+        const __m256i weights = _mm256_load_si256(to + 2 * t + i);
+        _mm256_store_si256(to + 2 * t + i, _mm256_or_si256(weights, _mm256_and_si256(parts[t], single)));
+      }
+    }
+  }
+};
+
 // 8 * 2 * 15 * 128 = 30720
 template <>
 struct Product<4> : SmallProduct<8, 4> {
@@ -316,7 +340,7 @@ void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uin
   const int32_t* corrections =
       reinterpret_cast<const int32_t*>(static_cast<const char*>(panel) + codes_bytes(g, rows));
   const float* scales = reinterpret_cast<const float*>(corrections + rows * g.count);
-  const int64_t inputs = padded_inputs(g), strip_bytes = inputs * Bits * 2;
+  const int64_t inputs = padded_inputs(g), strip_bytes = tile_bytes(inputs, Bits);
   for (int64_t s = first; s < last; ++s) {
     const Rows<Code> all = {
         static_cast<const Code*>(panel), inputs, corrections, scales, g.count, out + s * 16, out_stride};
@@ -336,7 +360,7 @@ void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uin
   }
 }
 
-bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 2; }
+bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 3 || bits == 2; }
 
 void multiply(const Geometry* g, int bits, const void* panel, int64_t rows, const uint8_t* weight,
               const int8_t* weight_exponents, int64_t strips, int64_t first, int64_t last, float* out,
@@ -344,6 +368,7 @@ void multiply(const Geometry* g, int bits, const void* panel, int64_t rows, cons
   const auto run = bits == 8   ? multiply_bits<8>
                    : bits == 6 ? multiply_bits<6>
                    : bits == 4 ? multiply_bits<4>
+                   : bits == 3 ? multiply_bits<3>
                                : multiply_bits<2>;
   run(*g, panel, rows, weight, weight_exponents, strips, first, last, out, out_stride);
 }

@@ -19,10 +19,10 @@ namespace bqc::avx512 {
 
 namespace {
 
-// 16 accumulators: enough to hide the latency of vpdpbusd, and none is spilled where a block ends.
+// 12 accumulators, enough to hide the latency of vpdpbusd, and as many sums of blocks.
 constexpr int kMaxRows = 6;
 
-bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 2; }
+bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 3 || bits == 2; }
 
 // A panel: codes [rows][padded inputs], then corrections and scales [tile][count][rows of the tile].
 inline int64_t codes_bytes(const Geometry& g, int64_t rows) { return padded(rows * padded_inputs(g), 64); }
@@ -103,12 +103,34 @@ struct Ahead {
   }
 };
 
+// 16 inputs of 3-bit weights, whose single bits begin at bit `First` of a tile that serves 32 inputs.
+template <int Rows, int Columns, int First>
+inline void three_bit_steps(__m512i (&acc)[Rows][Columns], const uint8_t* pairs, const uint8_t* singles,
+                            int64_t strip_bytes, const int8_t* x, int64_t inputs) {
+  const __m512i pair = _mm512_set1_epi8(3), single = _mm512_set1_epi8(4);
+#pragma GCC unroll 4
+  for (int t = 0; t < 4; ++t) {
+    const int right = First + t - 2;
+    __m512i w[Columns];
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; ++c) {
+      const __m512i p = _mm512_loadu_si512(pairs + c * strip_bytes),
+                    s = _mm512_loadu_si512(singles + c * strip_bytes);
+      const __m512i moved = right < 0 ? _mm512_slli_epi16(s, static_cast<unsigned>(-right))
+                                      : _mm512_srli_epi16(s, static_cast<unsigned>(right));
+      const __m512i low = _mm512_and_si512(_mm512_srli_epi16(p, static_cast<unsigned>(2 * t)), pair);
+      w[c] = _mm512_or_si512(low, _mm512_and_si512(moved, single));
+    }
+    dot_step<Rows, Columns>(acc, w, x + 4 * t, inputs);
+  }
+}
+
 // Rows x (16 Columns) outputs, all blocks.
 template <int Bits, int Rows, int Columns>
 void product(const Geometry& g, const int8_t* x, const int32_t* corrections, const float* scales,
              const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride,
              Ahead ahead, float* out, int64_t out_stride) {
-  const int64_t strip_bytes = inputs * Bits * 2, share = (ahead.end - ahead.from) * kAskEvery / inputs;
+  const int64_t strip_bytes = tile_bytes(inputs, Bits), share = (ahead.end - ahead.from) * kAskEvery / inputs;
   const __m512i nibble = _mm512_set1_epi8(15), top_bits = _mm512_set1_epi8(0x30), pair = _mm512_set1_epi8(3);
   __m512 sums[Rows][Columns];
 #pragma GCC unroll 16
@@ -136,6 +158,17 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
 #pragma GCC unroll 4
             for (int c = 0; c < Columns; ++c) w[c] = _mm512_loadu_si512(tile + 64 * t + c * strip_bytes);
             dot_step<Rows, Columns>(acc, w, four + 4 * t, inputs);
+          }
+        }
+      } else if constexpr (Bits == 3) {
+        const uint8_t* pairs = strip + from * 4;
+        const uint8_t* singles = strip + inputs * 4;
+        for (int64_t k = from; k < from + size; k += 16, pairs += 64, four += 16) {
+          const uint8_t* eight = singles + k / 32 * 64;
+          if (k % 32 == 0) {
+            three_bit_steps<Rows, Columns, 0>(acc, pairs, eight, strip_bytes, four, inputs);
+          } else {
+            three_bit_steps<Rows, Columns, 4>(acc, pairs, eight, strip_bytes, four, inputs);
           }
         }
       } else if constexpr (Bits == 2) {
@@ -221,7 +254,7 @@ void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uin
   const int8_t* data = static_cast<const int8_t*>(panel);
   const int32_t* corrections = reinterpret_cast<const int32_t*>(data + codes_bytes(g, rows));
   const float* scales = reinterpret_cast<const float*>(corrections + rows * g.count);
-  const int64_t inputs = padded_inputs(g), strip_bytes = inputs * Bits * 2;
+  const int64_t inputs = padded_inputs(g), strip_bytes = tile_bytes(inputs, Bits);
   for (int64_t s = first; s < last;) {
     const int64_t columns = last - s >= 2 ? 2 : 1, then = last - s - columns;
     // A single tile reads all weights one after the other, which the CPU does foresee.
@@ -244,6 +277,7 @@ void multiply(const Geometry* g, int bits, const void* panel, int64_t rows, cons
   const auto run = bits == 8   ? multiply_bits<8>
                    : bits == 6 ? multiply_bits<6>
                    : bits == 4 ? multiply_bits<4>
+                   : bits == 3 ? multiply_bits<3>
                                : multiply_bits<2>;
   run(*g, panel, rows, weight, weight_exponents, strips, first, last, out, out_stride);
 }

@@ -16,7 +16,7 @@ namespace bqc::portable {
 
 namespace {
 
-bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 2; }
+bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 3 || bits == 2; }
 
 // 16 inputs of 16 outputs as bytes [4][16][4]; `at` is their first input.
 inline void unpack_tiles(const uint8_t* strip, int bits, int64_t inputs, int64_t at,
@@ -25,13 +25,23 @@ inline void unpack_tiles(const uint8_t* strip, int bits, int64_t inputs, int64_t
     __builtin_memcpy(out, strip + at * 16, 256);
     return;
   }
-  if (bits == 2) {
+  if (bits <= 3) {
     const uint8_t* __restrict pairs = strip + at * 4;
     for (int i = 0; i < 64; ++i) {
       out[i] = pairs[i] & 3;
       out[64 + i] = pairs[i] >> 2 & 3;
       out[128 + i] = pairs[i] >> 4 & 3;
       out[192 + i] = pairs[i] >> 6;
+    }
+    if (bits == 2) return;
+    const uint8_t* __restrict singles = strip + inputs * 4 + at / 32 * 64;
+    const int first = at % 32 ? 4 : 0;
+    for (int i = 0; i < 64; ++i) {
+      const int four = singles[i] >> first;
+      out[i] = static_cast<uint8_t>(out[i] | (four & 1) << 2);
+      out[64 + i] = static_cast<uint8_t>(out[64 + i] | (four & 2) << 1);
+      out[128 + i] = static_cast<uint8_t>(out[128 + i] | (four & 4));
+      out[192 + i] = static_cast<uint8_t>(out[192 + i] | (four & 8) >> 1);
     }
     return;
   }
@@ -66,7 +76,7 @@ void multiply(const Geometry* g, int bits, const void* panel, int64_t rows, cons
   const int8_t* data = static_cast<const int8_t*>(panel);
   const int32_t* corrections = reinterpret_cast<const int32_t*>(data + codes_bytes(*g, rows));
   const float* scales = reinterpret_cast<const float*>(corrections + rows * g->count);
-  const int64_t inputs = padded_inputs(*g), strip_bytes = inputs * bits * 2;
+  const int64_t inputs = padded_inputs(*g), strip_bytes = tile_bytes(inputs, bits);
   for (int64_t s = first; s < last; ++s) {
     const uint8_t* strip = weight + s * strip_bytes;
     for (int64_t top = 0; top < rows; top += kRowsAtOnce) {

@@ -90,7 +90,7 @@ def test_quantised_model_is_near_the_float_one_and_packing_is_exact() -> None:
 
 @pytest.mark.parametrize("gelu", ["none", "tanh"])
 @pytest.mark.parametrize("head", ["classification", "none"])
-@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize("bits", [8, 6, 4, 3])
 def test_every_fold_keeps_the_numbers(gelu: Any, head: Any, bits: int) -> None:
     model = qdq(PlanBbct(block=16, weight_bits=bits), gelu=gelu, head=head)
     previous = run(model)
@@ -282,6 +282,10 @@ def test_recipes_round_trip() -> None:
         ("bqc_recipe: 1\nweights: {a: int8}", "weights: a: 'int8' is not a format"),
         ("bqc_recipe: [1", "not a YAML file"),
         ("bqc_recipe: 1\nweights: 3", "must map layer:role"),
+        (
+            "bqc_recipe: 1\nactivations: {a: 'BlockShift(3,64)'}",
+            "a: .* of weights; activations have 8, 6 or 4",
+        ),
     ],
 )
 def test_bad_recipes_say_what_is_wrong(text: str, message: str) -> None:

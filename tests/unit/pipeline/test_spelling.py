@@ -40,7 +40,7 @@ def test_every_option_is_described(name: str) -> None:
 
 
 @given(
-    bits=st.sampled_from([8, 6, 4]),
+    bits=st.sampled_from([8, 6, 4, 3]),
     block=st.sampled_from([16, 64, "row"]),
     error=st.none() | st.floats(1e-6, 1.0),
     patterns=st.lists(st.text(min_size=1, max_size=8), max_size=3),
@@ -75,7 +75,8 @@ def test_what_is_spelled_parses_to_the_same(
         ("fold-gelu,plan-bbct{block=16  block=32}", r"column 31: plan-bbct: block is given twice"),
         (r'plan-bbct{include="a\x"}', r"column 21: invalid \\escape"),
         ("plan-bbct{block=17}", r"column 1: plan-bbct: BlockShift has no block 17"),
-        ("plan-bbct{activation_bits=3}", r"column 1: plan-bbct: BlockShift has no 3-bit codes"),
+        ("plan-bbct{activation_bits=3}", r"column 1: plan-bbct: activations have no 3 bits"),
+        ("plan-bbct{weight_bits=5}", r"column 1: plan-bbct: BlockShift has no 5-bit codes"),
         ("plan-bbct{fallback=pat}", r"column 1: plan-bbct: block fallback 'pat' is unknown"),
         ("annotate-sensitivity{bits=8,9}", r"column 1: annotate-sensitivity: BlockShift has no 9-bit"),
     ],

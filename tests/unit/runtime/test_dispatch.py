@@ -60,4 +60,4 @@ def test_families_are_of_all_operators_at_all_levels() -> None:
     assert set(OPERATORS) - set(named) == without
     assert all(list(family.levels) == levels for family in families)
     (linear,) = [family for family in families if family.name == "linear"]
-    assert all(support.weight_bits == (2, 4, 6, 8) for support in linear.levels.values())
+    assert all(support.weight_bits == (2, 3, 4, 6, 8) for support in linear.levels.values())

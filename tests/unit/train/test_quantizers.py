@@ -91,7 +91,7 @@ def test_softmax() -> None:
     assert (t.grad[2] == 0).all()
 
 
-@pytest.mark.parametrize("bits", [8, 6, 4, 2])
+@pytest.mark.parametrize("bits", [8, 6, 4, 3, 2])
 @pytest.mark.parametrize(("length", "block", "group"), [*GEOMETRIES, (96, "row", 0)])
 def test_weights(bits: int, length: int, block: int | str, group: int) -> None:
     w = (RNG.standard_t(3, (33, length)) * 0.05).astype(np.float32)

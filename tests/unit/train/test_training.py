@@ -93,7 +93,7 @@ def test_groups_of_rows_have_similar_lengths_in_an_order_of_seed_and_epoch(folde
     assert lengths.sum() / 8 <= padded < shuffled
 
 
-@pytest.mark.parametrize("bits", [2, 4, 6, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 def test_the_written_model_computes_what_was_trained(folder: Path, tmp_path: Path, bits: int) -> None:
     options = {"weight_bits": bits, "embedding_bits": 8}
     out = tmp_path / "out.onnx"
