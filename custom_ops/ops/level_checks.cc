@@ -221,7 +221,7 @@ class Comparison {
     const int64_t first = random_.between(0, strips - 1), last = random_.between(first + 1, strips);
     const int64_t inputs = g.groups * round_up(g.span, 16);
     const bool wild = random_.between(0, 2) == 0;
-    const int64_t low = wild ? -128 : -12, high = wild ? 127 : -2;
+    const int64_t low = wild ? -126 : -12, high = wild ? 126 : -2;
     const auto codes = random_.bytes<int8_t>(rows * g.length, -128, 127);
     const auto exponents = random_.bytes<int8_t>(rows * g.count, low, high);
     // One byte more, so that the weights are not aligned.

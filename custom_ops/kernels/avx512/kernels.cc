@@ -24,7 +24,7 @@ constexpr int kMaxRows = 6;
 
 bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 3 || bits == 2; }
 
-// A panel: codes [rows][padded inputs], then corrections and scales [tile][count][rows of the tile].
+// A panel: codes [rows][padded inputs], then corrections and exponents [rows][count].
 inline int64_t codes_bytes(const Geometry& g, int64_t rows) { return padded(rows * padded_inputs(g), 64); }
 
 int64_t panel_bytes(const Geometry* g, int64_t rows) { return codes_bytes(*g, rows) + 8 * rows * g->count; }
@@ -51,20 +51,17 @@ void prepare(const Geometry* g, int bits, const int8_t* codes, int64_t stride, c
              int64_t exponent_stride, int64_t rows, void* panel) {
   int8_t* data = static_cast<int8_t*>(panel);
   int32_t* corrections = reinterpret_cast<int32_t*>(data + codes_bytes(*g, rows));
-  float* scales = reinterpret_cast<float*>(corrections + rows * g->count);
+  float* powers = reinterpret_cast<float*>(corrections + rows * g->count);
   const int64_t inputs = padded_inputs(*g);
-  each_row_tile(rows, kMaxRows, [&](int64_t top, int64_t some) {
-    for (int64_t r = 0; r < some; ++r) {
-      const int8_t* row = codes + (top + r) * stride;
-      int8_t* out = data + (top + r) * inputs;
-      each_padded_block(*g, [&](int64_t i, int64_t start, int64_t size, int64_t at, int64_t wide) {
-        const int64_t where = top * g->count + i * some + r;
-        corrections[where] = -(1 << (bits - 1)) * copy_codes(row + start, size, out + at);
-        scales[where] = power_of_two(exponents[(top + r) * exponent_stride + i]);
-        for (int64_t j = size; j < wide; ++j) out[at + j] = 0;
-      });
-    }
-  });
+  for (int64_t r = 0; r < rows; ++r) {
+    const int8_t* row = codes + r * stride;
+    int8_t* out = data + r * inputs;
+    each_padded_block(*g, [&](int64_t i, int64_t start, int64_t size, int64_t at, int64_t wide) {
+      corrections[r * g->count + i] = -(1 << (bits - 1)) * copy_codes(row + start, size, out + at);
+      powers[r * g->count + i] = static_cast<float>(exponents[r * exponent_stride + i]);
+      for (int64_t j = size; j < wide; ++j) out[at + j] = 0;
+    });
+  }
 }
 
 inline __m512i broadcast(const int8_t* four) {
@@ -125,9 +122,22 @@ inline void three_bit_steps(__m512i (&acc)[Rows][Columns], const uint8_t* pairs,
   }
 }
 
+// A dot product times 2**weight exponent may be beyond float32 where that exponent is larger.
+constexpr int8_t kFarExponent = 96;
+
+// dot * 2**weight exponent * 2**exponent, in this order. Neither product is rounded, but for the last one
+// where it is below the normal numbers: so both powers may be multiplied at once, unless the first product
+// may be too large (`Far`).
+template <bool Far>
+inline __m512 scaled(__m512i dot, __m512 weight_exponent, __m512 exponent) {
+  const __m512 x = _mm512_cvtepi32_ps(dot);
+  if constexpr (Far) return _mm512_scalef_ps(_mm512_scalef_ps(x, weight_exponent), exponent);
+  return _mm512_scalef_ps(x, _mm512_add_ps(weight_exponent, exponent));
+}
+
 // Rows x (16 Columns) outputs, all blocks.
-template <int Bits, int Rows, int Columns>
-void product(const Geometry& g, const int8_t* x, const int32_t* corrections, const float* scales,
+template <int Bits, int Rows, int Columns, bool Far>
+void product(const Geometry& g, const int8_t* x, const int32_t* corrections, const float* exponents,
              const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride,
              Ahead ahead, float* out, int64_t out_stride) {
   const int64_t strip_bytes = tile_bytes(inputs, Bits), share = (ahead.end - ahead.from) * kAskEvery / inputs;
@@ -143,7 +153,7 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
-      for (int c = 0; c < Columns; ++c) acc[r][c] = _mm512_set1_epi32(corrections[i * Rows + r]);
+      for (int c = 0; c < Columns; ++c) acc[r][c] = _mm512_set1_epi32(corrections[r * g.count + i]);
     }
     for (int64_t from = at; from < at + wide; from += kAskEvery) {
       const int64_t left = at + wide - from, size = left < kAskEvery ? left : kAskEvery;
@@ -210,22 +220,19 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
         }
       }
     }
-    __m512 weight_scale[Columns];
+    __m512 weight_exponent[Columns];
 #pragma GCC unroll 4
     for (int c = 0; c < Columns; ++c) {
       const __m128i e =
           _mm_loadu_si128(reinterpret_cast<const __m128i*>(weight_exponents + i * exponent_stride + 16 * c));
-      const __m512i biased = _mm512_add_epi32(_mm512_cvtepi8_epi32(e), _mm512_set1_epi32(127));
-      weight_scale[c] = _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
+      weight_exponent[c] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(e));
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
-      const __m512 scale = _mm512_set1_ps(scales[i * Rows + r]);
+      const __m512 exponent = _mm512_set1_ps(exponents[r * g.count + i]);
 #pragma GCC unroll 4
       for (int c = 0; c < Columns; ++c) {
-        const __m512 part =
-            _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][c]), weight_scale[c]), scale);
-        sums[r][c] = _mm512_add_ps(sums[r][c], part);
+        sums[r][c] = _mm512_add_ps(sums[r][c], scaled<Far>(acc[r][c], weight_exponent[c], exponent));
       }
     }
   });
@@ -240,11 +247,23 @@ using Product = void (*)(const Geometry&, const int8_t*, const int32_t*, const f
                          int64_t, const int8_t*, int64_t, Ahead, float*, int64_t);
 
 template <int Bits, int Columns>
-Product product_for(int64_t rows) {
-  static constexpr Product kTable[kMaxRows] = {product<Bits, 1, Columns>, product<Bits, 2, Columns>,
-                                               product<Bits, 3, Columns>, product<Bits, 4, Columns>,
-                                               product<Bits, 5, Columns>, product<Bits, 6, Columns>};
-  return kTable[rows - 1];
+Product product_for(int64_t rows, bool far) {
+  static constexpr Product kTable[kMaxRows] = {
+      product<Bits, 1, Columns, false>, product<Bits, 2, Columns, false>, product<Bits, 3, Columns, false>,
+      product<Bits, 4, Columns, false>, product<Bits, 5, Columns, false>, product<Bits, 6, Columns, false>};
+  return far ? product<Bits, 1, Columns, true> : kTable[rows - 1];
+}
+
+// Whether an exponent of these strips is beyond kFarExponent.
+bool is_far(const int8_t* exponents, int64_t count, int64_t strips, int64_t first, int64_t last) {
+  __m128i largest = _mm_set1_epi8(-128);
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t s = first; s < last; ++s) {
+      const int8_t* strip = exponents + (i * strips + s) * 16;
+      largest = _mm_max_epi8(largest, _mm_loadu_si128(reinterpret_cast<const __m128i*>(strip)));
+    }
+  }
+  return _mm_cmpgt_epi8_mask(largest, _mm_set1_epi8(kFarExponent)) != 0;
 }
 
 template <int Bits>
@@ -253,17 +272,18 @@ void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uin
                    int64_t out_stride) {
   const int8_t* data = static_cast<const int8_t*>(panel);
   const int32_t* corrections = reinterpret_cast<const int32_t*>(data + codes_bytes(g, rows));
-  const float* scales = reinterpret_cast<const float*>(corrections + rows * g.count);
+  const float* exponents = reinterpret_cast<const float*>(corrections + rows * g.count);
   const int64_t inputs = padded_inputs(g), strip_bytes = tile_bytes(inputs, Bits);
+  const bool far = is_far(weight_exponents, g.count, strips, first, last);
   for (int64_t s = first; s < last;) {
     const int64_t columns = last - s >= 2 ? 2 : 1, then = last - s - columns;
     // A single tile reads all weights one after the other, which the CPU does foresee.
     const int64_t soon = rows <= kMaxRows ? 0 : then < 2 ? then : 2;
     const uint8_t* next = weight + (s + columns) * strip_bytes;
     const Ahead ahead = {next, next + soon * strip_bytes};
-    each_row_tile(rows, kMaxRows, [&](int64_t top, int64_t some) {
-      const Product run = columns == 2 ? product_for<Bits, 2>(some) : product_for<Bits, 1>(some);
-      run(g, data + top * inputs, corrections + top * g.count, scales + top * g.count,
+    each_row_tile(rows, far ? 1 : kMaxRows, [&](int64_t top, int64_t some) {
+      const Product run = columns == 2 ? product_for<Bits, 2>(some, far) : product_for<Bits, 1>(some, far);
+      run(g, data + top * inputs, corrections + top * g.count, exponents + top * g.count,
           weight + s * strip_bytes, inputs, weight_exponents + s * 16, strips * 16,
           ahead.part(top, top + some, rows), out + top * out_stride + s * 16, out_stride);
     });
