@@ -84,11 +84,13 @@ class BreakEven:
         machine: where.
         isa: level of the kernels.
         speeds: by product, then by rows.
+        floats: ``layer:role`` of the linears that run in float, which are not timed.
     """
 
     machine: Machine
     isa: str
     speeds: tuple[Speed, ...]
+    floats: tuple[str, ...] = ()
 
     @property
     def slower(self) -> list[Speed]:
@@ -101,6 +103,7 @@ class BreakEven:
             "machine": asdict(self.machine),
             "isa": self.isa,
             "speeds": [{**asdict(speed), "slower": speed.slower} for speed in self.speeds],
+            "floats": list(self.floats),
         }
 
 
@@ -227,7 +230,8 @@ def measure(
                     ratio_max=own.ratio_max,
                 )
             )
-    return BreakEven(machine, native().isa(), tuple(speeds))
+    floats = tuple(key_of(node) for node in filter(is_linear, model.graph))
+    return BreakEven(machine, native().isa(), tuple(speeds), floats)
 
 
 def back_to_dense(

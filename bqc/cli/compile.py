@@ -119,8 +119,13 @@ def command(settings: Settings, model: Path, scheme: str, output: str | None, **
 
 
 def _show_speeds(settings: Settings, found: BreakEven) -> None:
+    if found.floats:
+        count = len(found.floats)
+        linears = "1 linear runs in float and is" if count == 1 else f"{count} linears run in float and are"
+        say(settings, f"{linears} not timed")
     if not found.speeds:
-        say(settings, "nothing to measure: every linear that is compiled is dense 8 bits")
+        others = "every other linear" if found.floats else "every linear"
+        say(settings, f"nothing to measure: {others} is dense 8 bits")
         return
     threads = "1 thread" if found.machine.threads == 1 else f"{found.machine.threads} threads"
     table(

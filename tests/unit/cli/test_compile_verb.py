@@ -100,7 +100,8 @@ def test_measured_formats(model: Path, capsys: pytest.CaptureFixture[str]) -> No
     arguments = ["compile", str(model), "--measure", "1x4"]
     assert main([*arguments, "--measure", "2x8", "--weight-bits", "4", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)["break_even"]
-    assert set(report) == {"machine", "isa", "speeds"}
+    assert set(report) == {"machine", "isa", "speeds", "floats"}
+    assert report["floats"] == []
     assert report["machine"]["threads"] == 1
     first = report["speeds"][0]
     assert set(first) == {
@@ -123,7 +124,24 @@ def test_measured_formats(model: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main([*arguments, "--weight-bits", "4"]) == 0
     assert "products against dense 8 bits, 1 thread" in capsys.readouterr().out
     assert main([*arguments, "--threads", "2"]) == 0
-    assert "nothing to measure: every linear that is compiled is dense 8 bits" in capsys.readouterr().out
+    assert "nothing to measure: every linear is dense 8 bits" in capsys.readouterr().out
+
+
+def test_linears_in_float_are_not_measured(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "r.yaml"
+    arguments = ["compile", str(model), "--measure", "1x4"]
+    assert main([*arguments, "--exclude", "0:ffn.output", "--save-recipe", str(recipe)]) == 0
+    text = capsys.readouterr().out
+    assert "1 linear runs in float and is not timed" in text
+    assert "nothing to measure: every other linear is dense 8 bits" in text
+    own = "  0:attention.output: "
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    changed = [f"{own}Sparse(2,4,8)" if line.startswith(own) else line for line in lines]
+    recipe.write_text("\n".join(changed), encoding="utf-8")
+    assert main([*arguments, "--recipe", str(recipe)]) == 0  # its input has another group
+    assert "2 linears run in float and are not timed" in capsys.readouterr().out
 
 
 def test_kept_dense(
