@@ -118,6 +118,7 @@ def test_measured_formats(model: Path, capsys: pytest.CaptureFixture[str]) -> No
         "ratio_max",
         "slower",
         "kept_dense",
+        "left",
     }
     assert (first["format"], first["dense"]) == ("BlockShift(4,64)", "BlockShift(8,64)")
     assert {speed["rows"] for speed in report["speeds"]} == {4, 16, 1, 2}
@@ -161,6 +162,11 @@ def test_kept_dense(
     assert main([*arguments, "--keep-dense", "--save-recipe", str(tmp_path / "r.yaml")]) == 0
     assert "4 rows: 0.50x, kept dense" in capsys.readouterr().out
     assert "0:ffn.output: BlockShift(8,64)" in (tmp_path / "r.yaml").read_text(encoding="utf-8")
+    floats = tmp_path / "floats.yaml"
+    floats.write_text("bqc_recipe: 1\nscheme: bbct\nweights: {0:ffn.output: Half()}\n", encoding="utf-8")
+    assert main(["compile", str(model), "--recipe", str(floats), "--measure", "1x4", "--keep-dense"]) == 0
+    lines = " ".join(capsys.readouterr().out.split())
+    assert "0.50x, slower than dense 8 bits; left: the plan gives its input no format" in lines
 
 
 def test_not_a_model_and_not_twice(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
