@@ -288,6 +288,20 @@ def test_a_dry_run_measures_and_writes_the_recipe_alone(ratios: dict[str, float]
     assert result.paths == ()
 
 
+@pytest.mark.parametrize(
+    "measure", ["1x16", (1, 16), ["1x16"], ["16"], [(1, 16, 2)], [(0, 16)], [(1, -1)], [(1.5, 16)], 16, None]
+)
+def test_what_is_no_list_of_shapes_is_refused(measure: Any, tmp_path: Path) -> None:
+    with pytest.raises(BqcError, match=r"it is a list of batches x tokens, like \[\(1, 16\), \(8, 128\)\]"):
+        bqc.compile(canonical_bert(layers=1), output=tmp_path / "m.onnx", measure=measure)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
+def test_what_is_no_number_of_threads_is_refused(threads: Any, tmp_path: Path) -> None:
+    with pytest.raises(BqcError, match="it is a number, 1 or more"):
+        bqc.compile(canonical_bert(layers=1), output=tmp_path / "m.onnx", measure=[(1, 4)], threads=threads)
+
+
 def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     with pytest.raises(BqcError, match="go with measure"):
