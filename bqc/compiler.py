@@ -163,9 +163,11 @@ def compile(
         plan = Plan.of(loaded)
     if save_recipe is not None:
         _write_text(Path(save_recipe), plan.to_yaml())
+    saved = [] if save_recipe is None else [("recipe", str(save_recipe))]
     speeds = None if measuring is None else measuring.found
     if dry_run:
-        rows = (*_rows(found, plan), *notes, ("wrote", "nothing: dry run"))
+        wrote = "nothing: dry run" if save_recipe is None else "no model: dry run"
+        rows = (*_rows(found, plan), *notes, *saved, ("wrote", wrote))
         return CompileResult((), plan, rows, tuple(steps), before, 0, float_parts=parts, break_even=speeds)
     if require_full:
         _require_full(loaded, found, plan)
@@ -186,6 +188,7 @@ def compile(
         *notes,
         *([("near miss", str(miss)) for miss in found.misses] if explain else []),
         ("operators", ", ".join(f"{count} {name}" for name, count in operators.items())),
+        *saved,
         ("size", _size(before, after, stored)),
         ("time", f"{time.perf_counter() - started:.1f} s"),
     )

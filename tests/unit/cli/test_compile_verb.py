@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,19 @@ def test_dry_run_and_recipe(model: Path, tmp_path: Path, capsys: pytest.CaptureF
     arguments = ["--exclude", "0:ffn.*", "--block", "row", "--dry-run", "--save-recipe", str(recipe)]
     assert main(["compile", str(model), *arguments]) == 0
     assert files(tmp_path) == ["model.onnx", "recipe.yaml"]
+    shown = capsys.readouterr().out
+    assert re.search(r"^recipe +\S", shown, re.MULTILINE)
+    assert "no model: dry run" in shown
+    assert "BlockShift(8,row)" in shown
+    assert main(["compile", str(model), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "nothing: dry run" in shown
+    assert not re.search(r"^recipe ", shown, re.MULTILINE)
+    assert main(["compile", str(model), "--json", "--save-recipe", str(recipe), *arguments[:4]]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["recipe"] == str(recipe)
     assert main(["compile", str(model), "--recipe", str(recipe), "-q"]) == 0
     assert "model.bqc.onnx" in files(tmp_path)
-    assert "BlockShift(8,row)" in capsys.readouterr().out
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
