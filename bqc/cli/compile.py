@@ -21,6 +21,7 @@ from bqc.cli.common import (
 )
 from bqc.cli.scheme_options import scheme_options, take_scheme_options
 from bqc.cli.watch import Watch, watch_options
+from bqc.errors import BqcError
 
 if TYPE_CHECKING:
     from bqc.bench.break_even import BreakEven
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 SCHEMA_VERSION = 1
+_OF_PLAN = ("block_fallback", "max_error", "include", "exclude")
+"""Options that choose formats, besides those of the schemes."""
 
 
 @click.command(
@@ -100,6 +103,10 @@ def command(settings: Settings, model: Path, scheme: str, output: str | None, **
     watch = Watch.of(options)
     # What was not asked for is left to the recipe or the scheme.
     asked = chosen | {name: value for name, value in options.items() if value is not None and value != ()}
+    beside = sorted(name for name in asked if name in chosen or name in _OF_PLAN)
+    if options["recipe"] is not None and beside:
+        shown = ", ".join(f"--{name.replace('_', '-')}" for name in beside)
+        raise BqcError(f"a recipe is a whole plan: leave out {shown} or --recipe")
     with progress_bar(settings, f"{scheme}: {model.name}") as progress:
         result = compile_model(
             model, scheme, output, options=asked, progress=progress, instruments=watch.instruments

@@ -73,6 +73,11 @@ def test_dry_run_and_recipe(model: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["--exclude", "ffn.outptu"], "matches no weight"),
         (["--block-fallback", "error", "--block", "256"], "block"),
         (["--recipe", "none.yaml"], "none.yaml"),
+        (["--recipe", "none.yaml", "--max-error", "0.1"], "leave out --max-error or --recipe"),
+        (
+            ["--recipe", "none.yaml", "--weight-bits", "4", "--exclude", "0:*"],
+            "a recipe is a whole plan: leave out --exclude, --weight-bits or --recipe",
+        ),
         (["--measure", "1x65"], "the model has positions for 64 tokens; measure 1x64 or less"),
     ],
 )
@@ -90,8 +95,8 @@ def test_what_cannot_be_compiled_leaves_no_file(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--measure", "16"], "'16' is not batch x sequence, as in 8x64"),
-        (["--measure", "0x16"], "is not batch x sequence"),
+        (["--measure", "16"], "'16' is not batch x sequence, both at least 1, as in 8x64"),
+        (["--measure", "0x16"], "'0x16' is not batch x sequence, both at least 1"),
         (["--keep-dense"], "--keep-dense and --threads go with --measure BxS"),
         (["--threads", "2"], "--keep-dense and --threads go with --measure BxS"),
         (["--measure", "1x8", "--threads", "0"], "--threads"),
