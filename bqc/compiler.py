@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,7 @@ def compile(
     require_full = bool(known.pop("require_full", False))
     unpad = bool(known.pop("unpad", False))
     side_files_from = known.pop("side_files_from", None)
-    shapes, threads = list(known.pop("measure", ())), known.pop("threads", None)
+    shapes, threads = _shapes(known.pop("measure", ())), _threads(known.pop("threads", None))
     keep_dense = bool(known.pop("keep_dense", False))
     if (keep_dense or threads is not None) and not shapes:
         raise BqcError("keep_dense and threads go with measure, which says at what batches x tokens")
@@ -162,9 +163,11 @@ def compile(
         plan = Plan.of(loaded)
     if save_recipe is not None:
         _write_text(Path(save_recipe), plan.to_yaml())
+    saved = [] if save_recipe is None else [("recipe", str(save_recipe))]
     speeds = None if measuring is None else measuring.found
     if dry_run:
-        rows = (*_rows(found, plan), *notes, ("wrote", "nothing: dry run"))
+        wrote = "nothing: dry run" if save_recipe is None else "no model: dry run"
+        rows = (*_rows(found, plan), *notes, *saved, ("wrote", wrote))
         return CompileResult((), plan, rows, tuple(steps), before, 0, float_parts=parts, break_even=speeds)
     if require_full:
         _require_full(loaded, found, plan)
@@ -185,6 +188,7 @@ def compile(
         *notes,
         *([("near miss", str(miss)) for miss in found.misses] if explain else []),
         ("operators", ", ".join(f"{count} {name}" for name, count in operators.items())),
+        *saved,
         ("size", _size(before, after, stored)),
         ("time", f"{time.perf_counter() - started:.1f} s"),
     )
@@ -196,6 +200,33 @@ def _named(model: str | Path) -> Path:
     if not path.name:
         raise BqcError(f"{path}: is a directory; give the .onnx file in it")
     return path
+
+
+def _shapes(measure: Any) -> list[tuple[int, int]]:
+    """Batches x tokens, as they are written in Python."""
+    message = f"measure is {measure!r}; it is a list of batches x tokens, like [(1, 16), (8, 128)]"
+    if isinstance(measure, str) or not isinstance(measure, Iterable):
+        raise BqcError(message)
+    shapes = []
+    for shape in measure:
+        if isinstance(shape, str) or not isinstance(shape, Sequence) or len(shape) != 2:
+            raise BqcError(message)
+        if not all(_is_count(n) for n in shape):
+            raise BqcError(f"{message}, all of them 1 or more")
+        shapes.append((int(shape[0]), int(shape[1])))
+    return shapes
+
+
+def _threads(threads: Any) -> int | None:
+    if threads is None:
+        return None
+    if not _is_count(threads):
+        raise BqcError(f"threads is {threads!r}; it is a number, 1 or more")
+    return int(threads)
+
+
+def _is_count(number: Any) -> bool:
+    return isinstance(number, Integral) and int(number) >= 1
 
 
 def _measuring(shapes: Sequence[tuple[int, int]], threads: int, keep_dense: bool) -> Measuring:

@@ -197,7 +197,7 @@ ATTRIBUTES = {
     "rows": "rows of the unpacked matrix, N, or table, V",
     "columns": "columns of the unpacked matrix or table",
     "scale": "factor of the scores",
-    "out_bits": "`bits` of the output",
+    "out_bits": "`bits` of the output: 8, 6 or 4",
     "out_block": "`block` of the output",
     "out_group": "`group` of the output",
     "residual_block": "`block` of the residual",
@@ -206,6 +206,12 @@ ATTRIBUTES = {
     "type_bits": "`bits` of the token type table",
     "position_bits": "`bits` of the position table",
 }
+BITS = {
+    "Sparse": "bits of the codes: 8 or 4",
+    "BlockQuantize": "bits of the codes: 8, 6 or 4",
+    "RaggedBlockQuantize": "bits of the codes: 8, 6 or 4",
+}
+"""How operators begin -> what their attribute `bits` is, where it is not as in `ATTRIBUTES`."""
 BITS_OF = {"Binarize": "K", "BinarizeCodes": "K", "XnorLinearBinarize": "N"}
 """Operator -> the elements that its output has a bit each of."""
 SYMBOLS = {"heads": "h", "columns": "K", "rows": "N"}
@@ -216,6 +222,12 @@ def described(operator: Operator, name: str) -> tuple[str, Sequence[str], str]:
     """Type, shape and meaning of an input."""
     special = SPECIAL.get((operator.name, name))
     return INPUTS[name] if special is None else special
+
+
+def meaning(operator: Operator, attribute: str) -> str:
+    """What an attribute means."""
+    own = [text for begin, text in BITS.items() if attribute == "bits" and operator.name.startswith(begin)]
+    return own[0] if own else ATTRIBUTES[attribute]
 
 
 def outputs(operator: Operator) -> list[tuple[str, str, str]]:
@@ -252,7 +264,7 @@ def page(operator: Operator) -> str:
         _table(("input", "type", "shape", ""), rows),
     ]
     if operator.attributes:
-        chosen = [(f"`{n}`", _default(v), ATTRIBUTES[n]) for n, v in operator.attributes.items()]
+        chosen = [(f"`{n}`", _default(v), meaning(operator, n)) for n, v in operator.attributes.items()]
         parts += ["## Attributes", _table(("attribute", "default", ""), chosen)]
     parts += [
         "## Outputs",

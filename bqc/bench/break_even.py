@@ -50,6 +50,7 @@ class Speed:
         ratio: times as fast as dense: the median of the rounds.
         ratio_min, ratio_max: the smallest and the largest of those.
         kept_dense: whether the linears went back to 8 bits for it.
+        left: why they did not, where they should have.
     """
 
     format: str
@@ -64,6 +65,7 @@ class Speed:
     ratio_min: float
     ratio_max: float
     kept_dense: bool = False
+    left: str = ""
 
     @property
     def slower(self) -> bool:
@@ -72,6 +74,7 @@ class Speed:
 
     def __str__(self) -> str:
         outcome = "kept dense" if self.kept_dense else "slower than dense 8 bits"
+        outcome += f"; left: {self.left}" if self.left else ""
         rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
         return f"{self.format} at K={self.columns}, N={self.outputs}, {rows}: {self.ratio:.2f}x, {outcome}"
 
@@ -84,11 +87,13 @@ class BreakEven:
         machine: where.
         isa: level of the kernels.
         speeds: by product, then by rows.
+        floats: ``layer:role`` of the linears that run in float, which are not timed.
     """
 
     machine: Machine
     isa: str
     speeds: tuple[Speed, ...]
+    floats: tuple[str, ...] = ()
 
     @property
     def slower(self) -> list[Speed]:
@@ -101,6 +106,7 @@ class BreakEven:
             "machine": asdict(self.machine),
             "isa": self.isa,
             "speeds": [{**asdict(speed), "slower": speed.slower} for speed in self.speeds],
+            "floats": list(self.floats),
         }
 
 
@@ -227,7 +233,8 @@ def measure(
                     ratio_max=own.ratio_max,
                 )
             )
-    return BreakEven(machine, native().isa(), tuple(speeds))
+    floats = tuple(key_of(node) for node in filter(is_linear, model.graph))
+    return BreakEven(machine, native().isa(), tuple(speeds), floats)
 
 
 def back_to_dense(
@@ -236,7 +243,8 @@ def back_to_dense(
     """The plan with 8 bits for every linear that is slower at all rows measured, and the report that says so.
 
     A linear goes back if the plan quantises what it reads, together with all that share its weight; a table that is
-    its transpose goes with it. The plan itself is returned if none does.
+    its transpose goes with it. The plan itself is returned if none does; the report
+    says why.
 
     Args:
         model: planned, still float.
@@ -251,15 +259,32 @@ def back_to_dense(
         if linears and slow.issuperset(linears):
             for key, axis in uses:
                 chosen[key] = replace(inputs[key if axis == 0 else linears[0]], bits=8)
+    speeds = tuple(
+        replace(
+            one,
+            kept_dense=one.slower and any(key in chosen for key in one.linears),
+            left=_why_left(one, inputs, found.speeds, chosen),
+        )
+        for one in found.speeds
+    )
     if not chosen:
-        return plan, found
+        return plan, replace(found, speeds=speeds)
     why = {key: f"8 bits: {plan.weights[key]} was measured to be slower" for key in chosen}
     revised = Plan(plan.scheme, {**plan.weights, **chosen}, plan.activations, {**plan.kept, **why})
-    speeds = [
-        replace(one, kept_dense=one.slower and any(key in chosen for key in one.linears))
-        for one in found.speeds
-    ]
-    return revised, replace(found, speeds=tuple(speeds))
+    return revised, replace(found, speeds=speeds)
+
+
+def _why_left(
+    speed: Speed, inputs: Mapping[str, BlockShift], speeds: Collection[Speed], chosen: Collection[str]
+) -> str:
+    """Why none of its linears goes back to 8 bits, though it is slower."""
+    if not speed.slower or any(key in chosen for key in speed.linears):
+        return ""
+    if inputs.keys().isdisjoint(speed.linears):
+        return "the plan gives its input no format"
+    if not any(_always_slower(speeds, key) for key in speed.linears):
+        return "it is not slower at other rows"
+    return "its weight is shared with one that stays, or a sum of two"
 
 
 def _always_slower(speeds: Collection[Speed], key: str) -> bool:

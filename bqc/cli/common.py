@@ -64,7 +64,7 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
             return value
         parts = str(value).lower().split("x")
         if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"'{value}' is not batch x sequence, as in 8x64", param, ctx)
+            self.fail(f"'{value}' is not batch x sequence, both at least 1, as in 8x64", param, ctx)
         return int(parts[0]), int(parts[1])
 
 

@@ -21,6 +21,7 @@ from bqc.cli.common import (
 )
 from bqc.cli.scheme_options import scheme_options, take_scheme_options
 from bqc.cli.watch import Watch, watch_options
+from bqc.errors import BqcError
 
 if TYPE_CHECKING:
     from bqc.bench.break_even import BreakEven
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 SCHEMA_VERSION = 1
+_OF_PLAN = ("block_fallback", "max_error", "include", "exclude")
+"""Options that choose formats, besides those of the schemes."""
 
 
 @click.command(
@@ -100,6 +103,10 @@ def command(settings: Settings, model: Path, scheme: str, output: str | None, **
     watch = Watch.of(options)
     # What was not asked for is left to the recipe or the scheme.
     asked = chosen | {name: value for name, value in options.items() if value is not None and value != ()}
+    beside = sorted(name for name in asked if name in chosen or name in _OF_PLAN)
+    if options["recipe"] is not None and beside:
+        shown = ", ".join(f"--{name.replace('_', '-')}" for name in beside)
+        raise BqcError(f"a recipe is a whole plan: leave out {shown} or --recipe")
     with progress_bar(settings, f"{scheme}: {model.name}") as progress:
         result = compile_model(
             model, scheme, output, options=asked, progress=progress, instruments=watch.instruments
@@ -119,8 +126,13 @@ def command(settings: Settings, model: Path, scheme: str, output: str | None, **
 
 
 def _show_speeds(settings: Settings, found: BreakEven) -> None:
+    if found.floats:
+        count = len(found.floats)
+        linears = "1 linear runs in float and is" if count == 1 else f"{count} linears run in float and are"
+        say(settings, f"{linears} not timed")
     if not found.speeds:
-        say(settings, "nothing to measure: every linear that is compiled is dense 8 bits")
+        others = "every other linear" if found.floats else "every linear"
+        say(settings, f"nothing to measure: {others} is dense 8 bits")
         return
     threads = "1 thread" if found.machine.threads == 1 else f"{found.machine.threads} threads"
     table(

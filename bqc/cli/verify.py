@@ -143,7 +143,7 @@ def command(
             _show_tensors(settings, report)
         for check in report.checks:
             say(settings, f"{check_mark(check.ok)} {check.text}")
-        if not report.checks:
+        if report.bounds == Bounds():
             say(settings, "no bounds: the model stores none and none were given")
     return 0 if report.ok else 1
 

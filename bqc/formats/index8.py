@@ -67,7 +67,9 @@ class Index8(HalfWeight):
 
     def __post_init__(self) -> None:
         if self.span != "tensor":
-            raise ValueError(f"Index8 has no table a {self.span!r}; it is written Index8(tensor)")
+            raise ValueError(
+                f"Index8 has one table for the whole tensor, none for {self.span!r}; it is written Index8(tensor)"
+            )
 
     def __str__(self) -> str:
         return f"Index8({self.span})"

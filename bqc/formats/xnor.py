@@ -63,7 +63,7 @@ class Xnor:
         """Inverse of `str`. Raises ValueError for anything else."""
         match = re.fullmatch(r"Xnor\((\w+)\)", text.replace(" ", ""))
         if not match:
-            raise ValueError(f"{text!r} is not a format; write it like Xnor(one)")
+            raise ValueError(f"{text!r} is not a format; write it like Xnor(row)")
         return cls(match[1])
 
     def bits_per_element(self, rows: int, columns: int) -> float:

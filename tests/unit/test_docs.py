@@ -56,6 +56,20 @@ def test_documented_types_are_the_real_ones(operator_docs: ModuleType, case: Cas
         assert array.dtype == np.dtype(dtype), name
 
 
+@pytest.mark.parametrize(
+    ("operator", "bits"),
+    [
+        ("SparseLinearGelu", "8 or 4"),
+        ("SparseDequantizeTiles", "8 or 4"),
+        ("BlockQuantizeValues", "8, 6 or 4"),
+        ("RaggedBlockQuantizeValues", "8, 6 or 4"),
+        ("BlockLinear", "8, 6, 4, 3 or 2"),
+    ],
+)
+def test_documented_bits_are_those_of_the_family(operator_docs: ModuleType, operator: str, bits: str) -> None:
+    assert f"| `bits` | `8` | bits of the codes: {bits} |" in operator_docs.page(OPERATORS[operator])
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_a_page(verb: str) -> None:
     assert (DOCS / "verbs" / f"{verb}.md").read_text(encoding="utf-8").startswith(f"# bqc {verb}\n")

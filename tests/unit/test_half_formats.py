@@ -172,5 +172,7 @@ def test_names() -> None:
     for text in ("Half", "Half(8)", "Index8(row)", "Index8(tensor,2)", "Index(tensor)"):
         with pytest.raises(ValueError, match=r"write it like|it is written"):
             weight_format(text)
+    with pytest.raises(ValueError, match="Index8 has one table for the whole tensor, none for 'row'"):
+        weight_format("Index8(row)")
     assert Half().bits_per_element(3, 4) == 16
     assert Index8().bits_per_element(768, 768) == pytest.approx(8, rel=1e-3)

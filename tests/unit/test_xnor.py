@@ -54,7 +54,7 @@ def test_names(scale: str) -> None:
     "text", ["Xnor", "Xnor()", "Xnor(block)", "Xnor(64)", "Xnor(row", "Xnor(row,planes=2)"]
 )
 def test_no_names(text: str) -> None:
-    with pytest.raises(ValueError, match=r"write it like Xnor\(one\)|no scale"):
+    with pytest.raises(ValueError, match=r"write it like Xnor\(row\)|no scale"):
         Xnor.parse(text)
 
 

@@ -86,6 +86,7 @@ def test_the_line_for_people() -> None:
     one = speed(FFN, ratio=0.9, fmt="Sparse(2,4,8)")
     assert str(one) == "Sparse(2,4,8) at K=32, N=64, 16 rows: 0.90x, slower than dense 8 bits"
     assert str(replace(one, kept_dense=True, rows=1)).endswith("1 row: 0.90x, kept dense")
+    assert str(replace(one, left="reason")).endswith("0.90x, slower than dense 8 bits; left: reason")
 
 
 # What goes back
@@ -114,12 +115,15 @@ def test_one_that_pays_at_one_shape_stays(other: Speed) -> None:
     assert plan == Recipe.of(model)
     assert not any(one.kept_dense for one in found.speeds)
     assert [one.slower for one in found.speeds] == [True, False]
+    assert [one.left for one in found.speeds] == ["it is not slower at other rows", ""]
 
 
 def test_one_whose_input_stays_float_stays() -> None:
     model = planned(canonical_bert(layers=1), {FFN: Half()}, float_points=("attention.norm",))
     assert FFN not in inputs_of(model)
-    assert back_to_dense(model, inputs_of(model), report(speed(FFN)))[0] == Recipe.of(model)
+    plan, found = back_to_dense(model, inputs_of(model), report(speed(FFN), speed(FFN, ratio=1.1)))
+    assert plan == Recipe.of(model)
+    assert [one.left for one in found.speeds] == ["the plan gives its input no format", ""]
 
 
 def test_linears_that_share_a_weight_go_back_together() -> None:
@@ -129,8 +133,9 @@ def test_linears_that_share_a_weight_go_back_together() -> None:
     second.replace_input_with(1, first.inputs[1])
     planned(model, dict.fromkeys(keys, Sparse(2, 4)))
     inputs = inputs_of(model)
-    plan, _ = back_to_dense(model, inputs, report(speed(keys[0]), speed(keys[1], ratio=1.1)))
+    plan, found = back_to_dense(model, inputs, report(speed(keys[0]), speed(keys[1], ratio=1.1)))
     assert plan == Recipe.of(model)
+    assert found.speeds[0].left == "its weight is shared with one that stays, or a sum of two"
     plan, _ = back_to_dense(model, inputs, report(speed(keys[0]), speed(keys[1])))
     assert [plan.weights[key] for key in keys] == [BlockShift(8, 64)] * 2
 
@@ -281,6 +286,20 @@ def test_a_dry_run_measures_and_writes_the_recipe_alone(ratios: dict[str, float]
     assert Recipe.read(tmp_path / "r.yaml").weights[FFN] == BlockShift(8, 64)
     assert result.break_even is not None
     assert result.paths == ()
+
+
+@pytest.mark.parametrize(
+    "measure", ["1x16", (1, 16), ["1x16"], ["16"], [(1, 16, 2)], [(0, 16)], [(1, -1)], [(1.5, 16)], 16, None]
+)
+def test_what_is_no_list_of_shapes_is_refused(measure: Any, tmp_path: Path) -> None:
+    with pytest.raises(BqcError, match=r"it is a list of batches x tokens, like \[\(1, 16\), \(8, 128\)\]"):
+        bqc.compile(canonical_bert(layers=1), output=tmp_path / "m.onnx", measure=measure)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
+def test_what_is_no_number_of_threads_is_refused(threads: Any, tmp_path: Path) -> None:
+    with pytest.raises(BqcError, match="it is a number, 1 or more"):
+        bqc.compile(canonical_bert(layers=1), output=tmp_path / "m.onnx", measure=[(1, 4)], threads=threads)
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,19 @@ def test_dry_run_and_recipe(model: Path, tmp_path: Path, capsys: pytest.CaptureF
     arguments = ["--exclude", "0:ffn.*", "--block", "row", "--dry-run", "--save-recipe", str(recipe)]
     assert main(["compile", str(model), *arguments]) == 0
     assert files(tmp_path) == ["model.onnx", "recipe.yaml"]
+    shown = capsys.readouterr().out
+    assert re.search(r"^recipe +\S", shown, re.MULTILINE)
+    assert "no model: dry run" in shown
+    assert "BlockShift(8,row)" in shown
+    assert main(["compile", str(model), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "nothing: dry run" in shown
+    assert not re.search(r"^recipe ", shown, re.MULTILINE)
+    assert main(["compile", str(model), "--json", "--save-recipe", str(recipe), *arguments[:4]]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["recipe"] == str(recipe)
     assert main(["compile", str(model), "--recipe", str(recipe), "-q"]) == 0
     assert "model.bqc.onnx" in files(tmp_path)
-    assert "BlockShift(8,row)" in capsys.readouterr().out
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -62,6 +73,11 @@ def test_dry_run_and_recipe(model: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["--exclude", "ffn.outptu"], "matches no weight"),
         (["--block-fallback", "error", "--block", "256"], "block"),
         (["--recipe", "none.yaml"], "none.yaml"),
+        (["--recipe", "none.yaml", "--max-error", "0.1"], "leave out --max-error or --recipe"),
+        (
+            ["--recipe", "none.yaml", "--weight-bits", "4", "--exclude", "0:*"],
+            "a recipe is a whole plan: leave out --exclude, --weight-bits or --recipe",
+        ),
         (["--measure", "1x65"], "the model has positions for 64 tokens; measure 1x64 or less"),
     ],
 )
@@ -79,8 +95,8 @@ def test_what_cannot_be_compiled_leaves_no_file(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--measure", "16"], "'16' is not batch x sequence, as in 8x64"),
-        (["--measure", "0x16"], "is not batch x sequence"),
+        (["--measure", "16"], "'16' is not batch x sequence, both at least 1, as in 8x64"),
+        (["--measure", "0x16"], "'0x16' is not batch x sequence, both at least 1"),
         (["--keep-dense"], "--keep-dense and --threads go with --measure BxS"),
         (["--threads", "2"], "--keep-dense and --threads go with --measure BxS"),
         (["--measure", "1x8", "--threads", "0"], "--threads"),
@@ -100,7 +116,8 @@ def test_measured_formats(model: Path, capsys: pytest.CaptureFixture[str]) -> No
     arguments = ["compile", str(model), "--measure", "1x4"]
     assert main([*arguments, "--measure", "2x8", "--weight-bits", "4", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)["break_even"]
-    assert set(report) == {"machine", "isa", "speeds"}
+    assert set(report) == {"machine", "isa", "speeds", "floats"}
+    assert report["floats"] == []
     assert report["machine"]["threads"] == 1
     first = report["speeds"][0]
     assert set(first) == {
@@ -117,13 +134,31 @@ def test_measured_formats(model: Path, capsys: pytest.CaptureFixture[str]) -> No
         "ratio_max",
         "slower",
         "kept_dense",
+        "left",
     }
     assert (first["format"], first["dense"]) == ("BlockShift(4,64)", "BlockShift(8,64)")
     assert {speed["rows"] for speed in report["speeds"]} == {4, 16, 1, 2}
     assert main([*arguments, "--weight-bits", "4"]) == 0
     assert "products against dense 8 bits, 1 thread" in capsys.readouterr().out
     assert main([*arguments, "--threads", "2"]) == 0
-    assert "nothing to measure: every linear that is compiled is dense 8 bits" in capsys.readouterr().out
+    assert "nothing to measure: every linear is dense 8 bits" in capsys.readouterr().out
+
+
+def test_linears_in_float_are_not_measured(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "r.yaml"
+    arguments = ["compile", str(model), "--measure", "1x4"]
+    assert main([*arguments, "--exclude", "0:ffn.output", "--save-recipe", str(recipe)]) == 0
+    text = capsys.readouterr().out
+    assert "1 linear runs in float and is not timed" in text
+    assert "nothing to measure: every other linear is dense 8 bits" in text
+    own = "  0:attention.output: "
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    changed = [f"{own}Sparse(2,4,8)" if line.startswith(own) else line for line in lines]
+    recipe.write_text("\n".join(changed), encoding="utf-8")
+    assert main([*arguments, "--recipe", str(recipe)]) == 0  # its input has another group
+    assert "2 linears run in float and are not timed" in capsys.readouterr().out
 
 
 def test_kept_dense(
@@ -143,6 +178,11 @@ def test_kept_dense(
     assert main([*arguments, "--keep-dense", "--save-recipe", str(tmp_path / "r.yaml")]) == 0
     assert "4 rows: 0.50x, kept dense" in capsys.readouterr().out
     assert "0:ffn.output: BlockShift(8,64)" in (tmp_path / "r.yaml").read_text(encoding="utf-8")
+    floats = tmp_path / "floats.yaml"
+    floats.write_text("bqc_recipe: 1\nscheme: bbct\nweights: {0:ffn.output: Half()}\n", encoding="utf-8")
+    assert main(["compile", str(model), "--recipe", str(floats), "--measure", "1x4", "--keep-dense"]) == 0
+    lines = " ".join(capsys.readouterr().out.split())
+    assert "0.50x, slower than dense 8 bits; left: the plan gives its input no format" in lines
 
 
 def test_not_a_model_and_not_twice(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

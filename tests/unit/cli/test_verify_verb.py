@@ -61,6 +61,22 @@ def test_exit_codes_and_json(pair: tuple[Path, Path], capsys: pytest.CaptureFixt
     assert report["outputs"][0]["name"] == "logits"
 
 
+def test_where_there_are_no_bounds_it_says_so(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiled, original = map(str, pair)
+    text = "no bounds: the model stores none and none were given"
+    assert main(["verify", original, "--against", original]) == 0
+    assert text in capsys.readouterr().out
+    assert main(["verify", original, "--against", original, "--ort-levels", "none"]) == 0
+    shown = capsys.readouterr().out
+    assert "[✓] the same bits with ONNX Runtime's optimisation level none" in shown
+    assert text in shown
+    for bounded in (["verify", compiled], ["verify", original, "--cosine-min", "0.5"]):
+        assert main([*bounded, "--against", original]) == 0
+        assert "no bounds" not in capsys.readouterr().out
+
+
 def test_sentences_where_there_is_a_tokenizer(pair: tuple[Path, Path]) -> None:
     compiled, original = pair
     write_tokenizer(original.parent)
