@@ -74,7 +74,7 @@ class Plan:
             str(data.get("scheme", "")),
             _tables_checked(_formats(data.get("weights"), f"{where}: weights", weight_format), where),
             _formats(data.get("activations"), f"{where}: activations", _activation_format),
-            {str(k): str(v) for k, v in (data.get("kept") or {}).items()},
+            _reasons(data.get("kept"), f"{where}: kept"),
         )
 
     @classmethod
@@ -150,3 +150,9 @@ def _formats(data: Any, where: str, parse: Callable[[str], _Format]) -> dict[str
         except ValueError as error:
             raise BqcError(f"{where}: {key}: {error}") from None
     return result
+
+
+def _reasons(data: Any, where: str) -> dict[str, str]:
+    if data is not None and not isinstance(data, Mapping):
+        raise BqcError(f"{where}: must map layer:role to a reason")
+    return {str(key): str(why) for key, why in (data or {}).items()}
