@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 import bqc
+from bqc.cli import main
 from bqc.errors import BqcError
 from bqc.ir.synthetic import canonical_bert
 from bqc.passes.plan_bbct import PlanBbct
@@ -105,6 +106,35 @@ def test_values_in_other_blocks_run(fmt: str, tmp_path: Path) -> None:
     plain = bqc.session(result.paths[0], library=False).run(None, feeds())
     for a, b in zip(fast, plain, strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("key", "fmt", "why"),
+    [
+        (
+            "0__attention_output",
+            "BlockShift(8,64)",
+            "group 0, its input 24",
+        ),
+        ("0__attention_output", "Binary(row)", "group 0, its input 24"),
+        ("0__attention_output", "Sparse(1,4,4,group=12)", "group 12, its input 24"),
+        ("1__ffn_output", "BlockShift(3,row)", "blocks of 72, its input of 64"),
+        ("1__ffn_output", "Ternary(row,group=24)", "group 24, its input 0"),
+    ],
+)
+def test_a_weight_that_does_not_share_its_inputs_blocks_is_told_the_format(
+    key: str, fmt: str, why: str, tmp_path: Path
+) -> None:
+    model = canonical_bert(**TINY)
+    path = recipe(model, tmp_path / "r.yaml", "weights", **{key: fmt})
+    result = bqc.compile(model, output=tmp_path / "m.onnx", recipe=path)
+    (row,) = [text for name, text in result.summary if name == "float"]
+    assert f"multiplied in float: {fmt} has {why}: write " in row
+    own = row.rpartition("write ")[2]
+    model = canonical_bert(**TINY)
+    path = recipe(model, tmp_path / "r.yaml", "weights", **{key: own})
+    assert bqc.compile(model, output=tmp_path / "m.onnx", recipe=path, require_full=True).paths
+    assert main(["inspect", str(tmp_path / "m.onnx"), "-q"]) == 0
 
 
 @pytest.mark.parametrize(
