@@ -37,12 +37,22 @@ class PlanRecipe(ir.passes.InPlacePass):
         plan = Plan.from_yaml(self.text, self.where)
         weights = {key_of(node) for node, _, _ in weight_uses(model)}
         points = {key_of(node) for node in model.graph if role(node) in POINT_ROLES}
-        for what, wanted, known in (("weight", plan.weights, weights), ("point", plan.activations, points)):
+        named = (
+            ("weight", plan.weights, weights),
+            ("point", plan.activations, points),
+            ("weight", plan.kept, weights),
+        )
+        for what, wanted, known in named:
             for key in wanted:
                 if key not in known:
                     near = difflib.get_close_matches(key, known, n=2)
                     hint = f"; nearest: {', '.join(near)}" if near else ""
                     raise BqcError(f"{self.where}: the model has no {what} {key!r}{hint}")
+        for key, why in plan.kept.items():
+            if why.startswith("float") and key in plan.weights:
+                raise BqcError(
+                    f"{self.where}: kept: {key} is kept float, and weights gives it {plan.weights[key]}: leave one out"
+                )
         self._check_groups(plan, model)
         self._check_values(plan, model)
         for key in sorted(weights - set(plan.weights) - set(plan.kept)):

@@ -96,6 +96,24 @@ def test_what_a_model_cannot_follow_is_refused(
     assert [p.name for p in tmp_path.iterdir()] == ["r.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "0:ffn.output: 'float: excluded'",
+            r"0:ffn.output is kept float, and weights gives it BlockShift\(8,64\): leave one out",
+        ),
+        ("0:ffn.outptu: 'float: excluded'", "the model has no weight '0:ffn.outptu'; nearest: 0:ffn.output"),
+    ],
+)
+def test_what_is_kept_is_a_weight_without_a_format(line: str, message: str, tmp_path: Path) -> None:
+    model = canonical_bert(**TINY)
+    path = recipe(model, tmp_path / "r.yaml", "weights")
+    path.write_text(path.read_text().replace("kept: {}", f"kept:\n  {line}"))
+    with pytest.raises(BqcError, match=message):
+        bqc.compile(model, output=tmp_path / "m.onnx", recipe=path)
+
+
 @pytest.mark.parametrize("fmt", ["BlockShift(8,16,group=24)", "BlockShift(8,row,group=24)"])
 def test_values_in_other_blocks_run(fmt: str, tmp_path: Path) -> None:
     model = canonical_bert(**TINY)
