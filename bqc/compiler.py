@@ -23,7 +23,7 @@ from bqc.ir.anatomy import FloatPart, encoder
 from bqc.ir.importing import ImportSummary
 from bqc.ir.load import FORMAT_KEY, STDIN, load
 from bqc.ops.registry import DOMAIN
-from bqc.passes._graph import key_of
+from bqc.passes._unfolded import unfolded
 from bqc.passes._weights import weight_uses
 from bqc.passes.attach_functions import AttachFunctions
 from bqc.passes.unpad import Unpad
@@ -53,7 +53,7 @@ class CompileResult:
     operators: dict[str, int] = field(default_factory=dict)
     """``ai.bqc`` nodes by operator."""
     float_parts: tuple[FloatPart, ...] = ()
-    """What of the encoder is not recognised and stays float, and why."""
+    """What of the encoder is not recognised and stays float, or is quantised and multiplied in float, and why."""
     break_even: BreakEven | None = None
     """How fast the formats are on this machine, if that was asked for."""
 
@@ -172,6 +172,7 @@ def compile(
     if require_full:
         _require_full(loaded, found, plan)
     operators = _operators(loaded)
+    left = _in_float(loaded)
     _stamp(loaded, scheme, chosen, plan, source, from_recipe=given is not None)
     paths = write(
         loaded,
@@ -184,7 +185,7 @@ def compile(
         progress(total, total)
     rows = (
         *_rows(found, plan),
-        *_unfolded(loaded),
+        *_unfolded(left),
         *notes,
         *([("near miss", str(miss)) for miss in found.misses] if explain else []),
         ("operators", ", ".join(f"{count} {name}" for name, count in operators.items())),
@@ -192,7 +193,9 @@ def compile(
         ("size", _size(before, after, stored)),
         ("time", f"{time.perf_counter() - started:.1f} s"),
     )
-    return CompileResult(tuple(paths), plan, rows, tuple(steps), before, after, operators, parts, speeds)
+    return CompileResult(
+        tuple(paths), plan, rows, tuple(steps), before, after, operators, (*parts, *left), speeds
+    )
 
 
 def _named(model: str | Path) -> Path:
@@ -293,22 +296,27 @@ def _operators(model: ir.Model) -> dict[str, int]:
     return dict(sorted(Counter(n.op_type for n in model.graph if n.domain == DOMAIN).items()))
 
 
-def _unfolded(model: ir.Model) -> list[tuple[str, str]]:
-    """Planned weights whose product still runs in float, because what feeds it or follows it stayed float."""
-    left = [key_of(n) for n in model.graph if n.domain == DOMAIN and n.op_type.endswith("DequantizeTiles")]
-    if not left:
-        return []
-    shown = ", ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
-    return [
-        ("float", f"{len(left)} quantised weights are multiplied in float (their inputs are float): {shown}")
-    ]
+def _in_float(model: ir.Model) -> list[FloatPart]:
+    return [FloatPart(key, f"quantised, and multiplied in float: {why}") for key, why in unfolded(model)]
+
+
+def _unfolded(parts: Iterable[FloatPart]) -> list[tuple[str, str]]:
+    """Planned weights whose product still runs in float, one row a reason."""
+    groups: dict[str, list[str]] = {}
+    for part in parts:
+        groups.setdefault(part.reason, []).append(part.part)
+    rows = []
+    for reason, keys in groups.items():
+        shown = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
+        rows.append(("float", f"{shown}: {reason}"))
+    return rows
 
 
 def _require_full(model: ir.Model, found: Any, plan: Plan) -> None:
     """Whatever stays float is an error."""
     left = [str(part) for part in found.encoder.float_parts]
     left += [f"{key} ({why})" for key, why in plan.kept.items() if why.startswith("float")]
-    left += [text for _, text in _unfolded(model)]
+    left += [text for _, text in _unfolded(_in_float(model))]
     left += [str(miss) for miss in found.misses]
     if left:
         shown = "; ".join(left[:4]) + (f"; and {len(left) - 4} more" if len(left) > 4 else "")

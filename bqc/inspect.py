@@ -31,9 +31,8 @@ from bqc.ir.anatomy import (
 )
 from bqc.ir.load import STDIN
 from bqc.ir.match import stored_dtype
-from bqc.ops.registry import DOMAIN
-from bqc.passes._graph import key_of
 from bqc.passes._padding import once_a_sequence
+from bqc.passes._unfolded import unfolded
 from bqc.plan import PLAN_KEY, Plan
 
 __all__ = ["SCHEMA_VERSION", "inspect"]
@@ -123,11 +122,8 @@ def _float_parts(model: ir.Model, found: Encoder) -> list[FloatPart]:
     if PLAN_KEY in model.metadata_props:
         kept = {key: why.partition(": ") for key, why in Plan.of(model).kept.items()}
         parts += [FloatPart(key, why) for key, (kind, _, why) in kept.items() if kind == "float"]
-    dequantized = [
-        node for node in model.graph if node.domain == DOMAIN and node.op_type.endswith("DequantizeTiles")
-    ]
     return parts + [
-        FloatPart(key_of(n), "quantised, and multiplied in float: its input is float") for n in dequantized
+        FloatPart(key, f"quantised, and multiplied in float: {why}") for key, why in unfolded(model)
     ]
 
 

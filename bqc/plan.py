@@ -19,7 +19,7 @@ import yaml
 from bqc.errors import BqcError
 from bqc.formats import BlockShift, Xnor
 from bqc.formats.block_shift import ACTIVATION_BITS
-from bqc.formats.stored import WeightFormat, weight_format
+from bqc.formats.stored import WeightFormat, stored_format, weight_format
 from bqc.ir.anatomy import TABLE_ROLES
 
 __all__ = ["PLAN_KEY", "Plan", "matching"]
@@ -28,6 +28,26 @@ PLAN_KEY = "bqc.plan"
 VERSION = 1
 
 _Format = TypeVar("_Format")
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses a key that is there twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        known: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in known:
+                raise _Twice(
+                    f"{key.value!r} is there twice, the second time in line {key.start_mark.line + 1}"
+                )
+            if isinstance(key.value, str):
+                known.add(key.value)
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
+
+
+class _Twice(Exception):
+    """The text names the key."""
 
 
 @dataclass
@@ -58,7 +78,10 @@ class Plan:
         Raises BqcError that names the line's key for anything that is not a recipe.
         """
         try:
-            data = yaml.safe_load(text)
+            # A SafeLoader, which makes plain data only.
+            data = yaml.load(text, Loader=_Loader)
+        except _Twice as error:
+            raise BqcError(f"{where}: {error}") from None
         except yaml.YAMLError as error:
             raise BqcError(f"{where}: not a YAML file: {' '.join(str(error).split())}") from None
         if not isinstance(data, dict) or data.get("bqc_recipe") != VERSION:
@@ -74,7 +97,7 @@ class Plan:
             str(data.get("scheme", "")),
             _tables_checked(_formats(data.get("weights"), f"{where}: weights", weight_format), where),
             _formats(data.get("activations"), f"{where}: activations", _activation_format),
-            {str(k): str(v) for k, v in (data.get("kept") or {}).items()},
+            _reasons(data.get("kept"), f"{where}: kept"),
         )
 
     @classmethod
@@ -132,6 +155,8 @@ def _tables_checked(weights: dict[str, WeightFormat], where: str) -> dict[str, W
 
 
 def _activation_format(text: str) -> BlockShift:
+    if not text.lstrip().startswith("BlockShift") and stored_format(text) is not None:
+        raise ValueError(f"{text} is a format of weights; points are BlockShift, like BlockShift(8,64)")
     fmt = BlockShift.parse(text)
     if fmt.bits not in ACTIVATION_BITS:
         raise ValueError(f"{fmt} is a format of weights; activations have 8, 6 or 4 bits")
@@ -150,3 +175,9 @@ def _formats(data: Any, where: str, parse: Callable[[str], _Format]) -> dict[str
         except ValueError as error:
             raise BqcError(f"{where}: {key}: {error}") from None
     return result
+
+
+def _reasons(data: Any, where: str) -> dict[str, str]:
+    if data is not None and not isinstance(data, Mapping):
+        raise BqcError(f"{where}: must map layer:role to a reason")
+    return {str(key): str(why) for key, why in (data or {}).items()}

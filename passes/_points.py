@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bqc.ir.anatomy import Encoder
+from bqc.ir.anatomy import Encoder, role
 from bqc.passes._graph import key_of
 
-__all__ = ["LAYER_POINTS", "PER_HEAD", "points_of", "readers_of"]
+__all__ = ["LAYER_POINTS", "PER_HEAD", "POINT_ROLES", "is_point", "points_of", "readers_of"]
 
 LAYER_POINTS = (
     "attention.input",
@@ -29,6 +29,34 @@ _AFTER = ("head:head.input", "head:pooler", "head:head.transform", "head:head.no
 
 PER_HEAD = ("attention.query", "attention.key", "attention.value", "attention.context")
 """Points whose blocks end with the heads."""
+
+_POINT_OPS = {
+    "embedding.norm": ("LayerNormalization",),
+    "embedding.projection": ("Add",),
+    "attention.input": (),
+    "attention.query": ("Add",),
+    "attention.key": ("Add",),
+    "attention.value": ("Add",),
+    "attention.context": ("Reshape",),
+    "attention.norm": ("LayerNormalization",),
+    "ffn.input": (),
+    "ffn.gelu": (),
+    "ffn.norm": ("LayerNormalization",),
+    "head.input": (),
+    "pooler": ("Tanh",),
+    "head.transform": ("Gelu", "Relu"),
+    "head.norm": ("LayerNormalization",),
+}
+"""The nodes whose output is the point, by role; roles of a single node have any operator."""
+
+POINT_ROLES = frozenset({*_POINT_OPS, "attention.softmax"})
+"""Roles of nodes whose output may be a point."""
+
+
+def is_point(node: ir.Node) -> bool:
+    """Whether the node's output is a point, the probabilities aside."""
+    ops = _POINT_OPS.get(role(node) or "")
+    return ops is not None and (not ops or node.op_type in ops)
 
 
 def points_of(model: ir.Model, found: Encoder) -> list[str]:

@@ -39,12 +39,16 @@ class _Attention(FoldRule):
         context = op.BlockContext(codes, v, ev, _outputs=["merged"], **options)
         return op.BlockQuantize(context, _outputs=["codes", "e"], **options)
 
-    def check(self, context: Any, scores: ir.Value, codes: ir.Value, v: ir.Value, **_: Any) -> Any:
+    def check(
+        self, context: Any, scores: ir.Value, merged: ir.Value, codes: ir.Value, v: ir.Value, **_: Any
+    ) -> Any:
         result = pattern.MatchResult()
         left, out = made_with(scores), made_with(codes)
         assert v.shape is not None, "inferred"
         if out["group"] * left["heads"] != v.shape[-1] or out["block"] != left["block"]:
             return result.fail("the context is not quantised in the same blocks inside heads", codes)
+        if min(made_with(merged)["block"], out["group"]) != min(left["block"], out["group"]):
+            return result.fail("values are not in the blocks of queries and keys", merged)
         return result
 
     def rewrite(

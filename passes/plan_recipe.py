@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.errors import BqcError
-from bqc.passes._graph import key_of
-from bqc.passes._weights import weight_uses
+from bqc.formats import BlockShift
+from bqc.formats.stored import WeightFormat
+from bqc.ir.anatomy import encoder, role
+from bqc.passes._graph import dims, key_of
+from bqc.passes._points import POINT_ROLES, is_point
+from bqc.passes._weights import latents, weight_uses
 from bqc.plan import Plan
 
 __all__ = ["PlanRecipe"]
@@ -30,14 +36,54 @@ class PlanRecipe(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         plan = Plan.from_yaml(self.text, self.where)
         weights = {key_of(node) for node, _, _ in weight_uses(model)}
-        points = {key_of(node) for node in model.graph}
-        for what, wanted, known in (("weight", plan.weights, weights), ("point", plan.activations, points)):
+        points = {key_of(node) for node in model.graph if role(node) in POINT_ROLES}
+        named = (
+            ("weight", plan.weights, weights),
+            ("point", plan.activations, points),
+            ("weight", plan.kept, weights),
+        )
+        for what, wanted, known in named:
             for key in wanted:
                 if key not in known:
                     near = difflib.get_close_matches(key, known, n=2)
                     hint = f"; nearest: {', '.join(near)}" if near else ""
                     raise BqcError(f"{self.where}: the model has no {what} {key!r}{hint}")
+        for key, why in plan.kept.items():
+            if why.startswith("float") and key in plan.weights:
+                raise BqcError(
+                    f"{self.where}: kept: {key} is kept float, and weights gives it {plan.weights[key]}: leave one out"
+                )
+        self._check_groups(plan, model)
+        self._check_values(plan, model)
         for key in sorted(weights - set(plan.weights) - set(plan.kept)):
             plan.kept[key] = "float: not in the recipe"
         plan.attach(model)
         return ir.passes.PassResult(model, True)
+
+    def _check_groups(self, plan: Plan, model: ir.Model) -> None:
+        """A row is a whole number of the groups that its format has."""
+        rows: list[tuple[str, str, Mapping[str, WeightFormat | BlockShift], Any]] = [
+            ("weights", key_of(n), plan.weights, dims(latents(w)[0])[i]) for n, w, i in weight_uses(model)
+        ]
+        rows += [
+            ("activations", key_of(node), plan.activations, dims(node.outputs[0])[-1])
+            for node in model.graph
+            if is_point(node) and dims(node.outputs[0])
+        ]
+        for what, key, formats, length in rows:
+            fmt = formats.get(key)
+            if fmt is not None and fmt.group and isinstance(length, int) and length % fmt.group:
+                raise BqcError(
+                    f"{self.where}: {what}: {key}: {fmt}: a row of {length} is not a whole number of groups of "
+                    f"{fmt.group}"
+                )
+
+    def _check_values(self, plan: Plan, model: ir.Model) -> None:
+        """Values are quantised head by head, whatever their format says."""
+        for key, fmt in plan.activations.items():
+            if key.endswith(":attention.value") and fmt.group != encoder(model).head_dim:
+                own = replace(fmt, group=encoder(model).head_dim)
+                raise BqcError(
+                    f"{self.where}: activations: {key}: {fmt} has group {fmt.group}, and values are quantised inside "
+                    f"heads of {own.group}: write {own}"
+                )

@@ -16,29 +16,11 @@ from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead, take_place
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import block_node, dims, key_of, produced_by, standard_node
+from bqc.passes._points import is_point
 from bqc.passes._weights import is_linear
 from bqc.plan import Plan
 
 __all__ = ["QuantizeActivations"]
-
-_POINT_OPS = {
-    "embedding.norm": ("LayerNormalization",),
-    "embedding.projection": ("Add",),
-    "attention.input": (),
-    "attention.query": ("Add",),
-    "attention.key": ("Add",),
-    "attention.value": ("Add",),
-    "attention.context": ("Reshape",),
-    "attention.norm": ("LayerNormalization",),
-    "ffn.input": (),
-    "ffn.gelu": (),
-    "ffn.norm": ("LayerNormalization",),
-    "head.input": (),
-    "pooler": ("Tanh",),
-    "head.transform": ("Gelu", "Relu"),
-    "head.norm": ("LayerNormalization",),
-}
-"""The nodes whose output is the point, by role; roles of a single node have any operator."""
 
 INT64 = ir.DataType.INT64
 
@@ -91,9 +73,7 @@ class QuantizeActivations(ir.passes.InPlacePass):
                 count += _softmax(model, layer, mask)
                 continue
             for node in list(nodes_of(model, layer, kind)):
-                if _POINT_OPS[kind] and node.op_type not in _POINT_OPS[kind]:
-                    continue
-                if not may_rewrite(node) or (kind == "ffn.gelu" and _gives_signs(node)):
+                if not is_point(node) or not may_rewrite(node) or (kind == "ffn.gelu" and _gives_signs(node)):
                     continue
                 _pair(model, writer, node, fmt, mask if kind == "attention.value" else None, heads)
                 count += 1

@@ -34,6 +34,9 @@ __all__ = [
 EVEN = 0.02
 """Formats whose times differ by less are even."""
 
+MOST_ROWS = 2**16
+"""Tokens of a batch that is timed: at a width of 4096 that many take a gibibyte."""
+
 Shapes = Sequence[tuple[int, int]]
 
 
@@ -152,6 +155,10 @@ def require_shapes(model: ir.Model, shapes: Shapes) -> None:
     specs = InputSpecs.of_json(model.metadata_props.get(INPUTS_KEY))
     ids = [name for name, one in specs.inputs.items() if one.role == TOKEN_IDS]
     for batch, tokens in shapes:
+        if batch * tokens > MOST_ROWS:
+            raise BqcError(
+                f"{batch}x{tokens}: at most {MOST_ROWS} tokens are measured at once, as in {MOST_ROWS // 128}x128"
+            )
         if specs.longest and tokens > specs.longest:
             raise BqcError(
                 f"{batch}x{tokens}: the model has positions for {specs.longest} tokens; measure "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -90,9 +91,17 @@ def weight_format(text: str) -> WeightFormat:
     """The format that a text names. Raises ValueError for anything else."""
     from bqc import formats
 
-    kind = getattr(formats, text.partition("(")[0].strip(), None)
-    if kind is None or not hasattr(kind, "parse"):
-        raise ValueError(f"{text!r} is not a format; write it like BlockShift(8,64) or Ternary(tensor)")
+    name = text.partition("(")[0].strip()
+    known = [one for one in formats.__all__ if hasattr(getattr(formats, one), "parse")]
+    if name not in known:
+        spelled = {one.lower(): one for one in known}
+        near = difflib.get_close_matches(name.lower(), spelled, n=1)
+        hint = f"did you mean {spelled[near[0]]}? " if near else ""
+        raise ValueError(
+            f"{text!r} is not a format; {hint}formats are {', '.join(known)}, written like BlockShift(8,64); leave it "
+            "out to keep it float"
+        )
+    kind = getattr(formats, name)
     found: WeightFormat = kind.parse(text)
     return found
 

@@ -280,6 +280,19 @@ def test_recipes_round_trip() -> None:
         ("- 1", "not a recipe"),
         ("bqc_recipe: 1\nweight: {}", "unknown key 'weight'"),
         ("bqc_recipe: 1\nweights: {a: int8}", "weights: a: 'int8' is not a format"),
+        (
+            "bqc_recipe: 1\nweights: {a: sparse}",
+            "did you mean Sparse\\? formats are Binary, BlockShift, .*keep it float",
+        ),
+        (
+            "bqc_recipe: 1\nweights:\n  a: Half()\n  a: Half()",
+            "r.yaml: 'a' is there twice, the second time in line 4",
+        ),
+        ("bqc_recipe: 1\nkept: {}\nkept: {}", "r.yaml: 'kept' is there twice"),
+        (
+            "bqc_recipe: 1\nactivations: {a: Half()}",
+            r"a: Half\(\) is a format of weights; points are BlockShift",
+        ),
         ("bqc_recipe: [1", "not a YAML file"),
         ("bqc_recipe: 1\nweights: 3", "must map layer:role"),
         (

@@ -16,6 +16,7 @@ from bqc.cli import main
 from bqc.errors import BqcError
 from bqc.formats import BlockShift, Sparse
 from bqc.formats.sparse import PATTERNS
+from bqc.inspect import inspect
 from bqc.ir.synthetic import canonical_bert
 from bqc.passes.plan_bbct import PlanBbct
 from bqc.plan import Plan
@@ -128,9 +129,10 @@ def test_groups_that_differ_from_the_activations_stay_float(tmp_path: Path) -> N
     recipe = recipe_of(model, tmp_path / "r.yaml", Sparse(2, 4), **{"0__attention_output": "Sparse(2,4,8)"})
     result = bqc.compile(model, output=tmp_path / "m.onnx", recipe=recipe)
     assert result.operators["SparseDequantizeTiles"] == 1
-    assert dict(result.summary)["float"].endswith(
-        "multiplied in float (their inputs are float): 0:attention.output"
-    )
+    why = "quantised, and multiplied in float: Sparse(2,4,8) has group 0, its input 26: write Sparse(2,4,8,group=26)"
+    assert dict(result.summary)["float"] == f"0:attention.output: {why}"
+    assert [(part.part, part.reason) for part in result.float_parts] == [("0:attention.output", why)]
+    assert [part["reason"] for part in inspect(result.paths[0])["float_parts"]] == [why]
 
 
 def test_a_sparse_model_loses_its_rounding_only(tmp_path: Path) -> None:
