@@ -30,8 +30,8 @@ class HoistGather(ir.passes.InPlacePass):
         first = BlockLinearAddNorm(Gather(x, 0; axis=1), Gather(ex, 0; axis=1), ..., Gather(r, ...), Gather(er, ...))
 
     again and again, up to the attention of the last layer: of a classifier, three quarters of that layer's work. Only
-    where nothing else reads what the operator makes, and of operators of ``ai.bqc`` alone: the plain residual ``Add`` of
-    an output linear in float, Half or Index8 ends it. Contract: exact.
+    where nothing else reads what the operator makes, and of operators of ``ai.bqc`` alone: the plain residual ``Add``
+    of an output linear in float, Half or Index8 ends it. Contract: exact.
     """
 
     contract = Contract("exact")

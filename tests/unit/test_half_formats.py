@@ -170,7 +170,7 @@ def test_names() -> None:
         assert weight_format(text) == fmt
     assert [str(fmt) for fmt in FORMATS] == ["Half()", "Index8(tensor)"]
     for text in ("Half", "Half(8)", "Index8(row)", "Index8(tensor,2)", "Index(tensor)"):
-        with pytest.raises(ValueError, match=r"write it like|it is written"):
+        with pytest.raises(ValueError, match=r"written like|write it like|it is written"):
             weight_format(text)
     with pytest.raises(ValueError, match="Index8 has one table for the whole tensor, none for 'row'"):
         weight_format("Index8(row)")
