@@ -20,17 +20,13 @@ import bqc
 from bqc.artifact import ALIGNMENT
 from bqc.ir.synthetic import canonical_bert
 from bqc.plan import Plan
+from tests.support.exporters_written import unlabelled
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("float")
-    model = canonical_bert(layers=2, hidden=48, heads=2, ffn=72)
-    for value in model.graph.initializers.values():
-        value.metadata_props.clear()
-    for node in model.graph:
-        node.metadata_props.clear()
-    ir.save(model, folder / "model.onnx")
+    ir.save(unlabelled(canonical_bert(layers=2, hidden=48, heads=2, ffn=72)), folder / "model.onnx")
     (folder / "config.json").write_text("{}")
     (folder / "tokenizer.json").write_text("{}")
     return folder / "model.onnx"
