@@ -250,8 +250,7 @@ def back_to_dense(
     """The plan with 8 bits for every linear that is slower at all rows measured, and the report that says so.
 
     A linear goes back if the plan quantises what it reads, together with all that share its weight; a table that is
-    its transpose goes with it. The plan itself is returned if none does; the report
-    says why.
+    its transpose goes with it. The plan itself is returned if none does; the report says why.
 
     Args:
         model: planned, still float.

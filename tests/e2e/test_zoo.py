@@ -14,11 +14,14 @@ from bqc.runtime.inputs import EncoderInputs
 from bqc.runtime.specs import specs_of
 
 ROOT = Path(__file__).parents[2]
-MODELS = sorted((ROOT / "models").glob("*/model.bqc.onnx"))
+SIGNS = ROOT / "models" / "minilm-l6-sst2-w1a8" / "model.bqc.onnx"
 TEXTS = ["a gripping , beautiful film .", "dull and far too long ."]
 
 
-@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.parent.name)
+pytestmark = pytest.mark.skipif(not SIGNS.is_file(), reason="the model is not in this checkout")
+
+
+@pytest.mark.parametrize("path", [SIGNS], ids=lambda p: p.parent.name)
 def test_kernels_give_the_bits_of_function_bodies(path: Path) -> None:
     text_encoder = TextEncoder(path.parent)
     batch = text_encoder.pad(text_encoder.encode([(text,) for text in TEXTS]))
@@ -32,10 +35,9 @@ def test_kernels_give_the_bits_of_function_bodies(path: Path) -> None:
 
 @pytest.mark.accuracy
 def test_accuracy_of_two_planes_of_signs() -> None:
-    model = ROOT / "models" / "minilm-l6-sst2-w1a8" / "model.bqc.onnx"
     data = Path(os.environ.get("BQC_DATA", ROOT.parent / "shared" / "data"))
     if not data.is_dir():
         pytest.skip("no task data: set BQC_DATA")
-    result = evaluate(model, "sst2", data, threads=1)
+    result = evaluate(SIGNS, "sst2", data, threads=1)
     assert result.examples == 872
     assert result.metrics["accuracy"] == pytest.approx(0.8888, abs=0.0001)
