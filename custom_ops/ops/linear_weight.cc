@@ -88,8 +88,8 @@ void SignWeight::check(const Tensor& codes, const Geometry& g) const {
 
 // Tables are several times as large as the codes, and the planes small enough to be read once more.
 int64_t SignWeight::panel_rows(const Geometry& g) const {
-  constexpr int64_t kPanelBytes = 512 * 1024;
-  return std::clamp<int64_t>(kPanelBytes / panel_bytes(g, 1) / 4 * 4, 4, 48);
+  constexpr int64_t kPanelBytes = 640 * 1024;
+  return std::clamp<int64_t>(kPanelBytes / panel_bytes(g, 1), 8, 48);
 }
 
 int64_t SignWeight::panel_bytes(const Geometry& g, int64_t rows) const {

@@ -5,7 +5,9 @@
 // vpermb looks up 64 groups of four signs in four tables at once. The signs are put in such an order that the
 // four entries of an output are neighbours, which vpdpbusd adds to 32-bit sums, times 2 on the way. Where the
 // magnitudes of four inputs make more than a byte, codes are taken for 16 high + low, with tables of both
-// halves: only those 32 inputs, of the rows that are multiplied at once, take twice as long.
+// halves: only those 32 inputs, of the rows that are multiplied at once, take twice as long. Their tables of
+// high parts come after all others of a block, so that nothing but addresses changes from one lookup to the
+// next.
 #include <immintrin.h>
 
 #include "kernels/kernels.h"
@@ -19,32 +21,32 @@ namespace {
 constexpr int kMaxRows = 8;           // rows that are multiplied at once; 16 accumulators
 constexpr int64_t kTableBytes = 128;  // of 32 inputs of a row
 
-// Lookups of 32 inputs, or of the last 16 of a block, in tables [2 nibbles][rows][64].
-struct Step {
-  int32_t at;     // where the signs begin in a strip
-  uint8_t words;  // which words of 64 bits there are
-  int8_t factor;  // of the entries: twice what the codes were divided by
+// How many tables of high parts a block has.
+struct Highs {
+  int32_t whole;  // of 32 inputs
+  int32_t tail;   // of the last 16, 0 or 1
 };
 
-// Rows that are multiplied at once, in their parts of a panel.
+// Rows that are multiplied at once, in their parts of a panel. The tables of a block's inputs, or of their
+// low parts, lie in order, 16 inputs at the end of a block by themselves; then those of high parts.
 struct Tile {
-  Step* steps;
-  int32_t* ends;         // [blocks], of each block's steps
+  Highs* highs;          // [blocks]
+  int32_t* at;           // where in a strip the signs of the high parts of 32 inputs begin
   int32_t* corrections;  // [blocks][rows]
   float* scales;         // [blocks][rows]
-  uint8_t* tables;       // [steps][2][rows][64]
+  uint8_t* tables;       // [steps][2 nibbles][rows][64]
 };
 
 // Where the parts of a panel begin; tiles of rows follow each other in each.
 struct Offsets {
-  int64_t blocks, steps, ends, corrections, scales, tables, end;
+  int64_t blocks, steps, at, corrections, scales, tables, end;
 
   Offsets(const Geometry& g, int64_t rows) {
     const int64_t tiles = (rows + kMaxRows - 1) / kMaxRows;
     blocks = g.count;
     steps = padded_inputs(g) / 16 + blocks;  // at most: two of each 32 inputs, and of 16 where blocks end
-    ends = tiles * steps * static_cast<int64_t>(sizeof(Step));
-    corrections = ends + 4 * tiles * blocks;
+    at = tiles * blocks * static_cast<int64_t>(sizeof(Highs));
+    corrections = at + 4 * tiles * steps;
     scales = corrections + 4 * rows * blocks;
     tables = padded(scales + 4 * rows * blocks, 64);
     end = tables + rows * steps * kTableBytes;
@@ -53,8 +55,8 @@ struct Offsets {
   // That of rows from `top`, the tile'th one.
   Tile tile(const void* panel, int64_t tile, int64_t top) const {
     char* data = const_cast<char*>(static_cast<const char*>(panel));
-    return {reinterpret_cast<Step*>(data) + tile * steps,
-            reinterpret_cast<int32_t*>(data + ends) + tile * blocks,
+    return {reinterpret_cast<Highs*>(data) + tile * blocks,
+            reinterpret_cast<int32_t*>(data + at) + tile * steps,
             reinterpret_cast<int32_t*>(data + corrections) + top * blocks,
             reinterpret_cast<float*>(data + scales) + top * blocks,
             reinterpret_cast<uint8_t*>(data + tables) + top * steps * kTableBytes};
@@ -113,12 +115,10 @@ struct PerRow {
   __m256i row[kMaxRows];
 };
 
-// Tables of 32 inputs, whose magnitudes times half the factor are added to the rows' sums.
-inline void add_step(const Step& step, const PerRow& x, int64_t rows, Step* to, uint8_t* tables,
-                     PerRow& sums) {
-  *to = step;
+// Tables of 32 inputs, whose magnitudes are added `times` to the rows' sums.
+inline void add_tables(const PerRow& x, int64_t rows, int8_t times, uint8_t* tables, PerRow& sums) {
   for (int64_t r = 0; r < rows; ++r) {
-    sums.row[r] = add_magnitudes(sums.row[r], x.row[r], static_cast<int8_t>(step.factor / 2));
+    sums.row[r] = add_magnitudes(sums.row[r], x.row[r], times);
     store_tables(x.row[r], tables + r * 64, tables + (rows + r) * 64);
   }
 }
@@ -129,8 +129,12 @@ void prepare(const Geometry* g, const int8_t* codes, int64_t stride, const int8_
   int64_t index = 0;
   each_row_tile(rows, kMaxRows, [&](int64_t top, int64_t some) {
     const Tile tile = offsets.tile(panel, index++, top);
-    int32_t steps = 0;
+    const int64_t step_bytes = some * kTableBytes;
+    uint8_t* tables = tile.tables;
+    int32_t* high_at = tile.at;
     each_padded_block(*g, [&](int64_t i, int64_t start, int64_t size, int64_t at, int64_t wide) {
+      uint8_t* highs = tables + (wide + 31) / 32 * step_bytes;
+      tile.highs[i] = {0, 0};
       PerRow sums, x, low;
       for (int64_t r = 0; r < some; ++r) sums.row[r] = _mm256_setzero_si256();
       for (int64_t k = 0; k < wide; k += 32) {
@@ -140,29 +144,35 @@ void prepare(const Geometry* g, const int8_t* codes, int64_t stride, const int8_
           x.row[r] = _mm256_maskz_loadu_epi8(there, codes + (top + r) * stride + start + k);
           largest = _mm256_max_epi32(largest, add_magnitudes(_mm256_setzero_si256(), x.row[r], 1));
         }
-        Step step = {static_cast<int32_t>((at + k) * 2), static_cast<uint8_t>(wide - k < 32 ? 0x0f : 0xff),
-                     2};
-        const auto add = [&](const PerRow& part) {
-          add_step(step, part, some, tile.steps + steps, tile.tables + steps * some * kTableBytes, sums);
-          ++steps;
-        };
         if (_mm256_cmpgt_epi32_mask(largest, _mm256_set1_epi32(255))) {
           for (int64_t r = 0; r < some; ++r) halve(x.row[r], &x.row[r], &low.row[r]);
-          step.factor = 32;
-          add(x);
-          step.factor = 2;
-          add(low);
+          add_tables(x, some, 16, highs, sums);
+          highs += step_bytes;
+          if (wide - k < 32) {
+            tile.highs[i].tail = 1;
+          } else {
+            *high_at++ = static_cast<int32_t>((at + k) * 2);
+            ++tile.highs[i].whole;
+          }
+          add_tables(low, some, 1, tables, sums);
         } else {
-          add(x);
+          add_tables(x, some, 1, tables, sums);
         }
+        tables += step_bytes;
       }
-      tile.ends[i] = steps;
+      tables = highs;
       for (int64_t r = 0; r < some; ++r) {
         tile.corrections[i * some + r] = -sum_of(sums.row[r]);
         tile.scales[i * some + r] = power_of_two(exponents[(top + r) * exponent_stride + i]);
       }
     });
   });
+}
+
+// acc += factor * the four entries of every output. Written out, as GCC copies most accumulators of a loop to
+// other registers and back where it is left to place this.
+inline void add_entries(__m512i& acc, __m512i entries, __m512i factor) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(entries), "v"(factor));
 }
 
 // Adds factor times the entries of 64 signs of every strip and plane for every row.
@@ -180,9 +190,40 @@ inline void look_up(__m512i (&acc)[Rows][Columns], const __m512i (&w)[Columns], 
     const __m512i four = _mm512_loadu_si512(tables + r * 64);
 #pragma GCC unroll 4
     for (int c = 0; c < Columns; ++c) {
-      acc[r][c] = _mm512_dpbusd_epi32(acc[r][c], _mm512_permutexvar_epi8(entry[c], four), factor);
+      add_entries(acc[r][c], _mm512_permutexvar_epi8(entry[c], four), factor);
     }
   }
+}
+
+// The signs of some columns, as bytes [16 outputs][4 groups of inputs] of two nibbles.
+template <int Columns>
+struct Signs {
+  const uint8_t* bits[Columns];
+
+  // Those of 32 inputs, or of 16 where words is 0x0f.
+  inline void load(int64_t at, __mmask8 words, __m512i (&w)[Columns]) const {
+    const __m512i byte = _mm512_set_epi32(
+        0x3f2f1f0f, 0x3e2e1e0e, 0x3d2d1d0d, 0x3c2c1c0c, 0x3b2b1b0b, 0x3a2a1a0a, 0x39291909, 0x38281808,
+        0x37271707, 0x36261606, 0x35251505, 0x34241404, 0x33231303, 0x32221202, 0x31211101, 0x30201000);
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; ++c) {
+      const __m512i all =
+          words == 0xff ? _mm512_loadu_si512(bits[c] + at) : _mm512_maskz_loadu_epi64(words, bits[c] + at);
+      w[c] = _mm512_permutexvar_epi8(byte, all);
+    }
+  }
+};
+
+// Adds factor times the entries of 32 inputs, or of 16.
+template <int Rows, int Columns>
+inline void add_step(__m512i (&acc)[Rows][Columns], const Signs<Columns>& signs, int64_t at, __mmask8 words,
+                     const uint8_t* tables, __m512i factor) {
+  __m512i w[Columns];
+  signs.load(at, words, w);
+  look_up<Rows, Columns>(acc, w, tables, factor);
+#pragma GCC unroll 4
+  for (int c = 0; c < Columns; ++c) w[c] = _mm512_srli_epi16(w[c], 4);
+  look_up<Rows, Columns>(acc, w, tables + Rows * 64, factor);
 }
 
 // All blocks of Rows rows and Strips strips.
@@ -190,40 +231,41 @@ template <int Rows, int Planes, int Strips>
 void product(const Tile& tile, const Geometry& g, const SignPlanes& planes, int64_t strip, float* out,
              int64_t out_stride) {
   constexpr int kColumns = Planes * Strips;
-  // Bytes [4 groups of inputs][16 outputs] to [16 outputs][4 groups].
-  const __m512i byte = _mm512_set_epi32(
-      0x3f2f1f0f, 0x3e2e1e0e, 0x3d2d1d0d, 0x3c2c1c0c, 0x3b2b1b0b, 0x3a2a1a0a, 0x39291909, 0x38281808,
-      0x37271707, 0x36261606, 0x35251505, 0x34241404, 0x33231303, 0x32221202, 0x31211101, 0x30201000);
+  constexpr int64_t kStepBytes = Rows * kTableBytes;
   const int64_t strip_bytes = padded_inputs(g) * 2;
-  const uint8_t* bits[kColumns];
+  Signs<kColumns> signs;
   const float* scales[kColumns];
 #pragma GCC unroll 4
   for (int c = 0; c < kColumns; ++c) {
     const int64_t column = c / Strips * planes.strips + strip + c % Strips;
-    bits[c] = planes.bits + column * strip_bytes;
+    signs.bits[c] = planes.bits + column * strip_bytes;
     scales[c] = planes.scales + column * 16;
   }
-  const Step* step = tile.steps;
+  const __m512i two = _mm512_set1_epi8(2), high = _mm512_set1_epi8(32);
+  const int32_t* high_at = tile.at;
   const uint8_t* tables = tile.tables;
-  for (int64_t i = 0; i < g.count; ++i) {
+  each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
     __m512i acc[Rows][kColumns];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
       for (int c = 0; c < kColumns; ++c) acc[r][c] = _mm512_set1_epi32(tile.corrections[i * Rows + r]);
     }
-    for (const Step* end = tile.steps + tile.ends[i]; step != end; ++step) {
-      const __m512i factor = _mm512_set1_epi8(step->factor);
-      __m512i w[kColumns];
-#pragma GCC unroll 4
-      for (int c = 0; c < kColumns; ++c) {
-        w[c] = _mm512_permutexvar_epi8(byte, _mm512_maskz_loadu_epi64(step->words, bits[c] + step->at));
-      }
-      look_up<Rows, kColumns>(acc, w, tables, factor);
-#pragma GCC unroll 4
-      for (int c = 0; c < kColumns; ++c) w[c] = _mm512_srli_epi16(w[c], 4);
-      look_up<Rows, kColumns>(acc, w, tables + Rows * 64, factor);
-      tables += Rows * kTableBytes;
+    const Highs highs = tile.highs[i];
+    const int64_t tail = (at + wide / 32 * 32) * 2;
+    for (int64_t from = at * 2; from != tail; from += 64, tables += kStepBytes) {
+      add_step<Rows, kColumns>(acc, signs, from, 0xff, tables, two);
+    }
+    if (wide % 32) {
+      add_step<Rows, kColumns>(acc, signs, tail, 0x0f, tables, two);
+      tables += kStepBytes;
+    }
+    for (const int32_t* end = high_at + highs.whole; high_at != end; ++high_at, tables += kStepBytes) {
+      add_step<Rows, kColumns>(acc, signs, *high_at, 0xff, tables, high);
+    }
+    if (highs.tail) {
+      add_step<Rows, kColumns>(acc, signs, tail, 0x0f, tables, high);
+      tables += kStepBytes;
     }
     __m512 weight[kColumns];
 #pragma GCC unroll 4
@@ -243,7 +285,7 @@ void product(const Tile& tile, const Geometry& g, const SignPlanes& planes, int6
         _mm512_storeu_ps(y, _mm512_add_ps(before, _mm512_mul_ps(total, scale)));
       }
     }
-  }
+  });
 }
 
 using Product = void (*)(const Tile&, const Geometry&, const SignPlanes&, int64_t, float*, int64_t);
