@@ -123,10 +123,17 @@ inline void add_tables(const PerRow& x, int64_t rows, int8_t times, uint8_t* tab
   }
 }
 
+// Asks for 64 codes of each of some rows: another core or an earlier operator wrote them, and rows are too
+// short for the hardware to see where they go on.
+inline void prefetch(const int8_t* codes, int64_t stride, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(codes + r * stride, 0, 2);
+}
+
 void prepare(const Geometry* g, const int8_t* codes, int64_t stride, const int8_t* exponents,
              int64_t exponent_stride, int64_t rows, void* panel) {
   const Offsets offsets(*g, rows);
   int64_t index = 0;
+  for (int64_t k = 0; k < g->length; k += 64) prefetch(codes + k, stride, rows < kMaxRows ? rows : kMaxRows);
   each_row_tile(rows, kMaxRows, [&](int64_t top, int64_t some) {
     const Tile tile = offsets.tile(panel, index++, top);
     const int64_t step_bytes = some * kTableBytes;
@@ -139,6 +146,10 @@ void prepare(const Geometry* g, const int8_t* codes, int64_t stride, const int8_
       for (int64_t r = 0; r < some; ++r) sums.row[r] = _mm256_setzero_si256();
       for (int64_t k = 0; k < wide; k += 32) {
         const __mmask32 there = size - k < 32 ? (__mmask32{1} << (size - k)) - 1 : ~__mmask32{0};
+        if (k % 64 == 0) {
+          const int64_t next = top + some, left = rows - next;
+          prefetch(codes + next * stride + start + k, stride, left < some ? left : some);
+        }
         __m256i largest = _mm256_setzero_si256();
         for (int64_t r = 0; r < some; ++r) {
           x.row[r] = _mm256_maskz_loadu_epi8(there, codes + (top + r) * stride + start + k);
