@@ -96,6 +96,7 @@ class Linear : public Kernel {
     // cache.
     int64_t panel_rows() const { return kHalfPanelRows; }
     int64_t product_rows() const { return kHalfPanelRows; }
+    int64_t tile_rows() const { return 1; }
     int64_t panel_bytes(int64_t rows) const { return rows * weight->inputs * 4; }
     void prepare(int64_t row, int64_t rows, void* panel) const {
       half->prepare(x + row * weight->inputs, weight->inputs, rows, static_cast<float*>(panel));

@@ -53,6 +53,7 @@ class Linear {
     int64_t strips() const { return weight->strips(); }
     int64_t panel_rows() const { return weight->panel_rows(*g); }
     int64_t product_rows() const { return cached_rows(strips()); }
+    int64_t tile_rows() const { return weight->tile_rows(); }
     int64_t panel_bytes(int64_t rows) const { return weight->panel_bytes(*g, rows); }
     void prepare(int64_t row, int64_t rows, void* panel) const {
       weight->prepare(*g, codes->as<int8_t>() + row * g->length, exponents->as<int8_t>() + row * g->count,

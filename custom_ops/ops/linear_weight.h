@@ -22,6 +22,8 @@ class LinearWeight {
 
   // Rows that a panel should hold at most.
   virtual int64_t panel_rows(const Geometry& g) const = 0;
+  // Rows that the widest kernel multiplies at once; fewer take almost as long.
+  virtual int64_t tile_rows() const = 0;
   virtual int64_t panel_bytes(const Geometry& g, int64_t rows) const = 0;
   virtual void prepare(const Geometry& g, const int8_t* codes, const int8_t* exponents, int64_t rows,
                        void* panel) const = 0;
@@ -44,6 +46,7 @@ class BlockWeight : public LinearWeight {
 
   void check(const Tensor& codes, const Geometry& g) const override;
   int64_t panel_rows(const Geometry& g) const override;
+  int64_t tile_rows() const override { return 6; }
   int64_t panel_bytes(const Geometry& g, int64_t rows) const override;
   void prepare(const Geometry& g, const int8_t* codes, const int8_t* exponents, int64_t rows,
                void* panel) const override;
@@ -64,6 +67,7 @@ class SignWeight : public LinearWeight {
 
   void check(const Tensor& codes, const Geometry& g) const override;
   int64_t panel_rows(const Geometry& g) const override;
+  int64_t tile_rows() const override { return 8; }
   int64_t panel_bytes(const Geometry& g, int64_t rows) const override;
   void prepare(const Geometry& g, const int8_t* codes, const int8_t* exponents, int64_t rows,
                void* panel) const override;
@@ -83,6 +87,7 @@ class SparseWeight : public LinearWeight {
 
   void check(const Tensor& codes, const Geometry& g) const override;
   int64_t panel_rows(const Geometry& g) const override;
+  int64_t tile_rows() const override { return 8; }
   int64_t panel_bytes(const Geometry& g, int64_t rows) const override;
   void prepare(const Geometry& g, const int8_t* codes, const int8_t* exponents, int64_t rows,
                void* panel) const override;

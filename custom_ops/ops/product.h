@@ -12,19 +12,15 @@ constexpr int64_t kMaxRows = int64_t{1} << 31;
 // Rows whose products with so many strips stay in the second cache.
 inline int64_t cached_rows(int64_t strips) { return std::max<int64_t>(128 * 1024 / (strips * 16), 12); }
 
-// Panels are of so many rows, or a multiple: kernels multiply that many at once, or a part of it, and fewer with less
-// effect.
-constexpr int64_t kTileRows = 8;
-
 // A task takes some rows through everything; its products stay in its own cache.
 template <class Product, class Epilogue>
 void product_by_rows(const Call& call, const Product& product, int64_t rows, const Epilogue& epilogue) {
   const int64_t threads = likely_threads(), width = product.strips() * 16;
   const int64_t fits = std::min(product.product_rows(), product.panel_rows());
-  const int64_t tiles = ceil_div(rows, kTileRows);
-  int64_t panels = ceil_div(tiles, std::max<int64_t>(fits / kTileRows, 1));
+  const int64_t unit = product.tile_rows(), tiles = ceil_div(rows, unit);
+  int64_t panels = ceil_div(tiles, std::max<int64_t>(fits / unit, 1));
   if (panels < 8 * threads) panels = std::min(round_up(panels, threads), tiles);
-  const auto first_row = [&](int64_t i) { return std::min(tiles * i / panels * kTileRows, rows); };
+  const auto first_row = [&](int64_t i) { return std::min(tiles * i / panels * unit, rows); };
   call.parallel(panels, [&](int64_t i) {
     const int64_t first = first_row(i), some = first_row(i + 1) - first;
     void* panel = scratch<char>(Slot::panel, product.panel_bytes(some));
@@ -63,8 +59,8 @@ void product_by_columns(const Call& call, const Product& product, int64_t rows, 
 // For every one of at most kMaxRows rows calls epilogue(row, its products [16 * strips]).
 //
 // Product has strips(), panel_rows() and product_rows(), how many rows a panel and an array of products
-// should have at most, panel_bytes(rows), prepare(first row, rows, panel), and multiply(panel, rows, first
-// strip, last strip, out [rows][16 * strips]).
+// should have at most, tile_rows(), of which a panel should have a multiple, panel_bytes(rows), prepare(first
+// row, rows, panel), and multiply(panel, rows, first strip, last strip, out [rows][16 * strips]).
 template <class Product, class Epilogue>
 void run_product(const Call& call, const Product& product, int64_t rows, const Epilogue& epilogue) {
   constexpr int64_t kRowsPerThread = 24;

@@ -95,6 +95,7 @@ class Linear {
     int64_t strips() const { return tiles.strips; }
     int64_t panel_rows() const { return 48; }
     int64_t product_rows() const { return cached_rows(tiles.strips); }
+    int64_t tile_rows() const { return 16; }
     int64_t panel_bytes(int64_t rows) const { return kernels->panel_bytes(tiles.columns, rows); }
     void prepare(int64_t row, int64_t rows, void* panel) const {
       const int64_t bytes = bytes_of(tiles.columns);
