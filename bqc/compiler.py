@@ -53,7 +53,7 @@ class CompileResult:
     operators: dict[str, int] = field(default_factory=dict)
     """``ai.bqc`` nodes by operator."""
     float_parts: tuple[FloatPart, ...] = ()
-    """What of the encoder is not recognised and stays float, or is quantised and multiplied in float, and why."""
+    """What of the encoder is not recognised and stays float, or is multiplied in float, and why."""
     break_even: BreakEven | None = None
     """How fast the formats are on this machine, if that was asked for."""
 
@@ -165,14 +165,16 @@ def compile(
         _write_text(Path(save_recipe), plan.to_yaml())
     saved = [] if save_recipe is None else [("recipe", str(save_recipe))]
     speeds = None if measuring is None else measuring.found
+    left = unfolded(loaded)
     if dry_run:
         wrote = "nothing: dry run" if save_recipe is None else "no model: dry run"
-        rows = (*_rows(found, plan), *notes, *saved, ("wrote", wrote))
-        return CompileResult((), plan, rows, tuple(steps), before, 0, float_parts=parts, break_even=speeds)
+        rows = (*_rows(found, plan), *_in_float(left), *notes, *saved, ("wrote", wrote))
+        return CompileResult(
+            (), plan, rows, tuple(steps), before, 0, float_parts=(*parts, *left), break_even=speeds
+        )
     if require_full:
-        _require_full(loaded, found, plan)
+        _require_full(left, found, plan)
     operators = _operators(loaded)
-    left = _in_float(loaded)
     _stamp(loaded, scheme, chosen, plan, source, from_recipe=given is not None)
     paths = write(
         loaded,
@@ -185,7 +187,7 @@ def compile(
         progress(total, total)
     rows = (
         *_rows(found, plan),
-        *_unfolded(left),
+        *_in_float(left),
         *notes,
         *([("near miss", str(miss)) for miss in found.misses] if explain else []),
         ("operators", ", ".join(f"{count} {name}" for name, count in operators.items())),
@@ -296,12 +298,8 @@ def _operators(model: ir.Model) -> dict[str, int]:
     return dict(sorted(Counter(n.op_type for n in model.graph if n.domain == DOMAIN).items()))
 
 
-def _in_float(model: ir.Model) -> list[FloatPart]:
-    return [FloatPart(key, f"quantised, and multiplied in float: {why}") for key, why in unfolded(model)]
-
-
-def _unfolded(parts: Iterable[FloatPart]) -> list[tuple[str, str]]:
-    """Planned weights whose product still runs in float, one row a reason."""
+def _in_float(parts: Iterable[FloatPart]) -> list[tuple[str, str]]:
+    """Products that still run in float, one row a reason."""
     groups: dict[str, list[str]] = {}
     for part in parts:
         groups.setdefault(part.reason, []).append(part.part)
@@ -312,11 +310,11 @@ def _unfolded(parts: Iterable[FloatPart]) -> list[tuple[str, str]]:
     return rows
 
 
-def _require_full(model: ir.Model, found: Any, plan: Plan) -> None:
+def _require_full(products: Iterable[FloatPart], found: Any, plan: Plan) -> None:
     """Whatever stays float is an error."""
     left = [str(part) for part in found.encoder.float_parts]
     left += [f"{key} ({why})" for key, why in plan.kept.items() if why.startswith("float")]
-    left += [text for _, text in _unfolded(_in_float(model))]
+    left += [text for _, text in _in_float(products)]
     left += [str(miss) for miss in found.misses]
     if left:
         shown = "; ".join(left[:4]) + (f"; and {len(left) - 4} more" if len(left) > 4 else "")

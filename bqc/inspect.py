@@ -117,14 +117,12 @@ def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: 
 
 
 def _float_parts(model: ir.Model, found: Encoder) -> list[FloatPart]:
-    """What is not recognised, what the plan keeps float, and what is quantised but multiplied in float."""
+    """What is not recognised, what the plan keeps float, and what of the rest is multiplied in float."""
     parts = list(found.float_parts)
     if PLAN_KEY in model.metadata_props:
         kept = {key: why.partition(": ") for key, why in Plan.of(model).kept.items()}
         parts += [FloatPart(key, why) for key, (kind, _, why) in kept.items() if kind == "float"]
-    return parts + [
-        FloatPart(key, f"quantised, and multiplied in float: {why}") for key, why in unfolded(model)
-    ]
+    return parts + unfolded(model)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,19 @@
-"""Weights of a compiled model that are stored in their format and still multiplied in float, and why."""
+"""What a compiled model still multiplies in float, and why: weights that are stored in their format, and attention."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 import onnx_ir as ir
 
+from bqc.formats import BlockShift
 from bqc.formats.stored import WeightFormat, stored_format
+from bqc.ir.anatomy import FloatPart, encoder, layer, role
 from bqc.ops.registry import DOMAIN, OPERATORS
 from bqc.passes._graph import FORMAT_KEY, attributes_of, key_of, produced_by
+from bqc.plan import PLAN_KEY, Plan
 
 __all__ = ["unfolded"]
 
@@ -18,11 +21,54 @@ _WITH_GROUPS = ("Block", "Sign", "Sparse")
 """Families whose products run on integers in the groups of their inputs."""
 
 
-def unfolded(model: ir.Model) -> Iterator[tuple[str, str]]:
-    """(``layer:role``, reason) of every linear whose weight is dequantised before it is multiplied."""
+_OPERANDS = {
+    "attention.scores": ("attention.query", "attention.key"),
+    "attention.context": ("attention.softmax", "attention.value"),
+}
+"""The points that a product of attention multiplies."""
+
+
+def unfolded(model: ir.Model) -> list[FloatPart]:
+    """Every linear whose weight is dequantised before it is multiplied, and the products of attention that are float.
+
+    Attention that is not recognised is not among them: the anatomy tells of it.
+    """
+    weights = [
+        FloatPart(key_of(node), f"quantised, and multiplied in float: {_reason(node)}")
+        for node in model.graph
+        if node.domain == DOMAIN and node.op_type.endswith("DequantizeTiles")
+    ]
+    return weights + list(_attention(model))
+
+
+def _attention(model: ir.Model) -> Iterator[FloatPart]:
+    if PLAN_KEY not in model.metadata_props:
+        return
+    points, found = Plan.of(model).activations, encoder(model)
+    named = {part.part for part in found.float_parts}
+    lowered = any(node.domain == DOMAIN for node in model.graph)
     for node in model.graph:
-        if node.domain == DOMAIN and node.op_type.endswith("DequantizeTiles"):
-            yield key_of(node), _reason(node)
+        operands, place = _OPERANDS.get(role(node) or ""), layer(node)
+        if operands is None or (node.op_type, node.domain) != ("MatMul", "") or f"{place}:attention" in named:
+            continue
+        formats = {operand: points.get(f"{place}:{operand}") for operand in operands}
+        lacking = [operand for operand, fmt in formats.items() if fmt is None]
+        if lacking:
+            why = f"the plan has no point {' and no point '.join(lacking)}"
+        elif lowered:
+            why = _differing(formats, found.head_dim)
+        else:
+            continue
+        yield FloatPart(key_of(node), f"multiplied in float: {why}")
+
+
+def _differing(formats: Mapping[str, BlockShift | None], head_dim: int) -> str:
+    """Why a product of two points does not run on integers, and the format that would."""
+    query, key = formats.get("attention.query"), formats.get("attention.key")
+    if query is None or key is None:
+        return "what it reads is not quantised head by head"
+    own = replace(query, block="row" if query.block == "tensor" else query.block, group=head_dim)
+    return f"attention.query is {query} and attention.key {key}: write {own} for both"
 
 
 def _reason(node: ir.Node) -> str:

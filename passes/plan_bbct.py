@@ -144,4 +144,6 @@ class PlanBbct(ir.passes.InPlacePass):
             ]
             block = known[0].block if known and isinstance(known[0], BlockShift) else self.block
             group = found.head_dim if point.split(":")[1] in PER_HEAD else 0
-            plan.activations[point] = BlockShift(self.activation_bits, block, group)
+            # Softmax has codes of its own, which are always of 8 bits.
+            bits = 8 if point.endswith(":attention.softmax") else self.activation_bits
+            plan.activations[point] = BlockShift(bits, block, group)

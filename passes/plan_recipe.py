@@ -55,6 +55,7 @@ class PlanRecipe(ir.passes.InPlacePass):
                 )
         self._check_groups(plan, model)
         self._check_values(plan, model)
+        self._check_probabilities(plan)
         for key in sorted(weights - set(plan.weights) - set(plan.kept)):
             plan.kept[key] = "float: not in the recipe"
         plan.attach(model)
@@ -86,4 +87,14 @@ class PlanRecipe(ir.passes.InPlacePass):
                 raise BqcError(
                     f"{self.where}: activations: {key}: {fmt} has group {fmt.group}, and values are quantised inside "
                     f"heads of {own.group}: write {own}"
+                )
+
+    def _check_probabilities(self, plan: Plan) -> None:
+        """Softmax has codes of its own, of which a format says only that they are wanted."""
+        for key, fmt in plan.activations.items():
+            if key.endswith(":attention.softmax") and (fmt.bits != 8 or fmt.group):
+                own = replace(fmt, bits=8, group=0)
+                raise BqcError(
+                    f"{self.where}: activations: {key}: {fmt}: softmax has unsigned codes of 8 bits and one sum a row, "
+                    f"whatever is asked for: write {own}"
                 )

@@ -49,8 +49,8 @@ def session(
         library: False runs the function bodies in plain ONNX Runtime: the same bits, slower, no warning.
 
     Raises:
-        BqcError: no such file, not a model, missing external data, a library that ``BQC_LIBRARY`` names
-            but is not there, or, with ``strict``, missing kernels.
+        BqcError: no such file, not a model, external data that is missing or too short, a library that
+            ``BQC_LIBRARY`` names but is not there, or, with ``strict``, missing kernels.
     """
     file = Path(path)
     if not file.is_file():
@@ -97,19 +97,25 @@ def _create(
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's exceptions share no base class below Exception
-        raise BqcError(f"{file}: {_reason(str(error))}") from error
+        raise BqcError(_refusal(file, str(error))) from error
 
 
-def _reason(message: str) -> str:
-    """ONNX Runtime's message as one line that says what is wrong with the file."""
+def _refusal(file: Path, message: str) -> str:
+    """What is wrong with a file that ONNX Runtime refused, in one line: its own message only where we know none."""
     line = _ORT_PREFIX.sub("", " ".join(message.split()))
     if (
         "Protobuf parsing failed" in line
         or "No graph was found" in line
         or "ModelProto does not have" in line
     ):
-        return "not an ONNX model, or a truncated one"
-    return f"ONNX Runtime cannot load it: {line[:400]}"
+        return f"{file}: not an ONNX model, or a truncated one"
+    from bqc.ir import load  # takes long to import, and most files are right
+
+    try:
+        load(file)
+    except BqcError as known:
+        return str(known)
+    return f"{file}: ONNX Runtime cannot load it: {line[:400]}"
 
 
 def _missing(nodes: Sequence[NodeName], created: Counter[str]) -> list[NodeName]:

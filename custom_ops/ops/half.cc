@@ -193,7 +193,8 @@ class Round : public Kernel {
 // The inputs from the first on, those of the elements, and those behind them.
 template <class Elements>
 std::vector<Type> around(Type first, const std::vector<Type>& last) {
-  std::vector<Type> all = {first, Elements::kType};
+  std::vector<Type> all(1, first);
+  all.push_back(Elements::kType);
   if (Elements::kInputs == 2) all.push_back(Type::f16);
   all.insert(all.end(), last.begin(), last.end());
   return all;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -276,6 +277,33 @@ def test_no_output_takes_the_place_of_the_weights(
     assert "would overwrite model.onnx.data, which has the input's weights" in capsys.readouterr().err
     assert external.with_name("model.onnx.data").read_bytes() == data
     assert not external.exists()
+
+
+def test_truncated_weights_of_a_compiled_model(
+    external: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line of ours, also from verbs that open the file with ONNX Runtime."""
+    path = bqc.compile(external, output=tmp_path / "m.bqc.onnx").paths[0]
+    data = path.with_name("m.bqc.onnx.data")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\ngood,1\nbad,0\n")
+    verbs = {
+        "verify": ["--against", str(external)],
+        "eval": ["--data", str(rows), "--text-column", "text", "--label-column", "label"],
+        "bench": ["--shape", "1x4", "--rounds", "1", "--seconds", "0.01"],
+        "inspect": [],
+    }
+    for left in (data.stat().st_size - 1, 0):
+        os.truncate(data, left)
+        for verb, options in verbs.items():
+            assert main([verb, str(path), *options]) == 2
+            out, err = capsys.readouterr()
+            assert out == ""
+            assert re.fullmatch(
+                rf"bqc: error: {path}: weight '\S+' needs bytes \d+ to \d+ of m\.bqc\.onnx\.data, which has only "
+                rf"{left}; the data file is truncated or belongs to another model\n",
+                err,
+            )
 
 
 def hub(external: Path, tmp_path: Path) -> Path:

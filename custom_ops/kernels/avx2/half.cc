@@ -7,12 +7,6 @@ namespace bqc::avx2 {
 
 namespace {
 
-constexpr int kMostRows = 6;
-constexpr int kStrips[] = {1, 6, 3, 2};
-constexpr int64_t kBlock = 6, kTile = 16 * 256;
-using Element = float;
-constexpr bool kAsks = false;
-
 // The integers of a mask that keeps the first n of eight floats.
 inline __m256i first_of_eight(int64_t n) {
   const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -73,14 +67,11 @@ void widen(const uint16_t* x, int64_t n, float* y) {
   for (; i < n; ++i) y[i] = _cvtsh_ss(x[i]);
 }
 
-inline const float* decode(const uint16_t* halves, int64_t n, float* tile) {
-  widen(halves, n, tile);
-  return tile;
-}
+}  // namespace
 
-using Table = const float*;
+#include "kernels/half_as_float.inc"
 
-inline Table table_of(const HalfTiles& weight) { return weight.table; }
+namespace {
 
 // One by one, as integers, of which two are stored at a time: gathers, and vectors put together, take longer.
 inline void look_up(const Table& table, const uint8_t* indices, int64_t n, float* y) {

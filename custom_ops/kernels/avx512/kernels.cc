@@ -11,6 +11,7 @@
 
 namespace bqc::avx512 {
 
+#include "kernels/ahead.inc"
 #include "kernels/pack.inc"
 #include "kernels/rows.inc"
 
@@ -82,23 +83,6 @@ inline void dot_step(__m512i (&acc)[Rows][Columns], const __m512i (&w)[Columns],
 }
 
 constexpr int64_t kAskEvery = 64;  // inputs
-
-// Weights that are multiplied next. They are asked for little by little meanwhile: between tiles of rows,
-// which read the same weights again, the CPU does not foresee them.
-struct Ahead {
-  const uint8_t *from, *end;
-
-  // Parts [first, last) of so many.
-  Ahead part(int64_t first, int64_t last, int64_t parts) const {
-    const int64_t bytes = end - from;
-    return {from + bytes * first / parts, from + bytes * last / parts};
-  }
-
-  void ask(int64_t bytes) {
-    const uint8_t* stop = end - from < bytes ? end : from + bytes;
-    for (; from < stop; from += 64) __builtin_prefetch(from, 0, 3);
-  }
-};
 
 // 16 inputs of 3-bit weights, whose single bits begin at bit `First` of a tile that serves 32 inputs.
 template <int Rows, int Columns, int First>
@@ -279,8 +263,7 @@ void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uin
     const int64_t columns = last - s >= 2 ? 2 : 1, then = last - s - columns;
     // A single tile reads all weights one after the other, which the CPU does foresee.
     const int64_t soon = rows <= kMaxRows ? 0 : then < 2 ? then : 2;
-    const uint8_t* next = weight + (s + columns) * strip_bytes;
-    const Ahead ahead = {next, next + soon * strip_bytes};
+    const Ahead ahead = Ahead::of(weight + (s + columns) * strip_bytes, soon * strip_bytes);
     each_row_tile(rows, far ? 1 : kMaxRows, [&](int64_t top, int64_t some) {
       const Product run = columns == 2 ? product_for<Bits, 2>(some, far) : product_for<Bits, 1>(some, far);
       run(g, data + top * inputs, corrections + top * g.count, exponents + top * g.count,

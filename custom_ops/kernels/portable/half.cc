@@ -7,12 +7,6 @@ namespace bqc::portable {
 
 namespace {
 
-constexpr int kMostRows = 6;
-constexpr int kStrips[] = {1, 6, 3, 2};
-constexpr int64_t kBlock = 6, kTile = 16 * 256;
-using Element = float;
-constexpr bool kAsks = false;
-
 inline uint32_t bits_of(float x) {
   uint32_t b;
   __builtin_memcpy(&b, &x, sizeof b);
@@ -61,14 +55,11 @@ void widen(const uint16_t* __restrict x, int64_t n, float* __restrict y) {
   }
 }
 
-inline const float* decode(const uint16_t* halves, int64_t n, float* tile) {
-  widen(halves, n, tile);
-  return tile;
-}
+}  // namespace
 
-using Table = const float*;
+#include "kernels/half_as_float.inc"
 
-inline Table table_of(const HalfTiles& weight) { return weight.table; }
+namespace {
 
 inline void look_up(const Table& table, const uint8_t* indices, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] = table[indices[i]];

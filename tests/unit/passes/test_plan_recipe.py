@@ -14,6 +14,8 @@ from bqc.cli import main
 from bqc.errors import BqcError
 from bqc.ir.synthetic import canonical_bert
 from bqc.passes.plan_bbct import PlanBbct
+from bqc.passes.plan_binarybert import PlanBinarybert
+from bqc.passes.plan_recipe import PlanRecipe
 from bqc.plan import Plan
 
 TINY = {"layers": 2, "hidden": 48, "heads": 2, "ffn": 72}
@@ -54,6 +56,20 @@ def feeds() -> dict[str, Any]:
             ("BlockShift(8,row)", 0, "BlockShift(8,row,group=24)"),
             ("BlockShift(8,tensor)", 0, "BlockShift(8,tensor,group=24)"),
             ("BlockShift(6,64,group=48)", 48, "BlockShift(6,64,group=24)"),
+        ]
+    ]
+    + [
+        (
+            "activations",
+            "1__attention_softmax",
+            fmt,
+            f"activations: 1:attention.softmax: {fmt}: softmax has unsigned codes of 8 bits and one sum a row, "
+            f"whatever is asked for: write {own}",
+        )
+        for fmt, own in [
+            ("BlockShift(4,64)", "BlockShift(8,64)"),
+            ("BlockShift(6,row)", "BlockShift(8,row)"),
+            ("BlockShift(8,64,group=24)", "BlockShift(8,64)"),
         ]
     ]
     + [
@@ -112,6 +128,18 @@ def test_what_is_kept_is_a_weight_without_a_format(line: str, message: str, tmp_
     path.write_text(path.read_text().replace("kept: {}", f"kept:\n  {line}"))
     with pytest.raises(BqcError, match=message):
         bqc.compile(model, output=tmp_path / "m.onnx", recipe=path)
+
+
+def test_what_schemes_plan_is_a_recipe() -> None:
+    """Softmax has its 8 bits there too."""
+    for plan_pass in (PlanBbct(activation_bits=4, block=16), PlanBinarybert(activation_bits=4)):
+        model = canonical_bert(**TINY)
+        plan_pass(model)
+        plan = Plan.of(model)
+        assert plan.activations["0:attention.softmax"].bits == 8
+        assert plan.activations["0:attention.query"].bits == 4
+        PlanRecipe(plan.to_yaml())(model)
+        assert Plan.of(model) == plan
 
 
 @pytest.mark.parametrize("fmt", ["BlockShift(8,16,group=24)", "BlockShift(8,row,group=24)"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -89,7 +90,8 @@ def test_bad_files(compiled: Path, tmp_path: Path) -> None:
             session(tmp_path / "bad.onnx")
 
 
-def test_missing_external_data(tmp_path: Path) -> None:
+@pytest.fixture
+def external(tmp_path: Path) -> Path:
     path = write_classifier(tmp_path / "model.onnx", np.zeros((len(VOCABULARY), 400), dtype=np.float32))
     onnx.save(
         onnx.load(str(path)),
@@ -98,8 +100,28 @@ def test_missing_external_data(tmp_path: Path) -> None:
         location="weights.data",
         size_threshold=1024,
     )
-    (tmp_path / "weights.data").unlink()
-    with pytest.raises(BqcError, match=r"model\.onnx: ONNX Runtime cannot load it: .*weights\.data"):
+    return path
+
+
+def test_missing_external_data(external: Path) -> None:
+    external.with_name("weights.data").unlink()
+    with pytest.raises(BqcError, match=r"its data file weights\.data is missing; copy it next to the model"):
+        session(external)
+
+
+@pytest.mark.parametrize("left", [0, 1000])
+def test_truncated_external_data(external: Path, left: int) -> None:
+    os.truncate(external.with_name("weights.data"), left)
+    with pytest.raises(BqcError, match=rf"weights\.data, which has only {left}; the data file is truncated"):
+        session(external)
+
+
+def test_what_only_onnx_runtime_knows(tmp_path: Path) -> None:
+    path = write_classifier(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    model.graph.node[0].op_type = "Nothing"
+    onnx.save(model, path)
+    with pytest.raises(BqcError, match=r"model\.onnx: ONNX Runtime cannot load it: .*Nothing"):
         session(path)
 
 
