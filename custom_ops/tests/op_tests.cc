@@ -163,6 +163,9 @@ TEST(SignLinear, RefusesWhatDoesNotFit) {
   node = sign_linear(1, 32);
   node.constants = {2, 4};
   expect(node, "scales");
+  node = sign_linear(1, 32);
+  node.inputs[3] = Array(Type::u8, {1, 32});
+  expect(node, "scales is uint8 and should be float32 or float16");
 }
 
 // One scale of all outputs is that scale for every one of them.
@@ -183,6 +186,14 @@ TEST(SignLinear, SharesAScale) {
   const Result result = Session(shared).run(shared.inputs, 1);
   ASSERT_EQ(result.error, "");
   EXPECT_TRUE(result.outputs == Session(each).run(each.inputs, 2).outputs);
+  // And a scale that fp16 has is the same in either type.
+  Case halves = shared;
+  halves.inputs[3] = Array(Type::f16, {2, 1});
+  const uint16_t packed[] = {0x3800, 0xb400};
+  std::memcpy(halves.inputs[3].data.get(), packed, sizeof packed);
+  shared.inputs[3].as<float>()[0] = 0.5f;
+  shared.inputs[3].as<float>()[1] = -0.25f;
+  EXPECT_TRUE(Session(halves).run(halves.inputs, 1).outputs == Session(shared).run(shared.inputs, 2).outputs);
   EXPECT_NE(result.outputs[0].as<float>()[0], 0.0f);
 }
 
@@ -291,10 +302,24 @@ TEST(SignGather, ReadsSignsByColumn) {
       EXPECT_EQ(result.outputs[0].as<float>()[i * 11 + column], scales[0] * signs[0] + scales[3] * signs[1]);
     }
   }
+  // The same scales in fp16: numbers that it has, its smallest one and its largest among them.
+  Case halves = node;
+  const uint16_t packed[] = {0x3c00, 0x0001, 0xb8cd, 0x03ff, 0x7bff, 0x8000};
+  const float wide[] = {1.0f, 0x1p-24f, -0.60009765625f, 0x3ffp-24f, 65504.0f, -0.0f};
+  halves.inputs[2] = Array(Type::f16, {2, 3});
+  std::memcpy(halves.inputs[2].data.get(), packed, sizeof packed);
+  std::memcpy(node.inputs[2].data.get(), wide, sizeof wide);
+  EXPECT_TRUE(Session(halves).run(halves.inputs, 2).outputs == Session(node).run(node.inputs, 1).outputs);
   const auto error = [](Case other) {
     const Session session(other);
     return session.error().empty() ? session.run(other.inputs, 1).error : session.error();
   };
+  for (const uint16_t wrong : {0x7c00, 0xfc00, 0x7e00}) {
+    halves.inputs[2].as<uint16_t>()[5] = wrong;
+    EXPECT_NE(error(halves).find("table scales [2, 3] hold NaN or an infinity"), std::string::npos);
+  }
+  halves.inputs[2] = Array(Type::i8, {2, 3});
+  EXPECT_NE(error(halves).find("table scales is int8 and should be float32 or float16"), std::string::npos);
   Case other = node;
   other.inputs[2].as<float>()[5] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_NE(error(other).find("table scales [2, 3] hold NaN or an infinity"), std::string::npos);

@@ -244,6 +244,7 @@ def bert_cases(s: Sizes) -> list[Case]:
             weights,
             layout=tiles,
         ),
+        Case("BlockLinearRelu", linear(hidden, s.ffn), {**geometry, **out}, weights, layout=tiles),
         Case(
             "BlockLinearAddNorm",
             [*linear(s.ffn, hidden), *residual, gamma, beta],
@@ -347,7 +348,7 @@ def _sign_cases(s: Sizes, rng: np.random.Generator, blocks: list[Case]) -> list[
     )
     table = [pack_sign_rows(signs(7, s.hidden)), scales(7)]
     embedding = named["EmbeddingLayerNorm"]
-    return [
+    cases = [
         Case("SignDequantize", [signs(s.ffn, s.hidden), scales(s.ffn)], {}),
         Case(
             "SignDequantizeTiles",
@@ -364,7 +365,7 @@ def _sign_cases(s: Sizes, rng: np.random.Generator, blocks: list[Case]) -> list[
             plain.constants,
             layout={"layout": "n16k16"},
         ),
-        *(linear(name) for name in ("Quantize", "QuantizeValues", "Gelu", "AddNorm")),
+        *(linear(name) for name in ("Quantize", "QuantizeValues", "Gelu", "Relu", "AddNorm")),
         Case(
             "SignGather",
             [embedding.inputs[0], *table],
@@ -380,6 +381,16 @@ def _sign_cases(s: Sizes, rng: np.random.Generator, blocks: list[Case]) -> list[
             layout={"layout": "row"},
         ),
     ]
+    return cases + [_with_half_scales(case) for case in cases]
+
+
+def _with_half_scales(case: Case) -> Case:
+    """The same operator over signs with scales in fp16, the smallest and the largest number among them."""
+    at = OPERATORS[case.op].inputs.index("word_scales" if "Embedding" in case.op else "scales")
+    halves = case.inputs[at].astype(np.float16)
+    halves[:, 1:2], halves[:, 2:3] = 2.0**-24, 65504.0
+    inputs = [*case.inputs[:at], halves, *case.inputs[at + 1 :]]
+    return Case(case.op, inputs, case.attributes, case.constants, layout=case.layout)
 
 
 def _half_cases(s: Sizes, ids: Array, x: Array) -> list[Case]:
@@ -525,5 +536,5 @@ def _sparse_cases(s: Sizes, rng: np.random.Generator, blocks: list[Case]) -> lis
             plain.constants,
             layout=layout,
         ),
-        *(linear(name) for name in ("", "Quantize", "QuantizeValues", "Gelu", "AddNorm")),
+        *(linear(name) for name in ("", "Quantize", "QuantizeValues", "Gelu", "Relu", "AddNorm")),
     ]
