@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TERNARY_THRESHOLD", "Binary", "Ternary", "split_ternary"]
 
-F16 = NDArray[np.float16]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I8 = NDArray[np.int8]
-Scales = NDArray[np.float32] | NDArray[np.float16]
+Scales = NDArray[np.floating[Any]]
+"""float32 or float16."""
 
 TERNARY_THRESHOLD = 0.7
 """Of the mean magnitude: what is smaller is 0 in a ternary weight."""
@@ -78,12 +78,10 @@ class _Signs:
     def parse(cls, text: str) -> Self:
         """Inverse of `str`. Raises ValueError for anything else."""
         match = re.fullmatch(rf"{cls.__name__}\((\w+)((?:,\w+=\w+)*)\)", text.replace(" ", ""))
-        known = {f.name: type(f.default) for f in fields(cls)[1:]}
+        known: dict[str, Any] = {f.name: type(f.default) for f in fields(cls)[1:]}
         more = dict(item.split("=") for item in match[2].split(",")[1:]) if match else {}
-        if not match or set(more) - set(known):
-            raise ValueError(f"{text!r} is not a format; write it like {cls.__name__}(tensor)")
-        numbers = (name for name in more if known[name] is int)
-        if any(not more[name].isdecimal() for name in numbers):
+        wrong = [n for n, v in more.items() if n not in known or (known[n] is int and not v.isdecimal())]
+        if not match or wrong:
             raise ValueError(f"{text!r} is not a format; write it like {cls.__name__}(tensor)")
         return cls(match[1], **{name: known[name](value) for name, value in more.items()})
 

@@ -43,7 +43,7 @@ F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
-Scales = NDArray[np.float32] | NDArray[np.float16]
+Scales = NDArray[np.floating[Any]]
 
 
 def sign_dequantize(signs: I8, scales: Scales) -> F32:
