@@ -56,6 +56,7 @@ _MODULES = (
     "import_canonicalize",
     "annotate_anatomy",
     "slim_width",
+    "relu_ffn",
     "annotate_sensitivity",
     "plan_bbct",
     "plan_binarybert",

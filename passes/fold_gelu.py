@@ -1,4 +1,4 @@
-"""GELU and the quantisation of its output join the linear before them."""
+"""GELU or ReLU and the quantisation of its output join the linear before them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["FoldGelu"]
 
 @dataclass(frozen=True)
 class FoldGelu(ir.passes.InPlacePass):
-    """Fold GELU and the quantisation of its output into the linear before them.
+    """Fold GELU or ReLU and the quantisation of its output into the linear before them.
 
-    Before: ``BlockQuantize(Gelu(BlockLinear(...)))``
-    After:  ``BlockLinearGelu(...)``
+    Before: ``BlockQuantize(Gelu(BlockLinear(...)))``, ``BlockQuantize(Relu(BlockLinear(...)))``
+    After:  ``BlockLinearGelu(...)``, ``BlockLinearRelu(...)``
 
-    and so with weights of signs, ``SignLinear``, ``SignLinearGelu``, and sparse ones, ``SparseLinear``,
-    ``SparseLinearGelu``. Where signs are all that is read, GELU and ReLU
+    and so with weights of signs, ``SignLinear``, ``SignLinearGelu`` and ``SignLinearRelu``, and sparse ones,
+    ``SparseLinear``, ``SparseLinearGelu`` and ``SparseLinearRelu``. Where signs are all that is read, GELU and ReLU
     disappear, as they are above 0 where their input is::
 
         Binarize(Gelu(y)), Binarize(Relu(y))    ->  Binarize(y)
@@ -37,15 +37,22 @@ class FoldGelu(ir.passes.InPlacePass):
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        first = apply(model, _LinearGelu, _SignLinearGelu, _SparseLinearGelu, _SignOfGelu, _SignOfRelu)
+        first = apply(
+            model,
+            *(_LinearGelu, _SignLinearGelu, _SparseLinearGelu),
+            *(_LinearRelu, _SignLinearRelu, _SparseLinearRelu),
+            *(_SignOfGelu, _SignOfRelu),
+        )
         second = apply(model, _XnorLinearBinarize)
         return ir.passes.PassResult(model, first.modified or second.modified)
 
 
 class _LinearGelu(FoldRule):
+    activation = "Gelu"
+
     def pattern(self, op: Any, x: Any, ex: Any, w: Any, ew: Any, bias: Any) -> Any:
         y = linear(self, op, "Linear", [x, ex, w, ew, bias], "y")
-        g = op.Gelu(y, _outputs=["g"], _allow_other_attributes=True)
+        g = getattr(op, self.activation)(y, _outputs=["g"], _allow_other_attributes=True)
         return op.BlockQuantize(g, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True)
 
     def rewrite(
@@ -61,14 +68,11 @@ class _LinearGelu(FoldRule):
         codes: ir.Value,
         **_: Any,
     ) -> Any:
-        form = made_with(g).get("approximate", "none")
-        attributes = {
-            **made_with(y),
-            **out_attributes(codes),
-            "approximate": int(form == "tanh"),
-        }
+        attributes = {**made_with(y), **out_attributes(codes)}
+        if self.activation == "Gelu":
+            attributes["approximate"] = int(made_with(g).get("approximate", "none") == "tanh")
         inputs = [x, ex, w, ew, bias]
-        name = f"{self.family}LinearGelu"
+        name = f"{self.family}Linear{self.activation}"
         return self.fused(op, name, inputs, attributes, last=codes, like=y, through=[y, g])
 
 
@@ -77,6 +81,18 @@ class _SignLinearGelu(_LinearGelu):
 
 
 class _SparseLinearGelu(_LinearGelu):
+    family = "Sparse"
+
+
+class _LinearRelu(_LinearGelu):
+    activation = "Relu"
+
+
+class _SignLinearRelu(_LinearRelu):
+    family = "Sign"
+
+
+class _SparseLinearRelu(_LinearRelu):
     family = "Sparse"
 
 

@@ -28,6 +28,7 @@ WEIGHTS: dict[str, WeightFormat] = {
     "binary": Binary(),
     "two-plane": Binary(planes=2),
 }
+TABLE_SCALES = ("fp16", "fp32")
 _LAST = ("head.transform", "head")
 
 
@@ -35,8 +36,8 @@ _LAST = ("head.transform", "head")
 class PlanBinarybert(ir.passes.InPlacePass):
     """Choose formats for scheme `binarybert` and write the plan onto the model.
 
-    Linears have a scale a matrix, the word table one a token. Position and type tables, and the layers after the
-    pooler, keep 8 bits; so does a word table that is a decoder too. Source: BinaryBERT (arXiv 2012.15701), whose
+    Linears have a scale a matrix, the word table one a token, in fp16. Position and type tables, and the layers after
+    the pooler, keep 8 bits; so does a word table that is a decoder too. Source: BinaryBERT (arXiv 2012.15701), whose
     activations have one scale a tensor; ours have one a token and block. With a budget, adaptive splitting (its section
     3.3): the knapsack is solved exactly, the gain of a weight is what ternary is better than binary by its scores
     (annotate-sensitivity), or without scores by its squared error.
@@ -56,6 +57,8 @@ class PlanBinarybert(ir.passes.InPlacePass):
     """16, 32, 64, 128, 256 or row: elements of an activation that share an exponent."""
     position_bits: int = 8
     """8, or 32 for float position and type tables, as published."""
+    table_scales: str = "fp16"
+    """fp16, or fp32 as published: what the word table's scales are stored in."""
     budget_mib: float | None = None
     """MiB that the stored weights may take: the ternary ones that gain least become binary for it."""
     include: tuple[str, ...] = ()
@@ -68,6 +71,10 @@ class PlanBinarybert(ir.passes.InPlacePass):
             raise BqcError(f"there are no {self.weights} weights; use one of {', '.join(WEIGHTS)}")
         if self.position_bits not in (8, 32):
             raise BqcError(f"position tables have no {self.position_bits} bits; use 8 or 32")
+        if self.table_scales not in TABLE_SCALES:
+            raise BqcError(
+                f"scales of a table have no type {self.table_scales}; use {' or '.join(TABLE_SCALES)}"
+            )
         if self.budget_mib is not None and not 0 < self.budget_mib < float("inf"):
             raise BqcError(f"the budget is {self.budget_mib:g} MiB; it is a number above 0")
         if self.budget_mib is not None and not isinstance(WEIGHTS[self.weights], Ternary):
@@ -109,7 +116,7 @@ class PlanBinarybert(ir.passes.InPlacePass):
         signs = WEIGHTS[self.weights]
         assert isinstance(signs, Binary | Ternary), "formats of signs"
         if kind in TABLE_ROLES:
-            return replace(signs, span="row")
+            return replace(signs, span="row", scales=self.table_scales)
         # The context arrives in blocks of one head.
         return replace(signs, group=head_dim) if kind == "attention.output" else signs
 
@@ -132,7 +139,7 @@ def _spend(plan: Plan, model: ir.Model, budget: int) -> None:
         if not isinstance(fmt, Ternary):
             fixed += fmt.stored_bytes(rows, columns, table=axis == 1)
             continue
-        binary = Binary(fmt.span, fmt.group)
+        binary = Binary(fmt.span, fmt.group, fmt.scales)
         small, large = (one.stored_bytes(rows, columns, table=axis == 1) for one in (binary, fmt))
         fixed += small
         items.append((known, binary, _gain(node, weight, axis, fmt, binary), large - small))
@@ -148,7 +155,8 @@ def _spend(plan: Plan, model: ir.Model, budget: int) -> None:
 
 def _gain(node: ir.Node, weight: ir.Value, axis: int, ternary: Ternary, binary: Binary) -> float:
     """What is lost with the weight binary, less what is lost with it ternary."""
-    formats = [replace(fmt, group=0) for fmt in (binary, ternary)]
+    # Scores are of the formats with scales in fp32, next to which rounding to fp16 is nothing.
+    formats = [replace(fmt, group=0, scales="fp32") for fmt in (binary, ternary)]
     stored = node.metadata_props.get(SENSITIVITY_KEY)
     if stored is not None:
         scores = json.loads(stored)

@@ -118,8 +118,7 @@ def _quantized(fmt: WeightFormat, matrices: list[npt.NDArray[Any]], key: str) ->
         raise BqcError(
             f"{key} is the sum of two weights, which {fmt} cannot be; give it Binary with planes=2"
         )
-    signs, scales = fmt.quantize_planes(*matrices)
-    return {"signs": signs, "scales": scales}
+    return fmt.quantized_planes(*matrices)
 
 
 def _part_groups(model: ir.Model, plan: Plan) -> None:

@@ -47,7 +47,7 @@ class SplitTernary(ir.passes.InPlacePass):
             fmt = plan.weights.get(key_of(node))
             if not isinstance(fmt, Ternary):
                 continue
-            plan.weights[key_of(node)] = Binary(fmt.span, fmt.group, planes=2)
+            plan.weights[key_of(node)] = Binary(fmt.span, fmt.group, fmt.scales, planes=2)
             if weight not in split:
                 split[weight] = _split(model, node, weight, axis, fmt)
             node.replace_input_with(1 - axis, split[weight])

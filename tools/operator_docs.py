@@ -54,7 +54,7 @@ INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
         ("P", "ceil16(N) / 16", "K' / 16", "2", "16"),
         "planes of signs in the layout `n16k16`",
     ),
-    "word_scales": ("float32", ("P", "V or 1"), "a scale for each row of a plane, or one for all"),
+    "word_scales": ("float32 or float16", ("P", "V or 1"), "a scale for each row of a plane, or one for all"),
     "residual": ("int8", ("...", "N"), "codes of the residual"),
     "residual_exponents": ("int8", ("...", "n"), "exponents of `residual`"),
     "q": (*Q, "codes of the queries, blocks inside heads"),
@@ -85,7 +85,11 @@ INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
 }
 """Input name -> type, shape, meaning."""
 _STRIPS = ("ceil16(N) / 16", "K", "16")
-_SCALES = ("float32", ("P", "ceil16(N) or 1"), "a scale for each output of a plane, or one for all")
+_SCALES = (
+    "float32 or float16",
+    ("P", "ceil16(N) or 1"),
+    "a scale for each output of a plane, or one for all",
+)
 _BITS = ("uint8", ("...", "ceil8(K) / 8"), "bits of signs, the first in the lowest")
 _XNOR: dict[str, tuple[str, Sequence[str], str]] = {
     "bits": _BITS,
@@ -121,16 +125,20 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("SoftmaxDequantize", "codes"): ("uint8", ("B", "h", "S", "S"), "codes of `MaskedSoftmax`"),
     **{
         (f"SignLinear{form}", "scales"): _SCALES
-        for form in ("", "Quantize", "QuantizeValues", "Gelu", "AddNorm")
+        for form in ("", "Quantize", "QuantizeValues", "Gelu", "Relu", "AddNorm")
     },
     ("SignDequantize", "scales"): (
-        "float32",
+        "float32 or float16",
         ("P", "N or 1"),
         "a scale for each row of a plane, or one for all",
     ),
     ("SignDequantizeTiles", "scales"): _SCALES,
     ("SignGather", "rows"): ("uint8", ("P", "V", "ceil8(H) / 8"), "planes of signs in the layout `row`"),
-    ("SignGather", "scales"): ("float32", ("P", "V or 1"), "a scale for each row of a plane, or one for all"),
+    ("SignGather", "scales"): (
+        "float32 or float16",
+        ("P", "V or 1"),
+        "a scale for each row of a plane, or one for all",
+    ),
     ("SignEmbeddingLayerNorm", "word"): (
         "uint8",
         ("P", "V", "ceil8(H) / 8"),
@@ -168,7 +176,7 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("XnorLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
     **{
         (f"SparseLinear{form}", name): told
-        for form in ("", "Quantize", "QuantizeValues", "Gelu", "AddNorm")
+        for form in ("", "Quantize", "QuantizeValues", "Gelu", "Relu", "AddNorm")
         for name, told in (("tiles", _SPARSE_TILES), ("scales", _SPARSE_SCALES))
     },
     ("SparseDequantize", "codes"): ("int8", ("N", "K"), "codes, 0 where nothing is kept"),

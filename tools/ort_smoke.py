@@ -49,6 +49,8 @@ def make(folder: Path) -> None:
     for weights, bits in (("binary", 8), ("split", 6), ("two-plane", 4)):
         model = canonical_bert(layers=2, hidden=52, heads=2, ffn=70, seed=bits)
         bqc.compile(model, "binarybert", folder / f"{weights}.onnx", weights=weights, activation_bits=bits)
+    model = canonical_bert(layers=2, hidden=52, heads=2, ffn=70, seed=4)
+    bqc.compile(model, "binarybert", folder / "relu.onnx", table_scales="fp32", ffn_activation="relu")
     for at, (kept, of) in enumerate(PATTERNS):
         model = canonical_bert(layers=1, hidden=52, heads=2, ffn=70, seed=at)
         plan = bqc.compile(model.clone(), "bbct", folder / "plan.onnx", dry_run=True).plan

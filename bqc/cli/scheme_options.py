@@ -37,6 +37,16 @@ _OPTIONS = (
         help="Of binarybert: bits of position and type tables, 32 for float. [default: 8]",
     ),
     click.option(
+        "--table-scales",
+        type=click.Choice(["fp16", "fp32"]),
+        help="Of binarybert: what the word table's scales are stored in. [default: fp16]",
+    ),
+    click.option(
+        "--ffn-activation",
+        type=click.Choice(["keep", "relu"]),
+        help="Of binarybert: relu trains with ReLU in the FFNs, for 4-bit activations. [default: keep]",
+    ),
+    click.option(
         "--budget-mib",
         type=float,
         metavar="X",
@@ -60,7 +70,7 @@ def scheme_options(command: Command) -> Command:
 
 def take_scheme_options(given: MutableMapping[str, Any]) -> dict[str, Any]:
     """Those that were given, as schemes take them; they are removed from ``given``."""
-    names = (*_NUMBERS, "block", "weights", "budget_mib", "scores")
+    names = (*_NUMBERS, "block", "weights", "table_scales", "ffn_activation", "budget_mib", "scores")
     found = {name: value for name in names if (value := given.pop(name, None)) is not None}
     for name in (*_NUMBERS, "block"):
         if found.get(name, "row") != "row":

@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bqc.formats.block_shift import sanitize
+from bqc.formats.half import to_half
 from bqc.formats.layouts import padded_inputs
 from bqc.formats.sign_layouts import pack_sign_rows, pack_sign_tiles, unpack_sign_rows, unpack_sign_tiles
 from bqc.formats.stored import Parts, relative_error
+from bqc.ops.constants import HALF_MAX
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,10 +30,16 @@ __all__ = ["TERNARY_THRESHOLD", "Binary", "Ternary", "split_ternary"]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I8 = NDArray[np.int8]
+Scales = NDArray[np.floating[Any]]
+"""float32 or float16."""
 
 TERNARY_THRESHOLD = 0.7
 """Of the mean magnitude: what is smaller is 0 in a ternary weight."""
 _SPANS = ("tensor", "row")
+_SCALES = {"fp32": 4, "fp16": 2}
+"""Bytes of a scale."""
+_HALF_NORMAL = 2.0**-14
+"""Below this an fp16 number has fewer than 11 bits."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +49,23 @@ class _Signs:
     Args:
         span: what shares a scale, ``"tensor"`` or ``"row"`` (an output neuron, or a token of a lookup table).
         group: inputs are packed in groups of so many (attention heads); 0 for none.
+        scales: ``"fp32"``, or ``"fp16"``: rounded to that, so that all who read them see the same number.
 
-    Raises ValueError for any other span.
+    Raises ValueError for any other span or scales.
     """
 
     span: str = "tensor"
     group: int = 0
+    scales: str = "fp32"
     family: ClassVar[str] = "Sign"
 
     def __post_init__(self) -> None:
         if self.span not in _SPANS:
             raise ValueError(f"{type(self).__name__} has no scale a {self.span!r}; it is one of tensor, row")
+        if self.scales not in _SCALES:
+            raise ValueError(
+                f"{type(self).__name__} has no scales in {self.scales!r}; they are in one of {', '.join(_SCALES)}"
+            )
 
     def __str__(self) -> str:
         names = [f.name for f in fields(self)[1:]]
@@ -63,12 +77,13 @@ class _Signs:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Inverse of `str`. Raises ValueError for anything else."""
-        match = re.fullmatch(rf"{cls.__name__}\((\w+)((?:,\w+=\d+)*)\)", text.replace(" ", ""))
-        known = {f.name for f in fields(cls)[1:]}
+        match = re.fullmatch(rf"{cls.__name__}\((\w+)((?:,\w+=\w+)*)\)", text.replace(" ", ""))
+        known: dict[str, Any] = {f.name: type(f.default) for f in fields(cls)[1:]}
         more = dict(item.split("=") for item in match[2].split(",")[1:]) if match else {}
-        if not match or set(more) - known:
+        wrong = [n for n, v in more.items() if n not in known or (known[n] is int and not v.isdecimal())]
+        if not match or wrong:
             raise ValueError(f"{text!r} is not a format; write it like {cls.__name__}(tensor)")
-        return cls(match[1], **{name: int(value) for name, value in more.items()})
+        return cls(match[1], **{name: known[name](value) for name, value in more.items()})
 
     @property
     def planes(self) -> int:
@@ -81,24 +96,38 @@ class _Signs:
         return self.planes
 
     def bits_per_element(self, rows: int, columns: int) -> float:
-        """Stored bits an element of a matrix ``[rows, columns]``, float32 scales included."""
+        """Stored bits an element of a matrix ``[rows, columns]``, scales included."""
         scales = rows if self.span == "row" else 1
-        return self.planes * (1 + 32.0 * scales / (rows * columns))
+        return self.planes * (1 + 8.0 * _SCALES[self.scales] * scales / (rows * columns))
 
-    def quantize(self, w: NDArray[Any]) -> tuple[I8, F32]:
-        """Signs int8 [planes, N, K] and scales float32 [planes, N or 1] of any matrix [N, K] (see `sanitize`)."""
+    def quantize(self, w: NDArray[Any]) -> tuple[I8, Scales]:
+        """Signs int8 [planes, N, K] and scales [planes, N or 1] of any matrix [N, K] (see `sanitize`).
+
+        Scales beyond fp16 are cut off there (see `to_half`).
+        """
         raise NotImplementedError
 
-    def dequantize(self, signs: I8, scales: F32) -> F32:
-        """float32 [N, K] from signs int8 [planes, N, K] and scales float32 [planes, N or 1], added plane by plane."""
-        result: F32 = signs[0] * scales[0][:, None]
-        for plane, scale in zip(signs[1:], scales[1:], strict=True):
+    def dequantize(self, signs: I8, scales: Scales) -> F32:
+        """float32 [N, K] from signs int8 [planes, N, K] and scales [planes, N or 1], added plane by plane."""
+        wide = scales.astype(np.float32)
+        result: F32 = signs[0] * wide[0][:, None]
+        for plane, scale in zip(signs[1:], wide[1:], strict=True):
             result = result + plane * scale[:, None]
         return result.astype(np.float32)
 
     def quantized(self, w: NDArray[Any]) -> Parts:
-        """`quantize` as inputs of ``SignDequantize``."""
+        """`quantize` as inputs of ``SignDequantize``.
+
+        Raises ValueError where a scale is beyond fp16, or where all are so small that fp16 is coarse there; a few small
+        ones among others are off by less than 2**-25.
+        """
         signs, scales = self.quantize(w)
+        largest = float(scales.max(initial=0))
+        if self.scales == "fp16" and not _HALF_NORMAL <= largest < HALF_MAX and sanitize(w).any():
+            raise ValueError(
+                f"has scales up to {largest:.3g}, where fp16 is coarse or ends: it is for {_HALF_NORMAL:.1g} to "
+                f"{HALF_MAX:g}; use scales in fp32"
+            )
         return {"signs": signs, "scales": scales}
 
     def geometry(self, columns: int) -> dict[str, int]:
@@ -127,13 +156,14 @@ class _Signs:
         """Bytes of what `table`, or else `tiles`, gives for a matrix [rows, columns]."""
         padded = rows if table else -(-rows // 16) * 16
         row = -(-columns // 8) if table else padded_inputs(columns, self.group) // 8
-        return self.planes * (padded * row + 4 * (padded if self.span == "row" else 1))
+        return self.planes * (padded * row + _SCALES[self.scales] * (padded if self.span == "row" else 1))
 
     @property
     def words(self) -> str:
         """The format for people."""
         planes = "one plane" if self.planes == 1 else f"{self.planes} planes"
-        return f"{type(self).__name__.lower()} ({planes} of signs, a scale a {self.span})"
+        scale = "an fp16 scale" if self.scales == "fp16" else "a scale"
+        return f"{type(self).__name__.lower()} ({planes} of signs, {scale} a {self.span})"
 
     def rows(self, parts: Mapping[str, NDArray[Any]], start: int, stop: int) -> Parts:
         """The parts of rows ``start`` (a multiple of 16) to ``stop`` of a stored weight."""
@@ -151,7 +181,7 @@ class _Signs:
         those that are smaller than the scale."""
         shape = (w.shape[0], w.shape[1])
         stored, clean = self.restore(parts, shape), sanitize(w)
-        largest = parts["scales"][:, : shape[0]].sum(axis=0)[:, None]
+        largest = parts["scales"][:, : shape[0]].astype(np.float32).sum(axis=0)[:, None]
         same: NDArray[np.bool_] = np.where(
             stored == 0, np.abs(clean) <= largest, np.signbit(clean) == (stored < 0)
         )
@@ -164,6 +194,10 @@ class _Signs:
             return unpack_sign_rows(parts["rows"], shape[1])
         return parts["signs"]
 
+    def _stored(self, scale: F64) -> Scales:
+        """Scales as they are stored."""
+        return to_half(scale) if self.scales == "fp16" else scale.astype(np.float32)
+
     def _rows(self, magnitudes: F64) -> F64:
         """Magnitudes [N, K] as one row for each scale."""
         return magnitudes if self.span == "row" else magnitudes.reshape(1, -1)
@@ -174,7 +208,7 @@ class Binary(_Signs):
     """The mean magnitude times the sign, 0 counting as positive; of a second plane, that of what the first leaves.
 
     Args:
-        span, group: as of all formats of signs.
+        span, group, scales: as of all formats of signs.
         planes: 1 or 2.
     """
 
@@ -185,23 +219,23 @@ class Binary(_Signs):
         if self.planes not in (1, 2):
             raise ValueError(f"Binary has no {self.planes} planes; it has 1 or 2")
 
-    def quantize(self, w: NDArray[Any]) -> tuple[I8, F32]:
-        """Signs int8 [planes, N, K] and scales float32 [planes, N or 1] of any matrix [N, K] (see `sanitize`)."""
+    def quantize(self, w: NDArray[Any]) -> tuple[I8, Scales]:
+        """Signs int8 [planes, N, K] and scales [planes, N or 1] of any matrix [N, K] (see `sanitize`)."""
         left = sanitize(w).astype(np.float64)
         signs, scales = [], []
         for _ in range(self.planes):
-            scale = self._rows(np.abs(left)).mean(axis=1)
+            scale = self._stored(self._rows(np.abs(left)).mean(axis=1))
             sign = np.where(left >= 0, 1, -1)
-            left = left - sign * scale[:, None]
+            left = left - sign * scale.astype(np.float64)[:, None]
             signs.append(sign.astype(np.int8))
-            scales.append(scale.astype(np.float32))
+            scales.append(scale)
         return np.stack(signs), np.stack(scales)
 
-    def quantize_planes(self, *latent: NDArray[Any]) -> tuple[I8, F32]:
-        """As `quantize`, of weights [N, K] that are each one plane: the two that `split_ternary` makes, trained on."""
+    def quantized_planes(self, *latent: NDArray[Any]) -> Parts:
+        """As `quantized`, of weights [N, K] that are each one plane: the two that `split_ternary` makes, trained on."""
         one = replace(self, planes=1)
-        found = [one.quantize(w) for w in latent]
-        return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+        found = [one.quantized(w) for w in latent]
+        return {name: np.concatenate([parts[name] for parts in found]) for name in ("signs", "scales")}
 
 
 @dataclass(frozen=True)
@@ -216,14 +250,14 @@ class Ternary(_Signs):
         """Two."""
         return 2
 
-    def quantize(self, w: NDArray[Any]) -> tuple[I8, F32]:
-        """Signs int8 [2, N, K] and scales float32 [2, N or 1] of a matrix [N, K] of any values (see `sanitize`)."""
+    def quantize(self, w: NDArray[Any]) -> tuple[I8, Scales]:
+        """Signs int8 [2, N, K] and scales [2, N or 1] of a matrix [N, K] of any values (see `sanitize`)."""
         clean = sanitize(w).astype(np.float64)
         kept, scales = _ternary(self._rows(np.abs(clean)))
         positive = clean > 0
         first = np.where(kept.reshape(clean.shape), positive, True)
         second = np.where(kept.reshape(clean.shape), positive, False)
-        half = (scales / 2).astype(np.float32)
+        half = self._stored(scales / 2)
         return np.where(np.stack([first, second]), 1, -1).astype(np.int8), np.stack([half, half])
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "block_linear_gelu",
     "block_linear_quantize",
     "block_linear_quantize_values",
+    "block_linear_relu",
     "block_quantize",
     "block_quantize_values",
     "block_scores",
@@ -176,6 +177,12 @@ def block_linear_gelu(
     """`block_linear`, then `gelu`, then `block_quantize`."""
     y = block_linear(*inputs, bits=bits, block=block, group=group)
     return quantize_out(gelu(y, approximate=approximate), **out)
+
+
+def block_linear_relu(*inputs: Any, bits: int, block: int, group: int, **out: int) -> Quantized:
+    """`block_linear`, then what of it is above 0, then `block_quantize`."""
+    y = block_linear(*inputs, bits=bits, block=block, group=group)
+    return quantize_out(np.maximum(y, np.float32(0)), **out)
 
 
 def block_linear_add_norm(

@@ -222,6 +222,12 @@ _ALL = (
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
+        "BlockLinearRelu",
+        linear.BlockLinearRelu,
+        reference.block_linear_relu,
+        lambda i, a: _out(_linear_shape(i), a),
+    ),
+    Operator(
         "BlockLinearAddNorm",
         linear.BlockLinearAddNorm,
         reference.block_linear_add_norm,
@@ -331,6 +337,12 @@ _ALL = (
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
+        "SignLinearRelu",
+        signs.SignLinearRelu,
+        sign_reference.sign_linear_relu,
+        lambda i, a: _out(_linear_shape(i), a),
+    ),
+    Operator(
         "SignLinearAddNorm",
         signs.SignLinearAddNorm,
         sign_reference.sign_linear_add_norm,
@@ -384,6 +396,12 @@ _ALL = (
         "SparseLinearGelu",
         sparse.SparseLinearGelu,
         sparse_reference.sparse_linear_gelu,
+        lambda i, a: _out(_linear_shape(i), a),
+    ),
+    Operator(
+        "SparseLinearRelu",
+        sparse.SparseLinearRelu,
+        sparse_reference.sparse_linear_relu,
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(

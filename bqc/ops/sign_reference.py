@@ -1,7 +1,8 @@
 """The operators over weights made of signs, in numpy; as `bqc.ops.reference`.
 
-``P`` planes of signs, each with a scale for all outputs or one for each: ``W = sum over planes of scale * sign``. The
-arithmetic is ours; where such weights come from, `bqc.formats.signs` says.
+``P`` planes of signs, each with a scale for all outputs or one for each: ``W = sum over planes of scale * sign``.
+Scales are float32, or fp16 and widened before anything is multiplied. The arithmetic is ours; where such weights come
+from, `bqc.formats.signs` says.
 """
 
 from __future__ import annotations
@@ -35,31 +36,33 @@ __all__ = [
     "sign_linear_gelu",
     "sign_linear_quantize",
     "sign_linear_quantize_values",
+    "sign_linear_relu",
 ]
 
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
+Scales = NDArray[np.floating[Any]]
 
 
-def sign_dequantize(signs: I8, scales: F32) -> F32:
-    """W [N, K] from signs int8 [P, N, K] and scales float32 [P, N or 1], plane by plane; a zero is +0."""
-    w = _sum_planes(signs.astype(np.float32), scales[:, :, None])
+def sign_dequantize(signs: I8, scales: Scales) -> F32:
+    """W [N, K] from signs int8 [P, N, K] and scales [P, N or 1], plane by plane; a zero is +0."""
+    w = _sum_planes(signs.astype(np.float32), scales.astype(np.float32)[:, :, None])
     return np.where(w == 0, np.float32(0), w)
 
 
-def sign_dequantize_tiles(planes: U8, scales: F32, *, group: int, rows: int, columns: int) -> F32:
-    """The weight in tiles ``n16k16`` as a float matrix [K, N]; scales are float32 [P, ceil16(N) or 1]."""
+def sign_dequantize_tiles(planes: U8, scales: Scales, *, group: int, rows: int, columns: int) -> F32:
+    """The weight in tiles ``n16k16`` as a float matrix [K, N]; scales are [P, ceil16(N) or 1]."""
     return np.ascontiguousarray(
         sign_dequantize(unpack_sign_tiles(planes, rows, columns, group), scales[:, :rows]).T
     )
 
 
 def sign_linear(
-    codes: I8, exponents: I8, planes: U8, scales: F32, bias: F32, *, block: int, group: int
+    codes: I8, exponents: I8, planes: U8, scales: Scales, bias: F32, *, block: int, group: int
 ) -> F32:
-    """y [..., N] = x [..., K] W^T + bias; the weight in tiles ``n16k16``, scales float32 [P, ceil16(N) or 1].
+    """y [..., N] = x [..., K] W^T + bias; the weight in tiles ``n16k16``, scales [P, ceil16(N) or 1].
 
     Blocks in ascending order: ``acc += (float(dot of plane 0) * scale + float(dot of plane 1) * scale) * 2**ex``,
     starting at +0.
@@ -68,11 +71,11 @@ def sign_linear(
     blocks = Blocks(columns, block, group)
     signs = unpack_sign_tiles(planes, rows, columns, blocks.span).astype(np.int32)
     x = codes.astype(np.int32)
-    acc = np.zeros((*codes.shape[:-1], rows), np.float32)
+    acc, wide = np.zeros((*codes.shape[:-1], rows), np.float32), scales.astype(np.float32)
     for i, (start, size) in enumerate(zip(blocks.starts, blocks.sizes, strict=True)):
         part = slice(start, start + size)
         dots = np.stack([x[..., part] @ plane[:, part].T for plane in signs]).astype(np.float32)
-        scale = scales[:, :rows].reshape(len(scales), *[1] * (codes.ndim - 1), -1)
+        scale = wide[:, :rows].reshape(len(scales), *[1] * (codes.ndim - 1), -1)
         acc = acc + _sum_planes(dots, scale) * power_of_two(exponents[..., i : i + 1])
     return finite(acc + bias)
 
@@ -94,6 +97,11 @@ def sign_linear_quantize_values(
 def sign_linear_gelu(*inputs: Any, block: int, group: int, approximate: int, **out: int) -> Quantized:
     """`sign_linear`, then `gelu`, then `block_quantize`."""
     return quantize_out(gelu(sign_linear(*inputs, block=block, group=group), approximate=approximate), **out)
+
+
+def sign_linear_relu(*inputs: Any, block: int, group: int, **out: int) -> Quantized:
+    """`sign_linear`, then what of it is above 0, then `block_quantize`."""
+    return quantize_out(np.maximum(sign_linear(*inputs, block=block, group=group), np.float32(0)), **out)
 
 
 def sign_linear_add_norm(
@@ -120,8 +128,8 @@ def sign_linear_add_norm(
     return quantize_out(layer_norm(y, gamma, beta, epsilon=epsilon), **out)
 
 
-def sign_gather(ids: I64, rows: U8, scales: F32, *, columns: int) -> F32:
-    """Rows [..., columns] of a table packed as ``row``; scales float32 [P, V or 1]. Ids in [-V, V)."""
+def sign_gather(ids: I64, rows: U8, scales: Scales, *, columns: int) -> F32:
+    """Rows [..., columns] of a table packed as ``row``; scales [P, V or 1]. Ids in [-V, V)."""
     flat = ids.reshape(-1)
     signs = unpack_sign_rows(rows[:, flat], columns)
     scale = scales[:, flat] if scales.shape[1] > 1 else scales
@@ -133,7 +141,7 @@ def sign_embedding_layer_norm(
     type_ids: I64,
     position_ids: I64,
     word: U8,
-    word_scales: F32,
+    word_scales: Scales,
     kind: U8,
     kind_exponents: I8,
     position: U8,

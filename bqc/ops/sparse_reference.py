@@ -32,6 +32,7 @@ __all__ = [
     "sparse_linear_gelu",
     "sparse_linear_quantize",
     "sparse_linear_quantize_values",
+    "sparse_linear_relu",
 ]
 
 F32 = NDArray[np.float32]
@@ -104,6 +105,14 @@ def sparse_linear_gelu(
 ) -> Quantized:
     """`sparse_linear`, then `gelu`, then `block_quantize`."""
     y = gelu(sparse_linear(*inputs, **weight), approximate=approximate)
+    return quantize_out(y, out_bits=out_bits, out_block=out_block, out_group=out_group)
+
+
+def sparse_linear_relu(
+    *inputs: Any, out_bits: int, out_block: int, out_group: int, **weight: Any
+) -> Quantized:
+    """`sparse_linear`, then what of it is above 0, then `block_quantize`."""
+    y = np.maximum(sparse_linear(*inputs, **weight), np.float32(0))
     return quantize_out(y, out_bits=out_bits, out_block=out_block, out_group=out_group)
 
 

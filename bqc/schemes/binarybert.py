@@ -14,6 +14,7 @@ from bqc.errors import BqcError
 from bqc.passes.annotate_sensitivity import AnnotateSensitivity
 from bqc.passes.plan_binarybert import PlanBinarybert
 from bqc.passes.plan_recipe import PlanRecipe
+from bqc.passes.relu_ffn import ReluFfn
 from bqc.plan import Plan
 from bqc.schemes.lowering import lowering, simulation
 
@@ -36,6 +37,10 @@ class Binarybert:
     """16, 32, 64, 128, 256 or "row": elements of an activation that share an exponent."""
     position_bits: int = 8
     """8, or 32 for float position and type tables."""
+    table_scales: str = "fp16"
+    """fp16, or fp32: what the word table's scales, one a token, are stored in."""
+    ffn_activation: str = "keep"
+    """keep: what the model has; relu: the pass relu-ffn replaces GELU before training, as the paper does at 4 bits."""
     budget_mib: float | None = None
     """MiB that the stored weights may take; then some are binary, some ternary."""
     scores: str = ""
@@ -50,6 +55,8 @@ class Binarybert:
 
     def __post_init__(self) -> None:
         self._choose()
+        if self.ffn_activation not in ("keep", "relu"):
+            raise BqcError(f"FFNs have no activation {self.ffn_activation}; use keep or relu")
         if self.scores and self.budget_mib is None:
             raise BqcError("scores say how to spend a budget; give budget_mib too")
 
@@ -57,7 +64,11 @@ class Binarybert:
         """Passes that end with a plan on the model: from the options, or from a recipe's text."""
         if recipe is not None:
             return [PlanRecipe(recipe, where)]
-        return [*([AnnotateSensitivity(scores=self.scores)] if self.scores else []), self._choose()]
+        return [
+            *([ReluFfn()] if self.ffn_activation == "relu" else []),
+            *([AnnotateSensitivity(scores=self.scores)] if self.scores else []),
+            self._choose(),
+        ]
 
     def lower(self) -> list[ir.passes.InPlacePass]:
         """Passes from a planned float model to the finished one."""
@@ -83,6 +94,7 @@ class Binarybert:
             activation_bits=self.activation_bits,
             block=self.block,
             position_bits=self.position_bits,
+            table_scales=self.table_scales,
             budget_mib=self.budget_mib,
             include=tuple(self.include),
             exclude=tuple(self.exclude),

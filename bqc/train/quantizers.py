@@ -102,7 +102,7 @@ def fake_quantize_weight(w: Tensor, bits: int, block: int, group: int, axis: int
     return _FakeWeight.apply(w, Blocks(length, block or length, group), bits, axis)
 
 
-def fake_binary_weight(w: Tensor, planes: int, per_row: bool, axis: int) -> Tensor:
+def fake_binary_weight(w: Tensor, planes: int, per_row: bool, axis: int, half: bool = False) -> Tensor:
     """What `Binary.quantize` and dequantising make of a weight; the gradient is that of the identity.
 
     Args:
@@ -110,23 +110,25 @@ def fake_binary_weight(w: Tensor, planes: int, per_row: bool, axis: int) -> Tens
         planes: of signs.
         per_row: one scale for each output or row, not one for all.
         axis: where K is.
+        half: scales are rounded to fp16.
     """
-    left = w.detach()
-    total = torch.zeros_like(left)
+    # What the first plane leaves is more than w's type may hold.
+    left = w.detach().double() if planes > 1 else w.detach()
+    total = torch.zeros_like(w)
     for _ in range(planes):
-        scale = _mean(left.abs().double(), per_row, axis).to(w.dtype)
+        scale = _stored(_mean(left.abs().double(), per_row, axis), w.dtype, half)
         plane = torch.where(left >= 0, scale, -scale)
         total, left = total + plane, left - plane
     return _Replace.apply(w, total)
 
 
-def fake_ternary_weight(w: Tensor, per_row: bool, axis: int) -> Tensor:
+def fake_ternary_weight(w: Tensor, per_row: bool, axis: int, half: bool = False) -> Tensor:
     """What `Ternary.quantize` and dequantising make of a weight, as `fake_binary_weight`."""
     magnitudes = w.detach().abs().double()
     kept = magnitudes > TERNARY_THRESHOLD * _mean(magnitudes, per_row, axis)
     count = _sum(kept.double(), per_row, axis).clamp(min=1)
-    half = (_sum(magnitudes * kept, per_row, axis) / count / 2).to(w.dtype)
-    return _Replace.apply(w, torch.sign(w.detach()) * kept * (half + half))
+    scale = _stored(_sum(magnitudes * kept, per_row, axis) / count / 2, w.dtype, half)
+    return _Replace.apply(w, torch.sign(w.detach()) * kept * (scale + scale))
 
 
 def fake_half(x: Tensor) -> Tensor:
@@ -225,6 +227,10 @@ def _sparse_trial(pruned: Tensor, scale: Tensor, fmt: Sparse) -> tuple[Tensor, T
     units = (off * off * ERROR_UNITS).round_().to(torch.int64).sum(1, keepdim=True)
     wide = scale.double()
     return codes, units * (wide * wide)
+
+
+def _stored(scale: Tensor, dtype: torch.dtype, half: bool) -> Tensor:
+    return (fake_half(scale) if half else scale).to(dtype)
 
 
 def _mean(x: Tensor, per_row: bool, axis: int) -> Tensor:

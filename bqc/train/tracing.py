@@ -275,11 +275,13 @@ class _Tracer:
         if not isinstance(fmt, Binary | Ternary):
             what = "torch is not taught its rounding" if axis == 0 else "it is no format of a lookup table"
             raise BqcError(f"{fmt} cannot be trained: {what}")
-        per_row = fmt.span == "row"
+        per_row, half = fmt.span == "row", fmt.scales == "fp16"
         if isinstance(fmt, Ternary):
-            return self.graph.call_function(fake_ternary_weight, (*latent, per_row, axis))
+            return self.graph.call_function(fake_ternary_weight, (*latent, per_row, axis, half))
         each = [
-            self.graph.call_function(fake_binary_weight, (one, fmt.planes // len(latent), per_row, axis))
+            self.graph.call_function(
+                fake_binary_weight, (one, fmt.planes // len(latent), per_row, axis, half)
+            )
             for one in latent
         ]
         return each[0] if len(each) == 1 else self.graph.call_function(torch.add, tuple(each))

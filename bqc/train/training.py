@@ -286,7 +286,7 @@ def _train(source: Path, target: Path, side_files_from: Path | None, wanted: _Wa
         save_steps=wanted.save_steps,
         progress=wanted.progress,
         rewrite=rewrite,
-        identity=f"{recipe.to_yaml()}{'' if prepared.plan is None else prepared.plan.to_yaml()}",
+        identity=_identity(prepared, recipe),
     )
     metrics = run_stages(run)
     student = run.student
@@ -303,6 +303,13 @@ def _train(source: Path, target: Path, side_files_from: Path | None, wanted: _Wa
         )
         paths = list(result.paths)
     return TrainResult(tuple(paths), metrics, recipe, time.perf_counter() - started, student.eval())
+
+
+def _identity(prepared: Prepared, recipe: Recipe) -> str:
+    """What a run that is resumed must have in common with the one before."""
+    plan = "" if prepared.plan is None else prepared.plan.to_yaml()
+    relus = encoder(prepared.model).relus
+    return f"{recipe.to_yaml()}{plan}{f'relus: {relus}' if relus else ''}"
 
 
 def _no_options(options: Mapping[str, Any] | None) -> None:

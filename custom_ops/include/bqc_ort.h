@@ -41,6 +41,7 @@ struct Tensor {
   std::vector<int64_t> dims;
   int64_t count = 0;
   const void* data = nullptr;
+  ort::Type type = ort::Type::undefined;  // of constants only
 
   template <class T>
   const T* as() const {
@@ -64,8 +65,13 @@ class Node {
   void expect(const char* name, const std::string& value) const;
   // A constant initializer of this type and rank.
   Tensor constant(size_t index, const char* what, ort::Type type, int64_t rank) const;
+  // One of float32 or float16 numbers.
+  Tensor real_constant(size_t index, const char* what, int64_t rank) const;
 
  private:
+  // Of any type.
+  Tensor any_constant(size_t index, const char* what, int64_t rank) const;
+
   ort::Api api_;
   const ort::KernelInfo* info_;
 };
@@ -147,6 +153,7 @@ class Inference {
 
 struct OpSpec {
   const char* name;
+  // An input of an undefined type is of any: the kernel looks.
   std::vector<ort::Type> inputs, outputs;
   std::unique_ptr<Kernel> (*make)(const Node&, const KernelSet*);
   void (*infer)(const Inference&);

@@ -66,9 +66,16 @@ void check_exponents(const Tensor& exponents, const char* what) {
               "; an exponent is at least ", kMinExponent);
 }
 
+float real_at(const Tensor& numbers, int64_t i) {
+  if (numbers.type != ort::Type::f16) return numbers.as<float>()[i];
+  float number;
+  portable::kHalf.widen(numbers.as<uint16_t>() + i, 1, &number);
+  return number;
+}
+
 void check_finite(const Tensor& numbers, const char* what) {
   for (int64_t i = 0; i < numbers.count; ++i) {
-    BQC_REQUIRE(std::isfinite(numbers.as<float>()[i]), what, " ", numbers.shape(),
+    BQC_REQUIRE(std::isfinite(real_at(numbers, i)), what, " ", numbers.shape(),
                 " hold NaN or an infinity; they are finite numbers");
   }
 }

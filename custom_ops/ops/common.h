@@ -43,6 +43,8 @@ void check_exponents(const Tensor& exponents, const char* what);
 
 // Throws where a number is infinite or none.
 void check_finite(const Tensor& numbers, const char* what);
+// A number of a constant of float32 or float16 numbers.
+float real_at(const Tensor& numbers, int64_t i);
 
 std::vector<int64_t> with_last(std::vector<int64_t> dims, int64_t last);
 std::vector<Dim> with_last(std::vector<Dim> dims, Dim last);

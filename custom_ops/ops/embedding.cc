@@ -106,7 +106,7 @@ class TileTable {
   const int8_t* scales_;
 };
 
-// One or two planes of signs, with float scales.
+// One or two planes of signs, with float32 or float16 scales, which are read in place.
 class SignTable {
  public:
   static constexpr const char* kLayout = "row";
@@ -116,7 +116,7 @@ class SignTable {
     BQC_REQUIRE(columns >= 1 && columns <= kMaxLength, "a table of ", columns, " columns");
     const Tensor planes = node.constant(index, name, Type::u8, 3);
     const std::string scales_name = std::string(name) + " scales";
-    const Tensor scales = node.constant(index + 1, scales_name.c_str(), Type::f32, 2);
+    const Tensor scales = node.real_constant(index + 1, scales_name.c_str(), 2);
     count_ = planes.dims[0];
     rows_ = planes.dims[1];
     row_bytes_ = ceil_div(columns, 8);
@@ -129,7 +129,7 @@ class SignTable {
     check_finite(scales, scales_name.c_str());
     scales_per_plane_ = scales.dims[1];
     planes_ = planes.as<uint8_t>();
-    scales_ = scales.as<float>();
+    scales_ = scales;
   }
 
   void check(const Tensor& ids) const { check_ids(ids, rows_, name_); }
@@ -137,7 +137,7 @@ class SignTable {
   void read(const KernelSet* set, int64_t id, float* y) const {
     const int64_t row = id < 0 ? id + rows_ : id;
     for (int64_t p = 0; p < count_; ++p) {
-      const float scale = scales_[p * scales_per_plane_ + (scales_per_plane_ == 1 ? 0 : row)];
+      const float scale = real_at(scales_, p * scales_per_plane_ + (scales_per_plane_ == 1 ? 0 : row));
       set->rows->signs(planes_ + (p * rows_ + row) * row_bytes_, scale, columns_, p > 0, y);
     }
   }
@@ -146,7 +146,7 @@ class SignTable {
   const char* name_;
   int64_t columns_, count_, rows_, row_bytes_, scales_per_plane_;
   const uint8_t* planes_;
-  const float* scales_;
+  Tensor scales_;
 };
 
 template <class Words>
@@ -229,7 +229,7 @@ std::vector<OpSpec> embedding_ops() {
   const Type f32 = Type::f32;
   const std::vector<Type> gather = {id, u8, i8};
   const std::vector<Type> embedding = {id, id, id, u8, i8, u8, i8, u8, i8, f32, f32};
-  const std::vector<Type> sign_embedding = {id, id, id, u8, f32, u8, i8, u8, i8, f32, f32};
+  const std::vector<Type> sign_embedding = {id, id, id, u8, Type::undefined, u8, i8, u8, i8, f32, f32};
   return {
       {"BlockGather", gather, {Type::f32}, make_kernel<Gather<Table>>, Gather<Table>::infer},
       {"BlockGatherTiles", gather, {Type::f32}, make_kernel<Gather<TileTable>>, Gather<TileTable>::infer},
@@ -239,7 +239,11 @@ std::vector<OpSpec> embedding_ops() {
        {i8, i8},
        make_kernel<EmbeddingLayerNormTiles>,
        EmbeddingLayerNormTiles::infer},
-      {"SignGather", {id, u8, f32}, {f32}, make_kernel<Gather<SignTable>>, Gather<SignTable>::infer},
+      {"SignGather",
+       {id, u8, Type::undefined},
+       {f32},
+       make_kernel<Gather<SignTable>>,
+       Gather<SignTable>::infer},
       {"SignEmbeddingLayerNorm",
        sign_embedding,
        {i8, i8},

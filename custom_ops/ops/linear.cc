@@ -164,6 +164,19 @@ class LinearGelu : public QuantizedLinear {
   int approximate_;
 };
 
+class LinearRelu : public QuantizedLinear {
+ public:
+  using QuantizedLinear::QuantizedLinear;
+
+  void compute(const Call& call) const override {
+    const int64_t columns = linear_.columns();
+    run(call, [columns](int64_t, float* y) {
+      for (int64_t i = 0; i < columns; ++i) y[i] = y[i] > 0.0f ? y[i] : 0.0f;
+      return y;
+    });
+  }
+};
+
 class LinearAddNorm : public QuantizedLinear {
  public:
   LinearAddNorm(const Node& node, const KernelSet* kernels, Weight weight)
@@ -215,10 +228,10 @@ std::unique_ptr<Kernel> make(const Node& node, const KernelSet* set) {
 }
 
 struct Names {
-  const char *plain, *quantize, *quantize_values, *gelu, *add_norm;
+  const char *plain, *quantize, *quantize_values, *gelu, *relu, *add_norm;
 };
 
-// All forms with weights of a class, whose scales are of this type.
+// All forms with weights of a class, whose scales are of this type (undefined for float32 or float16).
 template <class AnyWeight>
 std::vector<OpSpec> forms(const Names& names, Type scales) {
   const std::vector<Type> five = {Type::i8, Type::i8, Type::u8, scales, Type::f32};
@@ -233,6 +246,7 @@ std::vector<OpSpec> forms(const Names& names, Type scales) {
       {names.quantize_values, with({Type::i64}), pair, make<LinearQuantizeValues, AnyWeight>,
        LinearQuantizeValues::infer},
       {names.gelu, five, pair, make<LinearGelu, AnyWeight>, QuantizedLinear::infer},
+      {names.relu, five, pair, make<LinearRelu, AnyWeight>, QuantizedLinear::infer},
       {names.add_norm, with({Type::i8, Type::i8, Type::f32, Type::f32}), pair, make<LinearAddNorm, AnyWeight>,
        QuantizedLinear::infer},
   };
@@ -242,19 +256,19 @@ std::vector<OpSpec> forms(const Names& names, Type scales) {
 
 std::vector<OpSpec> linear_ops() {
   return forms<BlockWeight>({"BlockLinear", "BlockLinearQuantize", "BlockLinearQuantizeValues",
-                             "BlockLinearGelu", "BlockLinearAddNorm"},
+                             "BlockLinearGelu", "BlockLinearRelu", "BlockLinearAddNorm"},
                             Type::i8);
 }
 
 std::vector<OpSpec> sign_linear_ops() {
-  return forms<SignWeight>(
-      {"SignLinear", "SignLinearQuantize", "SignLinearQuantizeValues", "SignLinearGelu", "SignLinearAddNorm"},
-      Type::f32);
+  return forms<SignWeight>({"SignLinear", "SignLinearQuantize", "SignLinearQuantizeValues", "SignLinearGelu",
+                            "SignLinearRelu", "SignLinearAddNorm"},
+                           Type::undefined);
 }
 
 std::vector<OpSpec> sparse_linear_ops() {
   return forms<SparseWeight>({"SparseLinear", "SparseLinearQuantize", "SparseLinearQuantizeValues",
-                              "SparseLinearGelu", "SparseLinearAddNorm"},
+                              "SparseLinearGelu", "SparseLinearRelu", "SparseLinearAddNorm"},
                              Type::f32);
 }
 

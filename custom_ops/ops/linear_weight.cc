@@ -63,7 +63,7 @@ void BlockWeight::multiply(const Geometry& g, const void* panel, int64_t rows, i
 SignWeight::SignWeight(const Node& node, const KernelSet* set) : LinearWeight(node, set) {
   node.expect("layout", "n16k16");
   const Tensor planes = node.constant(2, "planes", Type::u8, 5);
-  const Tensor scales = node.constant(3, "scales", Type::f32, 2);
+  const Tensor scales = node.real_constant(3, "scales", 2);
   const int64_t count = planes.dims[0], padded = strips_ * 16;
   BQC_REQUIRE(count == 1 || count == 2, "planes ", planes.shape(), " are ", count, "; a weight has 1 or 2");
   BQC_REQUIRE(planes.dims[1] == strips_ && planes.dims[2] >= 1 && planes.dims[3] == 2 && planes.dims[4] == 16,
@@ -76,7 +76,7 @@ SignWeight::SignWeight(const Node& node, const KernelSet* set) : LinearWeight(no
   check_finite(scales, "scales");
   padded_inputs_ = planes.dims[2] * 16;
   for (int64_t i = 0; i < count * padded; ++i) {
-    scales_.push_back(scales.as<float>()[scales.dims[1] == 1 ? i / padded : i]);
+    scales_.push_back(real_at(scales, scales.dims[1] == 1 ? i / padded : i));
   }
   planes_ = {planes.as<uint8_t>(), scales_.data(), count, strips_};
 }

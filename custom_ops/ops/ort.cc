@@ -113,15 +113,28 @@ void Node::expect(const char* name, const std::string& value) const {
   BQC_REQUIRE(text == value, "attribute ", name, " is '", text, "'; this library reads '", value, "'");
 }
 
-Tensor Node::constant(size_t index, const char* what, Type type, int64_t rank) const {
+Tensor Node::any_constant(size_t index, const char* what, int64_t rank) const {
   int is_constant = 0;
   const Value* value = nullptr;
   check(api_, api_.call(kInfoConstantInput, info_, index, &is_constant, &value));
   BQC_REQUIRE(is_constant && value, what, " must be a constant initializer");
   Type found = Type::undefined;
   Tensor t = view(api_, value, &found);
-  BQC_REQUIRE(found == type, what, " is ", type_name(found), " and should be ", type_name(type));
+  t.type = found;
   BQC_REQUIRE(t.rank() == rank, what, " ", t.shape(), " should have ", rank, " dimensions");
+  return t;
+}
+
+Tensor Node::constant(size_t index, const char* what, Type type, int64_t rank) const {
+  Tensor t = any_constant(index, what, rank);
+  BQC_REQUIRE(t.type == type, what, " is ", type_name(t.type), " and should be ", type_name(type));
+  return t;
+}
+
+Tensor Node::real_constant(size_t index, const char* what, int64_t rank) const {
+  Tensor t = any_constant(index, what, rank);
+  BQC_REQUIRE(t.type == Type::f32 || t.type == Type::f16, what, " is ", type_name(t.type),
+              " and should be float32 or float16");
   return t;
 }
 

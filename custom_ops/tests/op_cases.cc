@@ -63,7 +63,7 @@ struct Maker {
     const int64_t strips = bqc::ceil_div(out, 16), planes = between(random, 1, 2);
     std::vector<Array> all = pair(b, s, in);
     all.push_back(whole<uint8_t>(u8, {planes, strips, bqc::ceil_div(in, 16), 2, 16}, 0, 255));
-    all.push_back(floats({planes, between(random, 0, 1) ? strips * 16 : 1}));
+    all.push_back(scales({planes, between(random, 0, 1) ? strips * 16 : 1}));
     all.push_back(floats({out}));
     return all;
   }
@@ -99,8 +99,10 @@ struct Maker {
   std::vector<Array> sign_table(int64_t rows, int64_t columns) {
     const int64_t planes = between(random, 1, 2);
     return {whole<uint8_t>(u8, {planes, rows, bqc::ceil_div(columns, 8)}, 0, 255),
-            floats({planes, between(random, 0, 1) ? rows : 1})};
+            scales({planes, between(random, 0, 1) ? rows : 1})};
   }
+  // float32 or float16.
+  Array scales(const Dims& dims) { return between(random, 0, 1) ? halves(dims) : floats(dims); }
   // fp16 numbers up to about 2, or any of them but infinities and NaN.
   Array halves(const Dims& dims) {
     return whole<uint16_t>(f16, dims, 0, between(random, 0, 1) ? 0x4000 : 0x7bff);
@@ -205,6 +207,7 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
        with(with(tiles, out), {{"approximate", int64_t{0}}}),
        linear(hidden, wide),
        {2, 3, 4}},
+      {"BlockLinearRelu", with(tiles, out), linear(hidden, wide), {2, 3, 4}},
       {"BlockLinearAddNorm",
        with(with(tiles, out),
             {{"residual_block", block}, {"residual_group", int64_t{0}}, {"epsilon", 1e-5f}}),
@@ -220,6 +223,7 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
        with(with(signs, out), {{"approximate", int64_t{0}}}),
        sign_linear(hidden, wide),
        {2, 3, 4}},
+      {"SignLinearRelu", with(signs, out), sign_linear(hidden, wide), {2, 3, 4}},
       {"SignLinearAddNorm",
        with(with(signs, out),
             {{"residual_block", block}, {"residual_group", int64_t{0}}, {"epsilon", 1e-5f}}),
@@ -260,6 +264,7 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
        with(with(sparse, out), {{"approximate", int64_t{0}}}),
        sparse_linear(hidden, wide),
        {2, 3, 4}},
+      {"SparseLinearRelu", with(sparse, out), sparse_linear(hidden, wide), {2, 3, 4}},
       {"SparseLinearAddNorm",
        with(with(sparse, out),
             {{"residual_block", block}, {"residual_group", int64_t{0}}, {"epsilon", 1e-5f}}),

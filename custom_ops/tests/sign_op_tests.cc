@@ -1,6 +1,7 @@
 // Operators over signs: what they refuse, and numbers that are known.
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <limits>
 
 #include "op_cases.h"
@@ -53,6 +54,9 @@ TEST(SignLinear, RefusesWhatDoesNotFit) {
   Case node = sign_linear(1, 32);
   node.constants = {2, 4};
   expect_refusal(node, "scales");
+  node = sign_linear(1, 32);
+  node.inputs[3] = Array(Type::u8, {1, 32});
+  expect_refusal(node, "scales is uint8 and should be float32 or float16");
 }
 
 // One scale of all outputs is that scale for every one of them.
@@ -73,6 +77,14 @@ TEST(SignLinear, SharesAScale) {
   const Result result = Session(shared).run(shared.inputs, 1);
   ASSERT_EQ(result.error, "");
   EXPECT_TRUE(result.outputs == Session(each).run(each.inputs, 2).outputs);
+  // And a scale that fp16 has is the same in either type.
+  Case halves = shared;
+  halves.inputs[3] = Array(Type::f16, {2, 1});
+  const uint16_t packed[] = {0x3800, 0xb400};
+  std::memcpy(halves.inputs[3].data.get(), packed, sizeof packed);
+  shared.inputs[3].as<float>()[0] = 0.5f;
+  shared.inputs[3].as<float>()[1] = -0.25f;
+  EXPECT_TRUE(Session(halves).run(halves.inputs, 1).outputs == Session(shared).run(shared.inputs, 2).outputs);
   EXPECT_NE(result.outputs[0].as<float>()[0], 0.0f);
 }
 
@@ -101,6 +113,20 @@ TEST(SignGather, ReadsSignsByColumn) {
       EXPECT_EQ(result.outputs[0].as<float>()[i * 11 + column], scales[0] * signs[0] + scales[3] * signs[1]);
     }
   }
+  // The same scales in fp16: numbers that it has, its smallest one and its largest among them.
+  Case halves = node;
+  const uint16_t packed[] = {0x3c00, 0x0001, 0xb8cd, 0x03ff, 0x7bff, 0x8000};
+  const float wide[] = {1.0f, 0x1p-24f, -0.60009765625f, 0x3ffp-24f, 65504.0f, -0.0f};
+  halves.inputs[2] = Array(Type::f16, {2, 3});
+  std::memcpy(halves.inputs[2].data.get(), packed, sizeof packed);
+  std::memcpy(node.inputs[2].data.get(), wide, sizeof wide);
+  EXPECT_TRUE(Session(halves).run(halves.inputs, 2).outputs == Session(node).run(node.inputs, 1).outputs);
+  for (const uint16_t wrong : {0x7c00, 0xfc00, 0x7e00}) {
+    halves.inputs[2].as<uint16_t>()[5] = wrong;
+    expect_refusal(halves, "table scales [2, 3] hold NaN or an infinity");
+  }
+  halves.inputs[2] = Array(Type::i8, {2, 3});
+  expect_refusal(halves, "table scales is int8 and should be float32 or float16");
   expect_refusal(with_dims(node, 1, {3, 2, 2}), "has 3 planes; it has 1 or 2");
   expect_refusal(with_attribute(node, "columns", int64_t{17}), "should have rows of 3 bytes");
   node.inputs[0].as<int64_t>()[0] = 3;

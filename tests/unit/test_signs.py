@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,16 +66,77 @@ def test_special_values() -> None:
     ]
 
 
-@pytest.mark.parametrize("fmt", [Binary("tensor"), Binary("row"), Ternary("tensor"), Ternary("row")])
+@pytest.mark.parametrize("span", SPANS)
+@pytest.mark.parametrize("make", [Binary, Ternary, lambda span, **more: Binary(span, planes=2, **more)])
+def test_scales_in_fp16(make: Any, span: str) -> None:
+    """They are those of float32, rounded; only what a first plane leaves is what its rounded scale leaves."""
+    w = (RNG.standard_normal((11, 70)) * np.exp2(RNG.integers(-12, 3, (11, 1))) + 0.01).astype(np.float32)
+    w[4] = 0
+    fmt, wide = make(span, scales="fp16"), make(span)
+    parts, known = fmt.quantized(w), wide.quantized(w)
+    assert parts["scales"].dtype == np.float16
+    np.testing.assert_array_equal(parts["signs"][0], known["signs"][0])
+    np.testing.assert_array_equal(parts["scales"][0], known["scales"][0].astype(np.float16))
+    np.testing.assert_allclose(parts["scales"], known["scales"], rtol=2**-9, atol=0)
+    values = fmt.restore(parts, w.shape)
+    assert values.dtype == np.float32
+    tiles, _ = fmt.tiles(parts)
+    rows, _ = fmt.table(parts)
+    assert tiles["scales"].dtype == rows["scales"].dtype == np.float16
+    np.testing.assert_array_equal(fmt.restore(tiles, w.shape), values)
+    np.testing.assert_array_equal(fmt.restore(rows, w.shape), values)
+    for table, stored in ((False, tiles), (True, rows)):
+        assert fmt.stored_bytes(*w.shape, table=table) == sum(part.nbytes for part in stored.values())
+    assert fmt.bits_per_element(*w.shape) < wide.bits_per_element(*w.shape)
+    assert (fmt.agrees(parts, w) != wide.agrees(known, w)).mean() < 0.01
+
+
+@pytest.mark.parametrize("fmt", [Binary("row", scales="fp16"), Ternary("tensor", scales="fp16")])
+def test_scales_that_fp16_cannot_hold(fmt: Binary | Ternary) -> None:
+    w = RNG.standard_normal((5, 64)).astype(np.float32)
+    for factor in (1e-30, 1e-6, 1e6, 1e30):
+        with pytest.raises(ValueError, match="use scales in fp32"):
+            fmt.quantized(w * np.float32(factor))
+        signs, scales = fmt.quantize(w * np.float32(factor))  # but trying a format is no error
+        assert np.isfinite(fmt.dequantize(signs, scales)).all()
+    assert not fmt.restore(fmt.quantized(np.zeros((5, 64), np.float32)), (5, 64)).any()
+    # Beside others, a row that is almost nothing is rounded to nearest: to a subnormal number, then to 0.
+    w[1] *= np.float32(1e-6)
+    w[2] *= np.float32(1e-9)
+    near = fmt.restore(fmt.quantized(w), w.shape)
+    assert (
+        np.abs(
+            near - replace(fmt, scales="fp32").restore(replace(fmt, scales="fp32").quantized(w), w.shape)
+        ).max()
+        < 1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    "fmt",
+    [
+        *(kind(span) for kind in (Binary, Ternary) for span in SPANS),
+        Binary("row", scales="fp16", planes=2),
+        Ternary("row", 24, "fp16"),
+    ],
+)
 def test_names(fmt: Binary | Ternary) -> None:
     assert type(fmt).parse(str(fmt)) == fmt
     assert fmt.bits_per_element(30522, 768) == pytest.approx(fmt.planes, rel=0.05)
 
 
-@pytest.mark.parametrize("text", ["Binary(block)", "Binary(64)", "Ternary", "Binary(row"])
+@pytest.mark.parametrize(
+    "text",
+    ["Binary(block)", "Binary(64)", "Ternary", "Binary(row", "Binary(row,planes=fp16)", "Binary(row,half=1)"],
+)
 def test_no_names(text: str) -> None:
     with pytest.raises(ValueError, match=r"write it like Binary\(tensor\)|no scale a"):
         Binary.parse(text)
+
+
+def test_no_such_scales() -> None:
+    with pytest.raises(ValueError, match="Ternary has no scales in 'fp8'; they are in one of fp32, fp16"):
+        Ternary.parse("Ternary(row,scales=fp8)")
 
 
 SKEWS = {

@@ -281,6 +281,37 @@ def BlockLinearGelu(
 
 
 @script(ai_bqc)
+def BlockLinearRelu(
+    codes,
+    exponents,
+    weight,
+    weight_exponents,
+    bias,
+    bits: int = 8,
+    block: int = 64,
+    group: int = 0,
+    layout: str = "n16k4",
+    out_bits: int = 8,
+    out_block: int = 64,
+    out_group: int = 0,
+):
+    """`BlockLinear`, ReLU, then `BlockQuantize`."""
+    y = BlockLinear(
+        codes,
+        exponents,
+        weight,
+        weight_exponents,
+        bias,
+        bits=bits,
+        block=block,
+        group=group,
+        layout=layout,
+    )
+    out, out_exponents = BlockQuantize(op.Relu(y), bits=out_bits, block=out_block, group=out_group)
+    return out, out_exponents
+
+
+@script(ai_bqc)
 def BlockLinearAddNorm(
     codes,
     exponents,

@@ -55,8 +55,9 @@ def SumPlanes(scaled):
 
 @script(ai_bqc)
 def SignDequantize(signs, scales):
-    """Planes of signs int8 [P, N, K] times their scales [P, N or 1], added up, float [N, K]."""
-    scaled = op.Mul(op.Cast(signs, to=1), op.Unsqueeze(scales, op.Constant(value_ints=[2])))
+    """Planes of signs int8 [P, N, K] times their scales [P, N or 1], added up, float [N, K]; scales may be fp16."""
+    wide = op.Cast(scales, to=1)
+    scaled = op.Mul(op.Cast(signs, to=1), op.Unsqueeze(wide, op.Constant(value_ints=[2])))
     return SumPlanes(scaled)
 
 
@@ -81,7 +82,8 @@ def SignDequantizeTiles(
     matrix = op.Reshape(kept, op.Concat(count, length, width, axis=0))
     doubled = op.Cast(op.Slice(matrix, first, outputs, two), to=1)
     signs = op.Sub(doubled, op.Constant(value_float=1.0))
-    scaled = op.Mul(signs, op.Unsqueeze(op.Slice(scales, first, outputs, one), one))
+    kept_scales = op.Cast(op.Slice(scales, first, outputs, one), to=1)
+    scaled = op.Mul(signs, op.Unsqueeze(kept_scales, one))
     return SumPlanes(scaled)
 
 
@@ -105,7 +107,7 @@ def SignLinear(
     outputs = op.Shape(w, start=2)
     count = op.Shape(exponents, start=-1)
     x_scale = op.Reshape(PowerOfTwo(exponents), op.Concat(rows, count, axis=0), allowzero=1)
-    w_scale = op.Unsqueeze(scales, step)
+    w_scale = op.Unsqueeze(op.Cast(scales, to=1), step)
     acc = op.Expand(op.Constant(value_float=0.0), op.Concat(rows, outputs, axis=0))
     i = op.Constant(value_ints=[0])
     going = op.Squeeze(op.Less(i, count))
@@ -168,6 +170,26 @@ def SignLinearGelu(
     y = SignLinear(codes, exponents, planes, scales, bias, block=block, group=group, layout=layout)
     g = Gelu(y, approximate=approximate)
     out, out_exponents = BlockQuantize(g, bits=out_bits, block=out_block, group=out_group)
+    return out, out_exponents
+
+
+@script(ai_bqc)
+def SignLinearRelu(
+    codes,
+    exponents,
+    planes,
+    scales,
+    bias,
+    block: int = 64,
+    group: int = 0,
+    layout: str = "n16k16",
+    out_bits: int = 8,
+    out_block: int = 64,
+    out_group: int = 0,
+):
+    """`SignLinear`, ReLU, then `BlockQuantize`."""
+    y = SignLinear(codes, exponents, planes, scales, bias, block=block, group=group, layout=layout)
+    out, out_exponents = BlockQuantize(op.Relu(y), bits=out_bits, block=out_block, group=out_group)
     return out, out_exponents
 
 
@@ -241,7 +263,8 @@ def SignGather(ids, rows, scales, columns: int = 768, layout: str = "row"):
     signs = op.Sub(op.Mul(op.Cast(kept, to=1), two), op.Constant(value_float=1.0))
     # One scale for all rows is that of any of them.
     every = op.Expand(scales, op.Shape(rows, end=2))
-    scale = op.Unsqueeze(op.Gather(every, flat, axis=1), op.Constant(value_ints=[2]))
+    taken_scales = op.Cast(op.Gather(every, flat, axis=1), to=1)
+    scale = op.Unsqueeze(taken_scales, op.Constant(value_ints=[2]))
     y = SumPlanes(op.Mul(signs, scale))
     return op.Reshape(y, op.Concat(op.Shape(ids), width, axis=0), allowzero=1)
 

@@ -235,6 +235,41 @@ def SparseLinearGelu(
 
 
 @script(ai_bqc)
+def SparseLinearRelu(
+    codes,
+    exponents,
+    tiles,
+    scales,
+    bias,
+    kept: int = 2,
+    of: int = 4,
+    bits: int = 8,
+    block: int = 64,
+    group: int = 0,
+    layout: str = "n16s4",
+    out_bits: int = 8,
+    out_block: int = 64,
+    out_group: int = 0,
+):
+    """`SparseLinear`, ReLU, then `BlockQuantize`."""
+    y = SparseLinear(
+        codes,
+        exponents,
+        tiles,
+        scales,
+        bias,
+        kept=kept,
+        of=of,
+        bits=bits,
+        block=block,
+        group=group,
+        layout=layout,
+    )
+    out, out_exponents = BlockQuantize(op.Relu(y), bits=out_bits, block=out_block, group=out_group)
+    return out, out_exponents
+
+
+@script(ai_bqc)
 def SparseLinearAddNorm(
     codes,
     exponents,

@@ -125,6 +125,7 @@ def block_cases(s: Sizes, rng: np.random.Generator) -> list[Case]:
             weights,
             layout=tiles,
         ),
+        Case("BlockLinearRelu", linear(hidden, s.ffn), {**geometry, **out}, weights, layout=tiles),
         Case(
             "BlockLinearAddNorm",
             [*linear(s.ffn, hidden), *residual, gamma, beta],

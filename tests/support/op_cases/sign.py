@@ -6,6 +6,7 @@ import numpy as np
 
 from bqc.formats.sign_layouts import pack_sign_rows, pack_sign_tiles
 from bqc.ops import reference
+from bqc.ops.registry import OPERATORS
 from tests.support.op_cases.case import Array, Case, Sizes
 
 __all__ = ["sign_cases"]
@@ -44,7 +45,7 @@ def sign_cases(s: Sizes, rng: np.random.Generator, blocks: list[Case]) -> list[C
     )
     table = [pack_sign_rows(signs(7, s.hidden)), scales(7)]
     embedding = named["EmbeddingLayerNorm"]
-    return [
+    cases = [
         Case("SignDequantize", [signs(s.ffn, s.hidden), scales(s.ffn)], {}),
         Case(
             "SignDequantizeTiles",
@@ -61,7 +62,7 @@ def sign_cases(s: Sizes, rng: np.random.Generator, blocks: list[Case]) -> list[C
             plain.constants,
             layout={"layout": "n16k16"},
         ),
-        *(linear(name) for name in ("Quantize", "QuantizeValues", "Gelu", "AddNorm")),
+        *(linear(name) for name in ("Quantize", "QuantizeValues", "Gelu", "Relu", "AddNorm")),
         Case(
             "SignGather",
             [embedding.inputs[0], *table],
@@ -77,3 +78,13 @@ def sign_cases(s: Sizes, rng: np.random.Generator, blocks: list[Case]) -> list[C
             layout={"layout": "row"},
         ),
     ]
+    return cases + [_with_half_scales(case) for case in cases]
+
+
+def _with_half_scales(case: Case) -> Case:
+    """The same operator over signs with scales in fp16, the smallest and the largest number among them."""
+    at = OPERATORS[case.op].inputs.index("word_scales" if "Embedding" in case.op else "scales")
+    halves = case.inputs[at].astype(np.float16)
+    halves[:, 1:2], halves[:, 2:3] = 2.0**-24, 65504.0
+    inputs = [*case.inputs[:at], halves, *case.inputs[at + 1 :]]
+    return Case(case.op, inputs, case.attributes, case.constants, layout=case.layout)

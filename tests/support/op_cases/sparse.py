@@ -59,5 +59,5 @@ def sparse_cases(s: Sizes, rng: np.random.Generator, blocks: list[Case]) -> list
             plain.constants,
             layout=layout,
         ),
-        *(linear(name) for name in ("", "Quantize", "QuantizeValues", "Gelu", "AddNorm")),
+        *(linear(name) for name in ("", "Quantize", "QuantizeValues", "Gelu", "Relu", "AddNorm")),
     ]

@@ -19,6 +19,7 @@ import bqc
 from bqc.cli import main
 from bqc.errors import BqcError
 from bqc.formats import Binary, BlockShift, Ternary
+from bqc.ir.anatomy import encoder
 from bqc.ir.synthetic import canonical_bert
 from bqc.passes._graph import key_of
 from bqc.passes._knapsack import best_subset
@@ -28,6 +29,7 @@ from bqc.passes.attach_functions import AttachFunctions
 from bqc.passes.plan_bbct import PlanBbct
 from bqc.passes.plan_binarybert import PlanBinarybert
 from bqc.passes.quantize_weights import QuantizeWeights
+from bqc.passes.relu_ffn import ReluFfn
 from bqc.passes.split_ternary import SplitTernary
 from bqc.plan import Plan
 from bqc.runtime.session import session
@@ -73,6 +75,30 @@ def test_everything_folds(weights: str, bits: int) -> None:
     assert ops["SignLinearGelu"] == ops["BlockAttention"] == ops["SignLinearQuantizeValues"] == 2
     assert ops["SignLinearQuantize"] == 4
     assert ops["SignLinear"] == ops["BlockLinear"] == 1  # pooler; last layer
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_relu_folds_too(bits: int) -> None:
+    model = lowered(Binarybert(activation_bits=bits, block=64, ffn_activation="relu"))
+    ops = Counter(node.op_type for node in model.graph)
+    assert ops["SignLinearRelu"] == 2
+    assert not [op for op in ops if "Gelu" in op or op == "Relu"]
+    assert encoder(model).relus == 2
+    assert encoder(model).gelus == 0
+
+
+def test_relu_takes_the_place_of_gelu() -> None:
+    model = canonical_bert(**TINY, gelu="tanh")
+    wanted = model.clone()
+    for node in wanted.graph:
+        if node.op_type == "Gelu":
+            node.op_type = "Relu"
+            node.attributes.clear()
+    assert ReluFfn()(model).modified
+    np.testing.assert_array_equal(run(model.clone()), run(wanted))
+    assert not ReluFfn()(model).modified
+    with pytest.raises(BqcError, match="no FFN of the model has GELU or ReLU"):
+        ReluFfn()(lowered(Binarybert()))
 
 
 @pytest.mark.parametrize("weights", KINDS)
@@ -127,7 +153,7 @@ def test_the_split_model_computes_what_the_ternary_one_did(shared: bool) -> None
     np.testing.assert_allclose(run(model.clone()), run(float_model), rtol=0, atol=1e-5)
     formats = Counter(map(str, Plan.of(model).weights.values()))
     assert not any(text.startswith("Ternary") for text in formats)
-    assert formats["Binary(row,planes=2)"] == 1
+    assert formats["Binary(row,scales=fp16,planes=2)"] == 1
     for one in scheme.lower():
         one(model)
         one(ternary)
@@ -197,7 +223,7 @@ def test_plan() -> None:
     plan = Plan.of(model)
     assert plan.weights["0:attention.output"] == Binary(group=24)
     assert plan.weights["0:ffn.output"] == plan.weights["head:pooler"] == Binary()
-    assert plan.weights["embedding:embedding.word"] == Binary("row")
+    assert plan.weights["embedding:embedding.word"] == Binary("row", scales="fp16")
     assert plan.weights["head:head"] == BlockShift(8, 64)
     assert set(plan.kept) == {"1:ffn.output", "embedding:embedding.type", "embedding:embedding.position"}
     assert plan.activations["head:pooler"] == BlockShift(8, 64)  # the last layer reads it
@@ -213,6 +239,8 @@ def test_plan() -> None:
         ({"activation_bits": 2}, "activations have no 2 bits; use 8, 6 or 4"),
         ({"position_bits": 16}, "position tables have no 16 bits; use 8 or 32"),
         ({"block": 48}, "no block 48"),
+        ({"ffn_activation": "gelu"}, "FFNs have no activation gelu; use keep or relu"),
+        ({"table_scales": "fp8"}, "scales of a table have no type fp8; use fp16 or fp32"),
     ],
 )
 def test_options_that_do_not_exist(options: dict[str, Any], message: str) -> None:
@@ -228,6 +256,36 @@ def test_kernels_give_the_bits_of_the_bodies(weights: str, tmp_path: Path) -> No
     plain = ort.InferenceSession(str(result.paths[0]), providers=["CPUExecutionProvider"])
     fast = session(result.paths[0], strict=True)
     np.testing.assert_array_equal(fast.run(None, given)[0], plain.run(None, given)[0])
+
+
+@pytest.mark.parametrize("weights", KINDS)
+@pytest.mark.parametrize("positions", [8, 32])
+def test_scales_of_the_table(weights: str, positions: int, tmp_path: Path) -> None:
+    """In fp16 they are stored and read as such, and what is computed stays near."""
+    outputs = {}
+    for scales in ("fp16", "fp32"):
+        model = canonical_bert(**TINY)
+        given = feeds(model)
+        path = tmp_path / f"{scales}.onnx"
+        bqc.compile(model, "binarybert", path, weights=weights, position_bits=positions, table_scales=scales)
+        stored = ir.load(path).graph.initializers
+        (name,) = (name for name in stored if "word" in name and name.endswith("scales"))
+        assert stored[name].dtype == (ir.DataType.FLOAT16 if scales == "fp16" else ir.DataType.FLOAT)
+        plain = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, given)[0]
+        np.testing.assert_array_equal(session(path, strict=True).run(None, given)[0], plain)
+        outputs[scales] = plain
+    # A code of an activation that is rounded to its neighbour is more than what scales lose.
+    assert np.abs(outputs["fp16"] - outputs["fp32"]).max() < 0.2 * np.abs(outputs["fp32"]).max()
+
+
+def test_a_table_whose_scales_fp16_cannot_hold(tmp_path: Path) -> None:
+    model = canonical_bert(**TINY)
+    (word,) = (w for n, w, _ in weight_uses(model) if key_of(n) == "embedding:embedding.word")
+    assert word is not None
+    word.const_value = ir.Tensor(word.const_value.numpy() * np.float32(1e-5), name=word.name)
+    with pytest.raises(BqcError, match=r"embedding.word\) has scales up to .*; use scales in fp32"):
+        bqc.compile(model, "binarybert", tmp_path / "small.onnx")
+    bqc.compile(model, "binarybert", tmp_path / "small.onnx", table_scales="fp32")
 
 
 def test_a_float_table_of_positions_stays_near() -> None:

@@ -125,9 +125,10 @@ def test_nan_is_seen() -> None:
 
 @pytest.mark.parametrize("span", ["tensor", "row"])
 @pytest.mark.parametrize("axis", [0, -1])
-@pytest.mark.parametrize("make", [Binary, Ternary, lambda span: Binary(span, planes=2)])
-def test_signs(make: Any, span: str, axis: int) -> None:
-    fmt = make(span)
+@pytest.mark.parametrize("scales", ["fp32", "fp16"])
+@pytest.mark.parametrize("make", [Binary, Ternary, lambda span, **more: Binary(span, planes=2, **more)])
+def test_signs(make: Any, scales: str, span: str, axis: int) -> None:
+    fmt, half = make(span, scales=scales), scales == "fp16"
     w = (RNG.standard_normal((23, 40)) + 0.2).astype(np.float32)
     w[3] = 0
     w[:, 5] = 0
@@ -135,12 +136,11 @@ def test_signs(make: Any, span: str, axis: int) -> None:
     t = torch.from_numpy(w.T.copy() if axis == 0 else w).requires_grad_()
     per_row = span == "row"
     if isinstance(fmt, Ternary):
-        ours = quantizers.fake_ternary_weight(t, per_row, axis)
+        ours = quantizers.fake_ternary_weight(t, per_row, axis, half)
     else:
-        ours = quantizers.fake_binary_weight(t, fmt.planes, per_row, axis)
+        ours = quantizers.fake_binary_weight(t, fmt.planes, per_row, axis, half)
     got = ours.detach().numpy()
-    # Of a second plane the first is taken away in float32 here, in float64 there.
-    np.testing.assert_allclose(got.T if axis == 0 else got, expected, rtol=0, atol=1e-6 * np.abs(w).max())
+    np.testing.assert_array_equal(got.T if axis == 0 else got, expected)
     assert ((got.T if axis == 0 else got) == 0).sum() == (expected == 0).sum()
     gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(0))
     ours.backward(gradient)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -368,6 +369,27 @@ def test_signs_are_trained_and_written(folder: Path, tmp_path: Path, weights: st
         pairs = [pair for pair in scales if pair.shape == (2, 1)]
         assert len(pairs) == 6 * 2 + 1
         assert all(first != second for first, second in pairs)
+
+
+@pytest.mark.parametrize("by", ["option", "stage"])
+def test_an_ffn_with_relu_is_trained_and_written(folder: Path, tmp_path: Path, by: str) -> None:
+    options: dict[str, Any] = {"activation_bits": 4, "block": 64}
+    if by == "option":
+        options["ffn_activation"] = "relu"
+    first: dict[str, Any] = {"name": "layers", "losses": {"hidden": 1, "scores": 1}, "learning_rate": 2e-3}
+    if by == "stage":
+        first["passes"] = ["relu-ffn"]
+    last = {"name": "split", "losses": {"logits": 1}, "learning_rate": 2e-3, "passes": ["split-ternary"]}
+    recipe = Recipe.checked({"stages": [first, last], "batch_size": 16, "dropout": 0.0}, "recipe")
+    out = tmp_path / "small.onnx"
+    result = train(
+        folder / "model.onnx", TASK, folder, out, scheme="binarybert", options=options, recipe=recipe
+    )
+    np.testing.assert_array_equal(*both_logits(folder, out, result.module))
+    written = ir.load(out)
+    operators = Counter(node.op_type for node in written.graph)
+    assert operators["SignLinearRelu"] == encoder(written).relus == 2
+    assert not [name for name in operators if "Gelu" in name or name == "Relu"]
 
 
 def test_a_split_run_goes_on_where_it_was_killed(folder: Path, tmp_path: Path) -> None:
