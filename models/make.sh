@@ -10,6 +10,6 @@ data=${BQC_DATA:?folder of the task files}
 [ -e "$out/start/model.onnx" ] || bqc export "$encoder" --new-head "$task" --seed 0 -o "$out/start/"
 bqc train "$out/start/model.onnx" --scheme none --task "$task" --data "$data" \
     --recipe "$here/recipes/finetune.yaml" --seed 0 --checkpoints "$out/run" --resume -o "$out/float/"
-bqc compile "$out/float/model.tuned.onnx" -o "$out/w8.onnx"
-bqc compile "$out/float/model.tuned.onnx" --weight-bits 4 -o "$out/w4.onnx"
-bqc eval "$out/float/model.tuned.onnx" "$out/w8.onnx" "$out/w4.onnx" --task "$task" --data "$data" --tokenizer "$out/float"
+bqc compile "$out/float/model.tuned.onnx" -o "$out/w8/"
+bqc compile "$out/float/model.tuned.onnx" --weight-bits 4 -o "$out/w4/"
+bqc eval "$out/float/model.tuned.onnx" "$out/w8/model.tuned.bqc.onnx" "$out/w4/model.tuned.bqc.onnx" --task "$task" --data "$data"
