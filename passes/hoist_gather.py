@@ -57,7 +57,7 @@ def hoist(model: ir.Model, domains: Collection[str]) -> int:
 
 def _gathers(node: ir.Node) -> dict[ir.Node, ir.Value]:
     """The gathers that are all there is to read of a node, with what they read, if one before it gives the same."""
-    if not by_token(node) or any(len(dims(value)) != 3 for value in _tokens(node)):
+    if not by_token(node) or not all(_has_tokens(value) for value in [*_tokens(node), *node.outputs]):
         return {}
     found: dict[ir.Node, ir.Value] = {}
     for value in node.outputs:
@@ -67,6 +67,11 @@ def _gathers(node: ir.Node) -> dict[ir.Node, ir.Value]:
         found.update(dict.fromkeys(readers, value))
     which = {str(constant(user.inputs[1])) for user in found}
     return found if len(which) == 1 else {}
+
+
+def _has_tokens(value: ir.Value) -> bool:
+    """Whether a value is [B, S, K]. One of a single row for all tokens is not."""
+    return value.shape is not None and len(value.shape) == 3 and value.shape[1] != 1
 
 
 def _takes_a_token(node: ir.Node) -> bool:
