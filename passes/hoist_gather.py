@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -13,7 +14,7 @@ from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import constant, dims, infer_types, standard_node
 from bqc.passes._padding import by_token, token_index
 
-__all__ = ["HoistGather"]
+__all__ = ["HoistGather", "hoist"]
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,26 @@ class HoistGather(ir.passes.InPlacePass):
     contract = Contract("exact")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        count = 0
-        for node in reversed(list(model.graph)):
-            gathers = _gathers(node)
-            if gathers and may_rewrite(node):
-                _hoist(model, node, gathers)
-                count += 1
-        return ir.passes.PassResult(model, count > 0)
+        return ir.passes.PassResult(model, hoist(model, {DOMAIN}) > 0)
+
+
+def hoist(model: ir.Model, domains: Collection[str]) -> int:
+    """Do what `HoistGather` does for operators of some domains; returns above how many.
+
+    It is exact for those of ``ai.bqc``. A float product may sum one row in another order than many.
+    """
+    count = 0
+    for node in reversed(list(model.graph)):
+        gathers = _gathers(node) if node.domain in domains else {}
+        if gathers and may_rewrite(node):
+            _hoist(model, node, gathers)
+            count += 1
+    return count
 
 
 def _gathers(node: ir.Node) -> dict[ir.Node, ir.Value]:
     """The gathers that are all there is to read of a node, with what they read, if one before it gives the same."""
-    if node.domain != DOMAIN or not by_token(node) or any(len(dims(value)) != 3 for value in _tokens(node)):
+    if not by_token(node) or not all(_has_tokens(value) for value in [*_tokens(node), *node.outputs]):
         return {}
     found: dict[ir.Node, ir.Value] = {}
     for value in node.outputs:
@@ -58,6 +67,11 @@ def _gathers(node: ir.Node) -> dict[ir.Node, ir.Value]:
         found.update(dict.fromkeys(readers, value))
     which = {str(constant(user.inputs[1])) for user in found}
     return found if len(which) == 1 else {}
+
+
+def _has_tokens(value: ir.Value) -> bool:
+    """Whether a value is [B, S, K]. One of a single row for all tokens is not."""
+    return value.shape is not None and len(value.shape) == 3 and value.shape[1] != 1
 
 
 def _takes_a_token(node: ir.Node) -> bool:
@@ -84,7 +98,12 @@ def _hoist(model: ir.Model, node: ir.Node, gathers: dict[ir.Node, ir.Value]) -> 
         for at, other in enumerate(node.inputs):
             if other is value:
                 node.replace_input_with(at, new.outputs[0])
-    infer_types(node)
+    if node.domain == DOMAIN:
+        infer_types(node)
+    else:
+        for value in node.outputs:
+            batch, _, width = dims(value)
+            value.shape = ir.Shape([batch, width])
     for gather, value in gathers.items():
         take_place(gather.outputs[0], value)
         model.graph.remove(gather, safe=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +12,9 @@ import numpy.typing as npt
 
 from bqc.evaluate.extras import require
 from bqc.evaluate.predict import find_head, ranks_of
-from bqc.evaluate.tokens import batches
+from bqc.evaluate.task import IGNORED
 from bqc.ir.anatomy import weights_of
+from bqc.passes.hoist_gather import hoist
 from bqc.runtime.inputs import EncoderInputs
 from bqc.sensitivity.spectrum import Product, Vector
 from bqc.sensitivity.subject import Subject
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Losses"]
 
-ROWS = 32
-"""Features a batch: enough for the cores, and the second derivative's graph of each has to fit."""
+TOKENS = 256
+"""Tokens a batch: enough for the matrix products; more only adds padding, and what the caches do not hold."""
 
 
 class Losses:
@@ -39,9 +42,11 @@ class Losses:
     def __init__(self, subject: Subject) -> None:
         torch = require("torch", "train")
         from bqc.train import module
+        from bqc.train.curvature import with_curvature
 
         if subject.threads is not None:
             torch.set_num_threads(subject.threads)
+        self._pool = ThreadPoolExecutor(torch.get_num_threads())
         sample = subject.sample
         assert sample is not None, "metrics that need labels are given a sample"
         assert sample.task is not None, "metrics that need labels are given a task"
@@ -49,8 +54,11 @@ class Losses:
         session = subject.float_session
         self._inputs = EncoderInputs.of(session)
         self._outputs = find_head(ranks_of(session), sample.task.kind).outputs
+        model = subject.model.clone()
+        hoist(model, {""})
         # The fused attention has no second derivative.
-        self._module = module(subject.model, fused_attention=False).eval().requires_grad_(False)
+        self._module = module(model, fused_attention=False).eval().requires_grad_(False)
+        with_curvature(self._module.graph)
 
     def mean_squared_gradients(self, names: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
         """Mean over features of the squared gradient of each one's loss, float64 in the weight's shape, by name."""
@@ -65,30 +73,53 @@ class Losses:
                 square.addcmul_(gradient, gradient, value=1 / self.count)
         return {name: square.double().numpy() for name, square in zip(names, squares, strict=True)}
 
-    def hessian(self, names: Sequence[str], rows: npt.NDArray[np.int64]) -> Product:
-        """v -> H v for the mean loss over some features and the weights of these names, flattened one after another.
+    def hessians(self, blocks: Sequence[Sequence[str]], rows: npt.NDArray[np.int64]) -> list[Product]:
+        """v -> H v for the mean loss over some features' labels and each block of weights, by name, flattened one
+        after another.
 
-        The graph of the gradient is made once, here; a product is one more backward pass through it. Products hold
-        until the next call of a method.
+        The graph of the gradients is made once, here; a product is one more backward pass through the part of it that
+        a block needs. Products hold until the next call of a method. Batches are spread over threads and summed in
+        their order: the number of threads changes no bit.
         """
         import torch
 
-        weights = self._differentiable(names)
-        parts: list[tuple[list[Tensor], float]] = []
-        for index in batches([self._sample.features.encodings[row] for row in rows], ROWS):
-            loss = self._loss(rows[index])
-            gradients = torch.autograd.grad(loss, weights, create_graph=True)
-            parts.append((list(gradients), len(index) / len(rows)))
-        sizes = [weight.numel() for weight in weights]
+        names = list(dict.fromkeys(name for block in blocks for name in block))
+        weights = dict(zip(names, self._differentiable(names), strict=True))
+        labels = self._labels(rows)
+
+        def gradients(batch: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+            loss = self._loss(batch) * (self._labels(batch) / labels)
+            found = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+            return dict(zip(names, found, strict=True))
+
+        with _one_thread_each():
+            found = list(self._pool.map(gradients, self._batches(rows)))
+        return [
+            self._product(
+                [[batch[name] for name in block] for batch in found], [weights[name] for name in block]
+            )
+            for block in blocks
+        ]
+
+    def _product(self, found: list[list[Tensor]], weights: list[torch.nn.Parameter]) -> Product:
+        """The product for one block of weights, whose gradients were found batch by batch."""
+        import torch
 
         def product(vector: Vector) -> Vector:
-            pieces = torch.from_numpy(vector.astype(np.float32)).split(sizes)
+            pieces = torch.from_numpy(vector.astype(np.float32)).split([weight.numel() for weight in weights])
             along = [piece.view_as(weight) for piece, weight in zip(pieces, weights, strict=True)]
-            total = np.zeros(sum(sizes))
-            for gradients, share in parts:
-                images = torch.autograd.grad(gradients, weights, grad_outputs=along, retain_graph=True)
-                total += share * torch.cat([image.reshape(-1) for image in images]).double().numpy()
-            return total
+
+            def images(gradients: list[Tensor]) -> list[Tensor]:
+                return list(torch.autograd.grad(gradients, weights, grad_outputs=along, retain_graph=True))
+
+            with _one_thread_each():
+                first, *others = self._pool.map(images, found)
+            totals = [one.clone() for one in first]  # what autograd returns may be part of its graph
+            for image in others:
+                for total, one in zip(totals, image, strict=True):
+                    total += one
+            result: Vector = torch.cat([total.reshape(-1) for total in totals]).double().numpy()
+            return result
 
         return product
 
@@ -112,6 +143,23 @@ class Losses:
         self._module.requires_grad_(False)
         return [self._module.parameter(name).requires_grad_(True) for name in names]
 
+    def _batches(self, rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+        """The rows in batches of about `TOKENS` tokens and of nearly one length, longest first."""
+        lengths = np.asarray([len(self._sample.features.encodings[row].ids) for row in rows])
+        order = np.argsort(-lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            end = start + max(1, TOKENS // int(lengths[order[start]]))
+            yield rows[order[start:end]]
+            start = end
+
+    def _labels(self, rows: npt.NDArray[np.int64]) -> int:
+        """Labels of some features: what the mean loss is the mean over."""
+        targets = self._sample.features.targets
+        if isinstance(targets, np.ndarray):
+            return len(rows)
+        return sum(int((targets[row] != IGNORED).sum()) for row in rows)
+
     def _loss(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Any:
         import torch
         from torch.nn import functional
@@ -129,3 +177,16 @@ class Losses:
             return functional.cross_entropy(scores.masked_fill(hidden, -1e4), targets)
         logits = outputs[0]
         return functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Threads of a pool that first run in here compute alone: sharing every operator costs more than it gives."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -8,16 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bqc.formats.stored import WeightFormat
-from bqc.sensitivity.metric import GradientMetric
-from bqc.sensitivity.options import Options
+from bqc.sensitivity.metric import HessianMetric
 from bqc.sensitivity.parts import Part
 from bqc.sensitivity.spectrum import Vector, top_eigenvalue, variability
-from bqc.sensitivity.subject import Subject
 
 __all__ = ["Hessian"]
 
 
-class Hessian(GradientMetric):
+class Hessian(HessianMetric):
     """``Omega * sum((W - Q(W))^2)`` with Omega = |mean| + std of the top eigenvalue over random subsets of the data.
 
     Omega alone is Q-BERT's sensitivity (arXiv 1909.05840, section 3.1), which knows no format; times the squared error
@@ -26,35 +24,39 @@ class Hessian(GradientMetric):
     """
 
     name: ClassVar[str] = "hessian"
-    in_subsets: ClassVar[bool] = True
-
-    def __init__(self, subject: Subject, options: Options) -> None:
-        super().__init__(subject, options)
-        self._blocks: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def __call__(
         self, part: Part, formats: Sequence[WeightFormat]
     ) -> tuple[dict[str, float], dict[str, Any]]:
-        names = [part.initializer]
-        if self.options.block == "layer":
-            names = self.losses.parameters_of(part.layer)
-        found = self._blocks.setdefault(tuple(names), {})
-        if not found:
-            found.update(self._eigenvalues(names))
+        found = self.found(part)
         scores = {
             str(fmt): found["omega"] * float(self.subject.squared_error(part, fmt).sum()) for fmt in formats
         }
         return scores, found
 
-    def _eigenvalues(self, names: Sequence[str]) -> dict[str, Any]:
-        random = np.random.default_rng(self.options.seed)
+    def block_of(self, part: Part) -> tuple[str, ...]:
+        """A part's own weight, or every parameter of its layer."""
+        if self.options.block == "layer":
+            return tuple(self.losses.parameters_of(part.layer))
+        return super().block_of(part)
+
+    def measure(self, blocks: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], dict[str, Any]]:
+        """Omega, the top eigenvalue of every subset, and the products taken."""
         # A subset starts from the eigenvector of the one before: they differ little, and it converges sooner.
-        vector: Vector = random.standard_normal(self.losses.size(names))
-        values, products = [], 0
+        vectors: list[Vector] = [
+            np.random.default_rng(self.options.seed).standard_normal(self.losses.size(block))
+            for block in blocks
+        ]
+        values: list[list[float]] = [[] for _ in blocks]
+        products = [0] * len(blocks)
         for rows in self.options.draw(self.losses.count):
-            value, vector, taken = top_eigenvalue(
-                self.losses.hessian(names, rows), vector, self.options.iterations, self.options.tolerance
-            )
-            values.append(value)
-            products += taken
-        return {"omega": variability(values), "eigenvalues": values, "products": products}
+            for at, product in enumerate(self.losses.hessians(blocks, rows)):
+                value, vectors[at], taken = top_eigenvalue(
+                    product, vectors[at], self.options.iterations, self.options.tolerance
+                )
+                values[at].append(value)
+                products[at] += taken
+        return {
+            block: {"omega": variability(found), "eigenvalues": found, "products": taken}
+            for block, found, taken in zip(blocks, values, products, strict=True)
+        }

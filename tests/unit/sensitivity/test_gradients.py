@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from bqc.evaluate.tasks import Features, find_task  # noqa: E402
 from bqc.evaluate.tokens import Encoding, Padder  # noqa: E402
 from bqc.formats import BlockShift  # noqa: E402
-from bqc.sensitivity import analyze  # noqa: E402
+from bqc.sensitivity import analyze, gradients  # noqa: E402
 from bqc.sensitivity.gradients import Losses  # noqa: E402
 from bqc.sensitivity.hessian import Hessian  # noqa: E402
 from bqc.sensitivity.hessian_trace import HessianTrace  # noqa: E402
@@ -21,6 +21,7 @@ from bqc.sensitivity.parts import Part, weight_parts  # noqa: E402
 from bqc.sensitivity.spectrum import variability  # noqa: E402
 from bqc.sensitivity.subject import Sample, Subject, from_task  # noqa: E402
 from bqc.train import module  # noqa: E402
+from bqc.train.curvature import gelu  # noqa: E402
 from tests.support.tiny_task import write_bert  # noqa: E402
 
 FMT = BlockShift(4, 16)
@@ -74,12 +75,81 @@ def test_products(model: Path, hessian: np.ndarray) -> None:
     with Subject(model, sample_of(model)) as subject:
         losses = Losses(subject)
         name = part_of(subject, KEY).initializer
-        product = losses.hessian([name], np.arange(ROWS))
+        product = losses.hessians([[name]], np.arange(ROWS))[0]
         for seed in range(3):
             vector = np.random.default_rng(seed).standard_normal(losses.size([name]))
             assert product(vector) == pytest.approx(
                 hessian @ vector, abs=1e-5 * np.abs(hessian).max() * 8 + 1e-7
             )
+
+
+@pytest.mark.parametrize(
+    "key", ["embedding:embedding.word", "0:attention.query", "0:ffn.intermediate", "0:ffn.output"]
+)
+def test_products_of_weights_before_the_head(model: Path, key: str) -> None:
+    with Subject(model, sample_of(model)) as subject:
+        part = part_of(subject, key)
+        weight = torch.from_numpy(subject.weight(part).copy())
+        along = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        _, expected = torch.autograd.functional.hvp(
+            lambda w: loss_of(subject, list(range(ROWS)), part.initializer, w), weight, along
+        )
+        (product,) = Losses(subject).hessians([[part.initializer]], np.arange(ROWS))
+        found = product(along.reshape(-1).double().numpy())
+    assert found == pytest.approx(
+        expected.reshape(-1).double().numpy(), rel=1e-3, abs=1e-5 * float(expected.abs().max())
+    )
+
+
+def test_products_do_not_depend_on_threads(model: Path) -> None:
+    found = []
+    for threads in (1, 3):
+        with Subject(model, sample_of(model), threads) as subject:
+            losses = Losses(subject)
+            names = losses.parameters_of("0")
+            (product,) = losses.hessians([names], np.arange(ROWS))
+            found.append(product(np.random.default_rng(0).standard_normal(losses.size(names))))
+    assert found[0].tobytes() == found[1].tobytes()
+
+
+def test_weights_of_a_layer_are_measured_together(model: Path) -> None:
+    """Each as if it were alone: the parts of a layer share nothing but the graph."""
+    options = Options(examples=4, subsets=2, iterations=4)
+    with Subject(model, sample_of(model)) as subject:
+        measure = Hessian(subject, options)
+        part = part_of(subject, "0:ffn.output")
+        together = measure(part, [FMT])[1]
+        alone = Hessian(subject, options).measure([(part.initializer,)])[part.initializer,]
+    assert together["products"] == alone["products"]
+    assert together["eigenvalues"] == pytest.approx(alone["eigenvalues"], rel=1e-5)
+
+
+def test_gelu_has_its_second_derivative() -> None:
+    x = torch.linspace(-6, 6, 49, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(gelu(x), torch.nn.functional.gelu(x))
+    assert torch.autograd.gradcheck(gelu, x)
+    assert torch.autograd.gradgradcheck(gelu, x)
+
+
+def test_tags_weigh_the_same_in_any_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_bert(tmp_path, layers=1, labels=9)
+    _every_token(path)
+    encodings = [
+        Encoding([2, 4, 6, 5, 3], [0] * 5),
+        Encoding([2, 5, 3], [0] * 3),
+        Encoding([2, 7, 3], [0] * 3),
+    ]
+    targets = [np.asarray([-100, 3, 0, 1, -100]), np.asarray([-100, 1, -100]), np.asarray([-100, 2, -100])]
+    sample = Sample("", Features(encodings, np.arange(3), targets), Padder(0), None, find_task("conll03"))
+    found = []
+    with Subject(path, sample) as subject:
+        part = part_of(subject, "0:ffn.output")
+        for tokens in (4, 64):
+            monkeypatch.setattr(gradients, "TOKENS", tokens)
+            losses = Losses(subject)
+            (product,) = losses.hessians([[part.initializer]], np.arange(3))
+            found.append(product(np.random.default_rng(0).standard_normal(losses.size([part.initializer]))))
+    assert found[0] == pytest.approx(found[1], rel=1e-3, abs=1e-6 * np.abs(found[1]).max())
 
 
 def test_a_block_of_several_weights_has_their_cross_terms(model: Path) -> None:
@@ -90,7 +160,7 @@ def test_a_block_of_several_weights_has_their_cross_terms(model: Path) -> None:
         size = losses.size(names)
         random = np.random.default_rng(0)
         one, two = random.standard_normal(size), random.standard_normal(size)
-        product = losses.hessian(names, np.arange(4))
+        product = losses.hessians([names], np.arange(4))[0]
         assert two @ product(one) == pytest.approx(one @ product(two), rel=1e-3)
 
 
