@@ -53,7 +53,7 @@ def _gathers(node: ir.Node) -> dict[ir.Node, ir.Value]:
     found: dict[ir.Node, ir.Value] = {}
     for value in node.outputs:
         readers = [user for user, _ in value.uses()]
-        if value.is_graph_output() or not readers or not all(_takes_a_token(user) for user in readers):
+        if value.is_graph_output() or not all(_takes_a_token(user) for user in readers):
             return {}
         found.update(dict.fromkeys(readers, value))
     which = {str(constant(user.inputs[1])) for user in found}

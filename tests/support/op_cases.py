@@ -16,6 +16,7 @@ from bqc.formats.sign_layouts import pack_sign_rows, pack_sign_tiles
 from bqc.formats.sparse import PATTERNS
 from bqc.formats.strips import pack_strips
 from bqc.ops import ragged_reference, reference
+from bqc.ops.constants import FLT_MAX
 from bqc.ops.registry import DOMAIN, OPERATORS, functions_for
 
 __all__ = ["Case", "bert_cases", "expected", "model", "same_bits"]
@@ -48,7 +49,7 @@ def model(case: Case, *, functions: bool = True) -> onnx.ModelProto:
     """A one-node model; inputs are x0, x1, ... but for the constants."""
     names = [f"x{i}" for i in range(len(case.inputs))]
     outputs = [f"y{i}" for i in range(len(expected(case)))]
-    attributes = {k: float(v) if k in ("epsilon", "scale") else v for k, v in case.attributes.items()}
+    attributes = {k: float(v) if k in ("epsilon", "scale", "minimum") else v for k, v in case.attributes.items()}
     node = helper.make_node(
         case.op, names, outputs, name=f"node_{case.op}", domain=DOMAIN, **attributes, **case.layout
     )
@@ -201,6 +202,29 @@ def bert_cases(s: Sizes) -> list[Case]:
         Case("BlockDequantize", list(residual), {"block": s.block, "group": 0}),
         Case(
             "BlockQuantizeValues", [special(floats(*lead, hidden)), mask], {**attention, "bits": s.out_bits}
+        ),
+        *(
+            Case(
+                "StaticQuantize",
+                [special(floats(*lead, hidden, wide=True)), np.array([exponent], np.float32)],
+                {"bits": s.out_bits, "block": s.block, "group": group, "minimum": minimum},
+            )
+            for exponent, group, minimum in (
+                (-2.5, 0, -FLT_MAX),
+                (-1.7, s.width, -0.17),
+                (-9.2, 0, -0.17),
+                (np.inf, 0, 0.0),
+                (-np.inf, 0, -1e-36),
+                (np.nan, 0, -1.0),
+            )
+        ),
+        *(
+            Case(
+                "StaticQuantizeValues",
+                [special(floats(*lead, hidden)), np.array([exponent], np.float32)],
+                {**attention, "bits": s.out_bits},
+            )
+            for exponent in (-3.0, 200.0)
         ),
         Case("Gelu", [special(floats(*lead, s.ffn) * 3)], {"approximate": s.seed % 2}),
         Case("Tanh", [special(floats(*lead, s.ffn) * 3)], {}),
