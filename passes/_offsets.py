@@ -68,7 +68,11 @@ def _matrix(value: ir.Value | None) -> NDArray[np.float32] | None:
 
 def _bias(graph: ir.Graph, old: ir.Value, data: NDArray[np.float32]) -> ir.Value:
     """A new initializer: others may read the old one."""
-    name = next(n for i in range(len(graph.initializers) + 1) if (n := f"{old.name}.moved{i or ''}") not in graph.initializers)
+    name = next(
+        n
+        for i in range(len(graph.initializers) + 1)
+        if (n := f"{old.name}.moved{i or ''}") not in graph.initializers
+    )
     value = ir.Value(
         name=name,
         type=old.type,

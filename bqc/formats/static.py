@@ -70,7 +70,9 @@ class Static:
         """Inverse of `str`. Raises ValueError for anything else."""
         match = _TEXT.fullmatch(text.replace(" ", ""))
         if not match:
-            raise ValueError(f"{text!r} is not a format; write it like Static(8,-4) or Static(4,-2,min=-0.17)")
+            raise ValueError(
+                f"{text!r} is not a format; write it like Static(8,-4) or Static(4,-2,min=-0.17)"
+            )
         bits, exponent, minimum, group = match.groups()
         return cls(
             int(bits),

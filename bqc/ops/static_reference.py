@@ -31,9 +31,7 @@ def static_quantize(
     return encode(shifted(x, e, zero), exponents, blocks.owner, bits), exponents, offset
 
 
-def static_quantize_values(
-    x: F32, exponent: F32, *, heads: int, bits: int, block: int
-) -> tuple[I8, I8]:
+def static_quantize_values(x: F32, exponent: F32, *, heads: int, bits: int, block: int) -> tuple[I8, I8]:
     """As `static_quantize` of x [B, S, H] in groups of a head, exponents int8 [B, n] as of `block_quantize_values`."""
     e = static_exponent(exponent)
     blocks = Blocks(x.shape[-1], block, x.shape[-1] // heads)

@@ -56,9 +56,7 @@ def best_exponent(x: Tensor, fmt: Static) -> int:
     if largest == 0:
         return 0
     top = int(torch.frexp(torch.tensor(largest)).exponent) - (fmt.bits - 1)
-    tried = {
-        min(max(top - step, MIN_EXPONENT), MAX_STATIC_EXPONENT): None for step in range(OCTAVES + 1)
-    }
+    tried = {min(max(top - step, MIN_EXPONENT), MAX_STATIC_EXPONENT): None for step in range(OCTAVES + 1)}
     errors = {exponent: _error(x, exponent, fmt) for exponent in tried}
     return min(errors, key=lambda exponent: (errors[exponent], -exponent))
 
@@ -87,7 +85,9 @@ class _Observer(fx.Interpreter):
         self._keep(self._points[id(exponent)], x)
         values = target is static_quantize_values
         count = kwargs["heads"] if values else x.shape[-1] // (kwargs["group"] or x.shape[-1])
-        none = torch.zeros(*(x.shape[:1] if values else x.shape[:-1]), count, dtype=torch.int32, device=x.device)
+        none = torch.zeros(
+            *(x.shape[:1] if values else x.shape[:-1]), count, dtype=torch.int32, device=x.device
+        )
         return (x, none) if values else (x, none, torch.zeros(1, device=x.device))
 
     def _keep(self, point: str, x: Tensor) -> None:

@@ -345,7 +345,9 @@ class _StaticEncode(torch.autograd.Function):
         if ctx.learn == "none":
             return to_x, None, None, None, None, None
         codes = _round_and_clamp(scaled.clone(), ctx.bits)
-        each = torch.where(inside, codes - scaled if ctx.learn == "lsq" else torch.zeros_like(codes), codes - zero)
+        each = torch.where(
+            inside, codes - scaled if ctx.learn == "lsq" else torch.zeros_like(codes), codes - zero
+        )
         balance = math.log(2) / math.sqrt(max(x.numel(), 1) * fmt.high)
         return to_x, (gradient * each).sum().reshape(1) * balance, None, None, None, None
 
