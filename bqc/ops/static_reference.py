@@ -18,10 +18,10 @@ I8 = NDArray[np.int8]
 def static_quantize(
     x: F32, exponent: F32, *, bits: int, block: int, group: int, minimum: float
 ) -> tuple[I8, I8, F32]:
-    """Codes and exponents of x [..., K], all exponents the one given, and what the code 0 falls short of 0.
+    """Codes and exponents of x [..., K], all exponents the one given, and the offset [1] of the codes.
 
-    ``exponent`` [1] is rounded half to even. x is ``codes * 2**exponents - offset``, where the offset [1] is ``zero *
-    2**exponent`` and ``zero`` the code of 0: 0, or below it where x has a minimum.
+    The exponent [1] is rounded half to even. x is ``codes * 2**exponents - offset``, the offset ``zero * 2**exponent``
+    and ``zero = clamp(low - round(minimum * 2**-exponent), low, 0)`` the code of 0.
     """
     e = static_exponent(exponent)
     zero = static_zero(e, bits, minimum)

@@ -88,7 +88,7 @@ def test_lsq_is_the_derivative_of_the_papers_quantiser() -> None:
 
 
 def test_pact_is_the_derivative_of_the_clipping_bound() -> None:
-    """arXiv 1805.06085, equation 1: 1 where x is at the bound alpha or above, else 0; here alpha is 15 steps."""
+    """Of arXiv 1805.06085, equation 1, by alpha: 1 where x is clipped, else 0; here alpha is 15 steps."""
     x = torch.rand(100, generator=torch.Generator().manual_seed(0)) * 8
     exponent = torch.tensor([-2.0], requires_grad=True)
     dequantized(x, exponent, bits=4, block=100, group=0, minimum=0.0, learn="pact").sum().backward()
