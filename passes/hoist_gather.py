@@ -15,6 +15,8 @@ from bqc.passes._padding import by_token, token_index
 
 __all__ = ["HoistGather"]
 
+_PRODUCTS = ("BlockLinear", "SignLinear", "SparseLinear", "XnorLinear")
+
 
 @dataclass(frozen=True)
 class HoistGather(ir.passes.InPlacePass):
@@ -30,8 +32,9 @@ class HoistGather(ir.passes.InPlacePass):
         first = BlockLinearAddNorm(Gather(x, 0; axis=1), Gather(ex, 0; axis=1), ..., Gather(r, ...), Gather(er, ...))
 
     again and again, up to the attention of the last layer: of a classifier, three quarters of that layer's work. Only
-    where nothing else reads what the operator makes, and of operators of ``ai.bqc`` alone: the plain residual ``Add``
-    of an output linear in float, Half or Index8 ends it. Contract: exact.
+    where nothing else reads what the operator makes, and of operators of ``ai.bqc`` and residual ``Add`` of their
+    products of codes, where these are not folded: that of an output linear in float, Half or Index8 ends it. Contract:
+    exact.
     """
 
     contract = Contract("exact")
@@ -48,7 +51,9 @@ class HoistGather(ir.passes.InPlacePass):
 
 def _gathers(node: ir.Node) -> dict[ir.Node, ir.Value]:
     """The gathers that are all there is to read of a node, with what they read, if one before it gives the same."""
-    if node.domain != DOMAIN or not by_token(node) or any(len(dims(value)) != 3 for value in _tokens(node)):
+    if node.domain != DOMAIN and not _adds_residual(node):
+        return {}
+    if not by_token(node) or any(len(dims(value)) != 3 for value in _tokens(node)):
         return {}
     found: dict[ir.Node, ir.Value] = {}
     for value in node.outputs:
@@ -58,6 +63,13 @@ def _gathers(node: ir.Node) -> dict[ir.Node, ir.Value]:
         found.update(dict.fromkeys(readers, value))
     which = {str(constant(user.inputs[1])) for user in found}
     return found if len(which) == 1 else {}
+
+
+def _adds_residual(node: ir.Node) -> bool:
+    if node.op_type != "Add" or node.domain or any(v is None or v.is_initializer() for v in node.inputs):
+        return False
+    products = [producer for v in node.inputs if v is not None and (producer := v.producer()) is not None]
+    return any(one.domain == DOMAIN and one.op_type in _PRODUCTS for one in products)
 
 
 def _takes_a_token(node: ir.Node) -> bool:
@@ -84,7 +96,12 @@ def _hoist(model: ir.Model, node: ir.Node, gathers: dict[ir.Node, ir.Value]) -> 
         for at, other in enumerate(node.inputs):
             if other is value:
                 node.replace_input_with(at, new.outputs[0])
-    infer_types(node)
+    if node.domain == DOMAIN:
+        infer_types(node)
+    else:
+        (out,) = node.outputs
+        batch, _, width = dims(out)
+        out.shape = ir.Shape([batch, width])
     for gather, value in gathers.items():
         take_place(gather.outputs[0], value)
         model.graph.remove(gather, safe=True)

@@ -178,7 +178,10 @@ def _static_pair(model: ir.Model, writer: Writer, node: ir.Node, fmt: Static, he
 def _exponent(model: ir.Model, node: ir.Node, fmt: Static) -> ir.Value:
     """The initializer of a point's scale, labelled as the point."""
     labels = {key: text for key, text in node.metadata_props.items() if key in (LAYER_KEY, ROLE_KEY)}
-    name = f"bqc.exponent.{'.'.join(labels.values())}"
+    name = f"bqc.exponent.{'.'.join(key_of(node).split(':'))}"
+    known = model.graph.initializers.get(name)
+    if known is not None:
+        return known
     data = np.array([0 if fmt.exponent is None else fmt.exponent], np.float32)
     value = ir.Value(
         name=name,

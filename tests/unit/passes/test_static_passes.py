@@ -171,6 +171,20 @@ def test_kernels_give_the_bits_of_the_bodies(tmp_path: Path) -> None:
     np.testing.assert_array_equal(fast.run(None, alone)[0], fast.run(None, given)[0][1:2])
 
 
+def test_behind_the_last_attention_only_first_tokens_are_computed() -> None:
+    model = planned()
+    for one in Binarybert("ternary").lower():
+        one(model)
+    ranks = {}
+    for node in model.graph:
+        if node.op_type == "SignLinear":
+            ranks[key_of(node)] = len(node.outputs[0].shape)
+    assert [key for key, rank in ranks.items() if rank == 2] == [
+        *(f"1:{kind}" for kind in ("attention.output", "ffn.intermediate", "ffn.output")),
+        "head:pooler",
+    ]
+
+
 def test_without_scales_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "model.onnx", tmp_path / "small.onnx"
     ir.save(canonical_bert(**TINY), source)
