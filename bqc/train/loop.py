@@ -209,6 +209,7 @@ def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
     trainer.model_accepts_loss_kwargs = False
     trainer.scales = [run.student.parameter(name) for name in run.student.scales]
     trainer.scale_learning_rate = recipe.scale_learning_rate
+    trainer.add_callback(_Settle(trainer.scales, recipe.learn_steps))
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     return trainer
 
@@ -247,6 +248,22 @@ class _Guard(transformers.TrainerCallback):
         if not finite.all():
             name, _ = gradients[int(finite.int().argmin())]
             raise BqcError(f"the gradient of {name.rpartition('student.graph.')[2]} is not finite")
+
+
+class _Settle(transformers.TrainerCallback):
+    """Keeps static scales as they are from a part of the steps on.
+
+    At the boundary of two powers of two, where the gradient of either points to the other, a scale changes with every
+    step, however small: the weights need steps in which it does not (TQT, Jain et al., arXiv 1903.08066, freezes too).
+    """
+
+    def __init__(self, scales: Sequence[torch.nn.Parameter], steps: float) -> None:
+        self._scales, self._steps = scales, steps
+
+    def on_pre_optimizer_step(self, _: Any, state: Any, __: Any, **___: Any) -> None:
+        if state.global_step >= self._steps * state.max_steps:
+            for one in self._scales:
+                one.grad = None  # which the optimizer passes over, its moments included
 
 
 class _Marker(transformers.TrainerCallback):

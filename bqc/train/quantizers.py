@@ -330,26 +330,31 @@ class _StaticEncode(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, exponent: Tensor, e: Tensor, zero: Tensor, bits: int, learn: str
     ) -> Tensor:
-        inverse = _power_of_two(-e, x.dtype)
-        ctx.bits, ctx.learn = bits, learn
-        ctx.save_for_backward(x, inverse, zero)
-        return _round_and_clamp(x * inverse + zero, bits)
+        inverse, zero = _power_of_two(-e, x.dtype), zero.to(x.dtype)
+        fmt = BlockShift(bits)
+        scaled = x * inverse + zero
+        clipped = scaled.clamp(fmt.low, fmt.high)
+        codes = clipped.round()
+        outside = clipped != scaled
+        ctx.learns = learn != "none" and ctx.needs_input_grad[1]
+        ctx.balance = math.log(2) / math.sqrt(max(x.numel(), 1) * fmt.high)
+        if ctx.learns:
+            # A backward pass over many numbers is memory traffic: what it multiplies by is made here.
+            each = (codes - clipped) if learn == "lsq" else torch.zeros_like(codes)
+            by_scale = torch.where(outside, codes - zero, each)
+            ctx.save_for_backward(inverse, outside, by_scale)
+        else:
+            ctx.save_for_backward(inverse, outside)
+        return codes
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
-        x, inverse, zero = ctx.saved_tensors
-        fmt = BlockShift(ctx.bits)
-        scaled = x * inverse + zero
-        inside = (scaled >= fmt.low) & (scaled <= fmt.high)
-        to_x = gradient * inverse * inside
-        if ctx.learn == "none":
+        inverse, outside, *by_scale = ctx.saved_tensors
+        to_x = (gradient * inverse).masked_fill_(outside, 0)
+        if not ctx.learns:
             return to_x, None, None, None, None, None
-        codes = _round_and_clamp(scaled.clone(), ctx.bits)
-        each = torch.where(
-            inside, codes - scaled if ctx.learn == "lsq" else torch.zeros_like(codes), codes - zero
-        )
-        balance = math.log(2) / math.sqrt(max(x.numel(), 1) * fmt.high)
-        return to_x, (gradient * each).sum().reshape(1) * balance, None, None, None, None
+        total = torch.dot(gradient.reshape(-1), by_scale[0].reshape(-1)).reshape(1)
+        return to_x, total * ctx.balance, None, None, None, None
 
 
 def _static(exponent: Tensor, bits: int, minimum: float) -> tuple[Tensor, Tensor, Tensor]:

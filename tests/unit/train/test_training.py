@@ -407,6 +407,32 @@ def test_static_scales_are_trained_and_written(
     assert set(begun.plan.unscaled) == set(steps)
 
 
+def test_static_scales_settle(folder: Path, tmp_path: Path) -> None:
+    options = {"weights": "binary", "activations": "static", "activation_bits": 4}
+    asked = {"scheme": "binarybert", "options": options, "limit": 32}
+    found = {}
+    for steps in (0.0, 0.5, 1.0):
+        recipe = Recipe.checked(
+            {
+                "stages": [{"name": "a", "losses": {"logits": 1}, "epochs": 4, "learning_rate": 1e-3}],
+                **{"batch_size": 8, "dropout": 0.0, "warmup": 0.0, "learn_steps": steps},
+            },
+            "here",
+        )
+        net = train(
+            folder / "model.onnx",
+            TASK,
+            folder,
+            tmp_path / "out.onnx",
+            recipe=recipe,
+            **asked,
+        ).module
+        found[steps] = torch.cat([net.parameter(name).detach() for name in net.scales])
+    assert torch.equal(found[0.0], found[0.0].round())
+    assert not torch.equal(found[0.5], found[0.0])
+    assert not torch.equal(found[0.5], found[1.0])
+
+
 def test_a_rule_for_static_scales_may_go_with_a_recipe(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
