@@ -21,11 +21,7 @@ from bqc.formats.signs import TERNARY_THRESHOLD
 from bqc.formats.sparse import ERROR_UNITS
 from bqc.ops.constants import FLT_MAX, FLT_MIN, HALF_MAX, MAX_STATIC_EXPONENT, MIN_EXPONENT, SOFTMAX_SCALE
 
-LEARNING_RULES = ("lsq", "pact", "none")
-"""How static scales are learned."""
-
 __all__ = [
-    "LEARNING_RULES",
     "binarize",
     "binary_dequantize",
     "block_dequantize",

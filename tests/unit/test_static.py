@@ -50,6 +50,11 @@ def test_what_is_no_such_format(text: str, message: str) -> None:
         Plan.from_yaml(f"bqc_recipe: 1\nactivations: {{'0:ffn.norm': '{text}'}}", "here")
 
 
+def test_weights_have_other_formats() -> None:
+    with pytest.raises(BqcError, match=r"weights: 0:ffn.output: 'Static\(8,-4\)' is a format of activations"):
+        Plan.from_yaml("bqc_recipe: 1\nweights: {'0:ffn.output': 'Static(8,-4)'}", "here")
+
+
 @pytest.mark.parametrize("bits", [8, 6, 4])
 @pytest.mark.parametrize("minimum", [None, -0.17, 0.0])
 @pytest.mark.parametrize("exponent", [-6, -3, 0])
