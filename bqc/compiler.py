@@ -26,6 +26,7 @@ from bqc.ops.registry import DOMAIN
 from bqc.passes._unfolded import unfolded
 from bqc.passes._weights import weight_uses
 from bqc.passes.attach_functions import AttachFunctions
+from bqc.passes.quantize_activations import require_scales
 from bqc.passes.unpad import Unpad
 from bqc.pipeline import Instrument, Step, run, watching
 from bqc.plan import Plan
@@ -154,6 +155,9 @@ def compile(
         if measuring is not None:
             measuring.imported(loaded)
         steps = run(loaded, planning, progress, 1, total)
+        if lowering:
+            # Said at once: quantising the weights of a large model takes its time.
+            require_scales(Plan.of(loaded))
         if measuring is not None:
             measuring.planned(loaded)
         steps += run(loaded, lowering, progress, 1 + len(planning), total)

@@ -17,16 +17,18 @@ import onnx_ir as ir
 import yaml
 
 from bqc.errors import BqcError
-from bqc.formats import BlockShift, Xnor
+from bqc.formats import BlockShift, Static, Xnor
 from bqc.formats.block_shift import ACTIVATION_BITS
 from bqc.formats.stored import WeightFormat, stored_format, weight_format
 from bqc.ir.anatomy import TABLE_ROLES
 
-__all__ = ["PLAN_KEY", "Plan", "matching"]
+__all__ = ["PLAN_KEY", "ActivationFormat", "Plan", "matching"]
 
 PLAN_KEY = "bqc.plan"
 VERSION = 1
 
+ActivationFormat = BlockShift | Static
+"""Formats of quantisation points: scales found at run time, or known before."""
 _Format = TypeVar("_Format")
 
 
@@ -56,7 +58,7 @@ class Plan:
 
     scheme: str
     weights: dict[str, WeightFormat] = field(default_factory=dict)
-    activations: dict[str, BlockShift] = field(default_factory=dict)
+    activations: dict[str, ActivationFormat] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
 
     def to_yaml(self) -> str:
@@ -112,6 +114,13 @@ class Plan:
         """Write the plan onto the model."""
         model.metadata_props[PLAN_KEY] = self.to_yaml()
 
+    @property
+    def unscaled(self) -> list[str]:
+        """Points whose static scale is not known yet."""
+        return [
+            key for key, fmt in self.activations.items() if isinstance(fmt, Static) and fmt.exponent is None
+        ]
+
     @classmethod
     def of(cls, model: ir.Model) -> Plan:
         """The plan of a model. Raises BqcError if no plan pass has run."""
@@ -154,9 +163,13 @@ def _tables_checked(weights: dict[str, WeightFormat], where: str) -> dict[str, W
     return weights
 
 
-def _activation_format(text: str) -> BlockShift:
+def _activation_format(text: str) -> ActivationFormat:
+    if text.lstrip().startswith("Static"):
+        return Static.parse(text)
     if not text.lstrip().startswith("BlockShift") and stored_format(text) is not None:
-        raise ValueError(f"{text} is a format of weights; points are BlockShift, like BlockShift(8,64)")
+        raise ValueError(
+            f"{text} is a format of weights; points are BlockShift or Static, like BlockShift(8,64) or Static(8,-4)"
+        )
     fmt = BlockShift.parse(text)
     if fmt.bits not in ACTIVATION_BITS:
         raise ValueError(f"{fmt} is a format of weights; activations have 8, 6 or 4 bits")

@@ -38,6 +38,7 @@ _BY_TOKEN = frozenset(
         "Gelu",
         "Tanh",
         "Relu",
+        "StaticQuantize",
         "Erf",
         "Add",
         "Sub",

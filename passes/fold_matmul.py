@@ -11,6 +11,7 @@ from onnxscript.rewriter import pattern
 from bqc.contract import Contract
 from bqc.passes._fold import DOMAIN, FoldRule, apply, linear
 from bqc.passes._graph import made_with
+from bqc.passes._offsets import fold_offsets
 
 __all__ = ["FoldMatMul"]
 
@@ -39,6 +40,10 @@ class FoldMatMul(ir.passes.InPlacePass):
 
         Add(MatMul(HalfRound(x), HalfDequantizeTiles(w)), bias)     ->     HalfLinear(x, w, bias)
 
+    The zero point of a static activation is moved into the bias first::
+
+        Add(MatMul(Sub(x, offset), W), bias)                        ->     Add(MatMul(x, W), bias - offset * sums of W)
+
     A Gather of tokens moves above the dequantise node first. Contract: ulp (the float MatMul's order of sums
     is undefined, the integer one's is not); the last two rules are exact.
     """
@@ -46,6 +51,7 @@ class FoldMatMul(ir.passes.InPlacePass):
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        moved = fold_offsets(model)
         first = apply(
             model,
             *(_GatherTokens, _Linear, _SignLinear, _SparseLinear),
@@ -57,7 +63,7 @@ class FoldMatMul(ir.passes.InPlacePass):
             *(_SignLinearQuantize, _SignLinearValues),
             *(_SparseLinearQuantize, _SparseLinearValues),
         )
-        return ir.passes.PassResult(model, first.modified or second.modified)
+        return ir.passes.PassResult(model, bool(moved) or first.modified or second.modified)
 
 
 class _GatherTokens(FoldRule):

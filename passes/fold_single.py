@@ -9,8 +9,11 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from bqc.contract import Contract
+from bqc.ir.anatomy import VALUE_KEY, value_key
+from bqc.ir.counting import may_rewrite
+from bqc.ir.rewrite import take_place
 from bqc.passes._fold import DOMAIN, FoldRule, apply
-from bqc.passes._graph import made_with
+from bqc.passes._graph import attributes_of, block_node, made_with
 
 __all__ = ["FoldSingle"]
 
@@ -29,6 +32,7 @@ class FoldSingle(ir.passes.InPlacePass):
         BlockQuantize(LayerNorm(x, gamma, beta))                BlockQuantize(ai.bqc.Gelu(x))
         LayerNorm(ai.bqc.Gelu(x), gamma, beta)
 
+    and so before a StaticQuantize, where the pooler's Tanh is one of them and others may read what they make.
     An embedding of two tables, and a head that ends in a LayerNormalization, have no operator of their own.
     Contract: ulp (integer sums of rows; a GELU polynomial within 1.5e-6).
     """
@@ -38,7 +42,40 @@ class FoldSingle(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         first = apply(model, _Norm, _Gelu)
         second = apply(model, _GeluNorm)
-        return ir.passes.PassResult(model, first.modified or second.modified)
+        third = _before_static(model)
+        return ir.passes.PassResult(model, first.modified or second.modified or third > 0)
+
+
+def _before_static(model: ir.Model) -> int:
+    """Replace what StaticQuantize and StaticQuantizeValues read; how many nodes were."""
+    count = 0
+    for reader in list(model.graph):
+        if reader.domain != DOMAIN or not reader.op_type.startswith("StaticQuantize"):
+            continue
+        value = reader.inputs[0]
+        node = None if value is None else value.producer()
+        if node is None or node.domain or not may_rewrite(node):
+            continue
+        out = node.outputs[0]
+        if node.op_type == "LayerNormalization" and len(node.inputs) == 3 and _is_last(out):
+            attributes: dict[str, Any] = {"epsilon": attributes_of(node).get("epsilon", 1e-5)}
+        elif node.op_type in ("Gelu", "Tanh"):
+            attributes = _form(out) if node.op_type == "Gelu" else {}
+        else:
+            continue
+        name = "LayerNorm" if attributes.keys() == {"epsilon"} else node.op_type
+        inputs = [given for given in node.inputs if given is not None]
+        made = block_node(name, inputs, attributes, like=node)
+        made.metadata_props[VALUE_KEY] = value_key(node)
+        model.graph.insert_before(node, made)
+        take_place(out, made.outputs[0])
+        model.graph.remove(node, safe=True)
+        count += 1
+    return count
+
+
+def _is_last(norm: ir.Value) -> bool:
+    return norm.shape is not None and made_with(norm).get("axis", -1) in (-1, len(norm.shape) - 1)
 
 
 class _Norm(FoldRule):
@@ -49,7 +86,7 @@ class _Norm(FoldRule):
     def check(self, context: Any, norm: ir.Value, **_: Any) -> Any:
         result = pattern.MatchResult()
         axis = made_with(norm).get("axis", -1)
-        if norm.shape is None or axis not in (-1, len(norm.shape) - 1):
+        if not _is_last(norm):
             return result.fail(f"LayerNormalization over axis {axis}, not the last", norm)
         return result
 

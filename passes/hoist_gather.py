@@ -16,6 +16,8 @@ from bqc.passes._padding import by_token, token_index
 
 __all__ = ["HoistGather", "hoist"]
 
+_PRODUCTS = ("BlockLinear", "SignLinear", "SparseLinear", "XnorLinear")
+
 
 @dataclass(frozen=True)
 class HoistGather(ir.passes.InPlacePass):
@@ -31,8 +33,9 @@ class HoistGather(ir.passes.InPlacePass):
         first = BlockLinearAddNorm(Gather(x, 0; axis=1), Gather(ex, 0; axis=1), ..., Gather(r, ...), Gather(er, ...))
 
     again and again, up to the attention of the last layer: of a classifier, three quarters of that layer's work. Only
-    where nothing else reads what the operator makes, and of operators of ``ai.bqc`` alone: the plain residual ``Add``
-    of an output linear in float, Half or Index8 ends it. Contract: exact.
+    where nothing else reads what the operator makes, and of operators of ``ai.bqc`` and residual ``Add`` of their
+    products of codes, where these are not folded: that of an output linear in float, Half or Index8 ends it. Contract:
+    exact.
     """
 
     contract = Contract("exact")
@@ -48,7 +51,7 @@ def hoist(model: ir.Model, domains: Collection[str]) -> int:
     """
     count = 0
     for node in reversed(list(model.graph)):
-        gathers = _gathers(node) if node.domain in domains else {}
+        gathers = _gathers(node) if node.domain in domains or _adds_residual(node) else {}
         if gathers and may_rewrite(node):
             _hoist(model, node, gathers)
             count += 1
@@ -62,7 +65,7 @@ def _gathers(node: ir.Node) -> dict[ir.Node, ir.Value]:
     found: dict[ir.Node, ir.Value] = {}
     for value in node.outputs:
         readers = [user for user, _ in value.uses()]
-        if value.is_graph_output() or not readers or not all(_takes_a_token(user) for user in readers):
+        if value.is_graph_output() or not all(_takes_a_token(user) for user in readers):
             return {}
         found.update(dict.fromkeys(readers, value))
     which = {str(constant(user.inputs[1])) for user in found}
@@ -72,6 +75,13 @@ def _gathers(node: ir.Node) -> dict[ir.Node, ir.Value]:
 def _has_tokens(value: ir.Value) -> bool:
     """Whether a value is [B, S, K]. One of a single row for all tokens is not."""
     return value.shape is not None and len(value.shape) == 3 and value.shape[1] != 1
+
+
+def _adds_residual(node: ir.Node) -> bool:
+    if node.op_type != "Add" or node.domain or any(v is None or v.is_initializer() for v in node.inputs):
+        return False
+    products = [producer for v in node.inputs if v is not None and (producer := v.producer()) is not None]
+    return any(one.domain == DOMAIN and one.op_type in _PRODUCTS for one in products)
 
 
 def _takes_a_token(node: ir.Node) -> bool:

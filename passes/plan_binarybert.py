@@ -10,9 +10,10 @@ import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.errors import BqcError
-from bqc.formats import Binary, BlockShift, Ternary
+from bqc.formats import Binary, BlockShift, Static, Ternary
+from bqc.formats.static import GELU_MINIMUM
 from bqc.formats.stored import WeightFormat
-from bqc.ir.anatomy import TABLE_ROLES, encoder, role
+from bqc.ir.anatomy import TABLE_ROLES, encoder, nodes_of, role
 from bqc.passes._graph import constant, key_of
 from bqc.passes._knapsack import best_subset
 from bqc.passes._points import PER_HEAD, points_of, readers_of
@@ -38,7 +39,8 @@ class PlanBinarybert(ir.passes.InPlacePass):
 
     Linears have a scale a matrix, the word table one a token, in fp16. Position and type tables, and the layers after
     the pooler, keep 8 bits; so does a word table that is a decoder too. Source: BinaryBERT (arXiv 2012.15701), whose
-    activations have one scale a tensor; ours have one a token and block. With a budget, adaptive splitting (its section
+    activations have one scale a tensor; ours have one a token and block, or with static ones, which training learns
+    (LSQ, arXiv 1902.08153), one a tensor too. With a budget, adaptive splitting (its section
     3.3): the knapsack is solved exactly, the gain of a weight is what ternary is better than binary by its scores
     (annotate-sensitivity), or without scores by its squared error.
 
@@ -53,6 +55,8 @@ class PlanBinarybert(ir.passes.InPlacePass):
     binary again what that leaves)."""
     activation_bits: int = 8
     """8, 6 or 4, for what these weights and attention read."""
+    activations: str = "dynamic"
+    """dynamic (scales found at run time) or static (scales that training learns)."""
     block: int | str = "row"
     """16, 32, 64, 128, 256 or row: elements of an activation that share an exponent."""
     position_bits: int = 8
@@ -80,6 +84,10 @@ class PlanBinarybert(ir.passes.InPlacePass):
         if self.budget_mib is not None and not isinstance(WEIGHTS[self.weights], Ternary):
             raise BqcError(f"a budget chooses which weights are ternary; with weights {self.weights} none is")
         check_activations(self.activation_bits, self.block)
+        if self.activations not in ("dynamic", "static"):
+            raise BqcError(f"there are no {self.activations} activations; use dynamic or static")
+        if self.activations == "static" and self.block != "row":
+            raise BqcError(f"static activations have one scale a tensor: leave out block {self.block}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         found = encoder(model)
@@ -105,8 +113,12 @@ class PlanBinarybert(ir.passes.InPlacePass):
             eight = any(isinstance(plan.weights.get(reader), BlockShift) for reader in readers)
             group = found.head_dim if point.split(":")[1] in PER_HEAD else 0
             # Softmax has codes of its own, which are always of 8 bits.
-            eight = eight or point.endswith(":attention.softmax")
-            plan.activations[point] = BlockShift(8 if eight else self.activation_bits, self.block, group)
+            softmax = point.endswith(":attention.softmax")
+            bits = 8 if eight or softmax else self.activation_bits
+            if self.activations == "static" and not softmax:
+                plan.activations[point] = Static(bits, minimum=_minimum(model, point), group=group)
+            else:
+                plan.activations[point] = BlockShift(bits, self.block, group)
         plan.attach(model)
         return ir.passes.PassResult(model, True)
 
@@ -119,6 +131,15 @@ class PlanBinarybert(ir.passes.InPlacePass):
             return replace(signs, span="row", scales=self.table_scales)
         # The context arrives in blocks of one head.
         return replace(signs, group=head_dim) if kind == "attention.output" else signs
+
+
+def _minimum(model: ir.Model, point: str) -> float | None:
+    """What the second input of an FFN is never below."""
+    layer, kind = point.split(":")
+    if kind != "ffn.gelu":
+        return None
+    (node, *_) = nodes_of(model, layer, kind)
+    return {"Gelu": GELU_MINIMUM, "Relu": 0.0}.get(node.op_type)
 
 
 def _spend(plan: Plan, model: ir.Model, budget: int) -> None:

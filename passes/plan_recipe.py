@@ -11,13 +11,12 @@ import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.errors import BqcError
-from bqc.formats import BlockShift
 from bqc.formats.stored import WeightFormat
 from bqc.ir.anatomy import encoder, role
 from bqc.passes._graph import dims, key_of
 from bqc.passes._points import POINT_ROLES, is_point
 from bqc.passes._weights import latents, weight_uses
-from bqc.plan import Plan
+from bqc.plan import ActivationFormat, Plan
 
 __all__ = ["PlanRecipe"]
 
@@ -63,7 +62,7 @@ class PlanRecipe(ir.passes.InPlacePass):
 
     def _check_groups(self, plan: Plan, model: ir.Model) -> None:
         """A row is a whole number of the groups that its format has."""
-        rows: list[tuple[str, str, Mapping[str, WeightFormat | BlockShift], Any]] = [
+        rows: list[tuple[str, str, Mapping[str, WeightFormat | ActivationFormat], Any]] = [
             ("weights", key_of(n), plan.weights, dims(latents(w)[0])[i]) for n, w, i in weight_uses(model)
         ]
         rows += [

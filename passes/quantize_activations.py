@@ -8,9 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from bqc.contract import Contract
-from bqc.formats import BlockShift
+from bqc.errors import BqcError
+from bqc.formats import BlockShift, Static
 from bqc.formats.half import HALF_FAMILIES
-from bqc.ir.anatomy import VALUE_KEY, encoder, nodes_of, role, value_key
+from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, VALUE_KEY, encoder, nodes_of, role, value_key
 from bqc.ir.build import Writer
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead, take_place
@@ -20,7 +21,7 @@ from bqc.passes._points import is_point
 from bqc.passes._weights import is_linear
 from bqc.plan import Plan
 
-__all__ = ["QuantizeActivations"]
+__all__ = ["QuantizeActivations", "require_scales"]
 
 INT64 = ir.DataType.INT64
 
@@ -40,15 +41,27 @@ class QuantizeActivations(ir.passes.InPlacePass):
 
     Values have one exponent per sequence, head and block: `BlockQuantizeValues`. A linear whose weight is in fp16 or
     indices of it reads its input rounded to fp16, ``MatMul(HalfRound(x), W)``; one HalfRound serves all that read x.
+    A point of static scale is read so by products alone, directly or through a Gather, Reshape or Transpose; residual
+    sums and outputs go on reading the float value, as in the papers::
+
+        codes, exponents, offset = StaticQuantize(y, exponent)
+        y' = BlockDequantize(codes, exponents)          where y has a minimum: Sub(BlockDequantize(...), offset)
+
+    where the exponent is an initializer of one number, which training learns.
     What follows GELU or ReLU gets no pair where only its signs are read (binarize-inputs): blocks would lose small
     numbers and add nothing.
     Contract: lossy, by the plan's formats.
+
+    Raises:
+        BqcError: a static scale is not known.
     """
 
     contract = Contract("lossy", cosine_min=0.8, idempotent=False)
 
     cosine_min: float = 0.8
     """Least cosine of the outputs before and after that is promised; -1 for formats that need training."""
+    uncalibrated: bool = False
+    """Static scales that are not known are 1, to be calibrated and learned."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "contract", replace(self.contract, cosine_min=self.cosine_min))
@@ -57,6 +70,8 @@ class QuantizeActivations(ir.passes.InPlacePass):
         plan = Plan.of(model)
         heads = encoder(model).heads
         writer = Writer(model.graph)
+        if not self.uncalibrated:
+            require_scales(plan)
         masks: dict[ir.Value | None, ir.Value] = {}
         count = 0
         for key, fmt in plan.activations.items():
@@ -74,6 +89,9 @@ class QuantizeActivations(ir.passes.InPlacePass):
                 continue
             for node in list(nodes_of(model, layer, kind)):
                 if not is_point(node) or not may_rewrite(node) or (kind == "ffn.gelu" and _gives_signs(node)):
+                    continue
+                if isinstance(fmt, Static):
+                    count += _static_pair(model, writer, node, fmt, heads)
                     continue
                 _pair(model, writer, node, fmt, mask if kind == "attention.value" else None, heads)
                 count += 1
@@ -111,6 +129,69 @@ def _gives_signs(node: ir.Node) -> bool:
         and not node.outputs[0].is_graph_output()
         and all((reader.op_type, reader.domain) == ("Binarize", DOMAIN) for reader in readers)
     )
+
+
+def require_scales(plan: Plan) -> None:
+    """Raise BqcError if a static point has no scale."""
+    if plan.unscaled:
+        raise BqcError(
+            f"{plan.unscaled[0]} has no scale: static activations are calibrated and learned by training (bqc train "
+            "--activations static)"
+        )
+
+
+_PRODUCTS = ("MatMul", "Gather", "Reshape", "Transpose", "Squeeze", "Slice")
+"""What products read a point by."""
+
+
+def _static_pair(model: ir.Model, writer: Writer, node: ir.Node, fmt: Static, heads: int) -> int:
+    point = node.outputs[0]
+    readers = [user for user, _ in point.uses() if user.op_type in _PRODUCTS and not user.domain]
+    if not readers:
+        return 0
+    block = dims(point)[-1]
+    exponent = _exponent(model, node, fmt)
+    geometry = {"block": block, "group": fmt.group}
+    if role(node) == "attention.value":
+        own = {"bits": fmt.bits, "block": block, "heads": heads}
+        quantize = block_node("StaticQuantizeValues", [point, exponent], own, like=node)
+        new = [quantize, *_for_every_token(writer, node, quantize)]
+        exponents = new[-1].outputs[0]
+    else:
+        minimum = {} if fmt.minimum is None else {"minimum": float(fmt.minimum)}
+        own = {"bits": fmt.bits, **geometry, **minimum}
+        quantize = block_node("StaticQuantize", [point, exponent], own, like=node)
+        new, exponents = [quantize], quantize.outputs[1]
+    new.append(block_node("BlockDequantize", [quantize.outputs[0], exponents], geometry, like=node))
+    if fmt.minimum is not None:
+        read = [new[-1].outputs[0], quantize.outputs[2]]
+        shape = None if point.shape is None else list(point.shape)
+        new.append(standard_node("Sub", read, {}, like=node, dtype=ir.DataType.FLOAT, shape=shape))
+    _same_value(node, quantize, new[-1])
+    for user, index in list(point.uses()):
+        if user in readers:
+            user.replace_input_with(index, new[-1].outputs[0])
+    model.graph.insert_after(node, new)
+    return 1
+
+
+def _exponent(model: ir.Model, node: ir.Node, fmt: Static) -> ir.Value:
+    """The initializer of a point's scale, labelled as the point."""
+    labels = {key: text for key, text in node.metadata_props.items() if key in (LAYER_KEY, ROLE_KEY)}
+    name = f"bqc.exponent.{'.'.join(key_of(node).split(':'))}"
+    known = model.graph.initializers.get(name)
+    if known is not None:
+        return known
+    data = np.array([0 if fmt.exponent is None else fmt.exponent], np.float32)
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(ir.DataType.FLOAT),
+        shape=ir.Shape([1]),
+        const_value=ir.Tensor(data, name=name),
+        metadata_props=labels,
+    )
+    model.graph.register_initializer(value)
+    return value
 
 
 def _pair(

@@ -23,6 +23,7 @@ FOLDER = ROOT / "docs" / "operators"
 
 FAMILIES = {
     "elementary": "Between float and blocks, elementwise and row-wise functions",
+    "static": "Activations of given scales",
     "linear": "Linear layers over packed weights",
     "attention": "Attention over quantised heads",
     "embedding": "Embedding",
@@ -40,6 +41,7 @@ Q = ("int8", ("B", "S", "H"))
 QE = ("int8", ("B", "S", "n"))
 INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
     "x": ("float32", ("...", "K"), "any values"),
+    "exponent": ("float32", ("1",), "of all scales; rounded half to even and clamped to -126 to 119, NaN 0"),
     "codes": CODES,
     "exponents": EXPONENTS,
     "mask": ("int64", ("B", "S"), "key padding mask: 0 drops a token"),
@@ -104,6 +106,7 @@ _SPARSE_TILES = (
 _SPARSE_SCALES = ("float32", ("ceil16(N)",), "a scale for each output")
 SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("BlockQuantizeValues", "x"): ("float32", ("B", "S", "H"), "any values"),
+    ("StaticQuantizeValues", "x"): ("float32", ("B", "S", "H"), "any values"),
     ("RaggedBlockQuantizeValues", "x"): ("float32", ("T", "H"), "any values"),
     **{
         (f"RaggedBlock{form}", "mask"): ("int64", ("T",), "0 hides a token")
@@ -193,6 +196,7 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
 
 ATTRIBUTES = {
     "bits": "bits of the codes: 8, 6, 4, 3 or 2",
+    "minimum": "at most 0: nothing is smaller, so that the code of 0 may lie below 0",
     "kept": "codes that are stored of every `of`",
     "of": "inputs of which `kept` are stored",
     "block": "elements that share an exponent",
@@ -217,6 +221,7 @@ ATTRIBUTES = {
 BITS = {
     "Sparse": "bits of the codes: 8 or 4",
     "BlockQuantize": "bits of the codes: 8, 6 or 4",
+    "StaticQuantize": "bits of the codes: 8, 6 or 4",
     "RaggedBlockQuantize": "bits of the codes: 8, 6 or 4",
 }
 """How operators begin -> what their attribute `bits` is, where it is not as in `ATTRIBUTES`."""
@@ -243,7 +248,7 @@ def outputs(operator: Operator) -> list[tuple[str, str, str]]:
     shapes = [list(described(operator, name)[1]) for name in operator.inputs]
     found = operator.infer(shapes, {**operator.attributes, **SYMBOLS})
     bits = BITS_OF.get(operator.name)
-    names = ["codes", "exponents"] if len(found) == 2 else ["bits" if bits else "y"]
+    names = ["codes", "exponents", "offset"][: len(found)] if len(found) > 1 else ["bits" if bits else "y"]
     unknown = f"ceil8({bits}) / 8" if bits else "n"
     return [
         (

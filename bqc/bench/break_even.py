@@ -11,7 +11,7 @@ import onnx_ir as ir
 from bqc.bench import products
 from bqc.bench.report import Machine
 from bqc.errors import BqcError
-from bqc.formats import BlockShift
+from bqc.formats import BlockShift, Static
 from bqc.ir.inputs import INPUTS_KEY, TOKEN_IDS, InputSpecs
 from bqc.passes._graph import dims, key_of
 from bqc.passes._padding import token_index
@@ -173,7 +173,10 @@ def require_shapes(model: ir.Model, shapes: Shapes) -> None:
 
 
 def inputs_of(model: ir.Model) -> dict[str, BlockShift]:
-    """``layer:role`` of the linears of a planned float model -> format of what they read, where the plan has one."""
+    """``layer:role`` of the linears of a planned float model -> format of what they read, where the plan has one.
+
+    Of a static one it is the format of the same blocks whose scales are found at run time.
+    """
     plan = Plan.of(model)
     found = {}
     for node in filter(is_linear, model.graph):
@@ -183,6 +186,8 @@ def inputs_of(model: ir.Model) -> dict[str, BlockShift]:
             taken = before.inputs[0]
             before = None if taken is None else taken.producer()
         fmt = None if before is None else plan.activations.get(key_of(before))
+        if isinstance(fmt, Static):
+            fmt = BlockShift(fmt.bits, fmt.block, fmt.group)
         if fmt is not None and fmt.block != "tensor":
             found[key_of(node)] = fmt
     return found

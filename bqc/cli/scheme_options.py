@@ -32,6 +32,11 @@ _OPTIONS = (
         "--activation-bits", type=click.Choice(["8", "6", "4"]), help="Of binarybert: bits. [default: 8]"
     ),
     click.option(
+        "--activations",
+        type=click.Choice(["dynamic", "static"]),
+        help="Of binarybert: scales found at run time, or learned by training. [default: dynamic]",
+    ),
+    click.option(
         "--position-bits",
         type=click.Choice(["8", "32"]),
         help="Of binarybert: bits of position and type tables, 32 for float. [default: 8]",
@@ -70,7 +75,10 @@ def scheme_options(command: Command) -> Command:
 
 def take_scheme_options(given: MutableMapping[str, Any]) -> dict[str, Any]:
     """Those that were given, as schemes take them; they are removed from ``given``."""
-    names = (*_NUMBERS, "block", "weights", "table_scales", "ffn_activation", "budget_mib", "scores")
+    names = (
+        *_NUMBERS,
+        *("block", "weights", "activations", "table_scales", "ffn_activation", "budget_mib", "scores"),
+    )
     found = {name: value for name in names if (value := given.pop(name, None)) is not None}
     for name in (*_NUMBERS, "block"):
         if found.get(name, "row") != "row":

@@ -64,6 +64,11 @@ SCHEMA_VERSION = 1
 @click.option("--learning-rate", type=float, metavar="X", help="Highest learning rate. [default: 5e-5]")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows a step. [default: 32]")
 @click.option(
+    "--learn",
+    type=click.Choice(["lsq", "pact", "none"]),
+    help="How static scales of activations are learned. [default: the recipe's, else lsq]",
+)
+@click.option(
     "--max-length", type=click.IntRange(min=3), metavar="N", help="Tokens to keep of a row. [default: 128]"
 )
 @click.option("--limit", type=click.IntRange(min=2), metavar="N", help="Train on the first N rows only.")
@@ -153,7 +158,7 @@ def _recipe(
         given["seed"] = seed
     if path is None:
         return default_recipe(scheme, options, **given)
-    others = sorted(set(given) - {"seed"})
+    others = sorted(set(given) - {"seed", "learn"})
     if others:
         raise BqcError(f"a recipe is a whole plan: leave out --{others[0].replace('_', '-')} or the recipe")
     return Recipe.read(path).model_copy(update=given)

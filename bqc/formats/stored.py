@@ -92,11 +92,15 @@ def weight_format(text: str) -> WeightFormat:
     from bqc import formats
 
     name = text.partition("(")[0].strip()
-    known = [one for one in formats.__all__ if hasattr(getattr(formats, one), "parse")]
+    known = [one for one in formats.__all__ if hasattr(getattr(formats, one), "stored_bytes")]
     if name not in known:
         spelled = {one.lower(): one for one in known}
         near = difflib.get_close_matches(name.lower(), spelled, n=1)
         hint = f"did you mean {spelled[near[0]]}? " if near else ""
+        if name in formats.__all__ and hasattr(getattr(formats, name), "parse"):
+            raise ValueError(
+                f"{text!r} is a format of activations; formats of weights are {', '.join(known)}"
+            )
         raise ValueError(
             f"{text!r} is not a format; {hint}formats are {', '.join(known)}, written like BlockShift(8,64); leave it "
             "out to keep it float"

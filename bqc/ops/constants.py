@@ -20,6 +20,7 @@ __all__ = [
     "HALF_MAX",
     "LOG2E",
     "MAX_EXPONENT",
+    "MAX_STATIC_EXPONENT",
     "MIN_EXPONENT",
     "NORM_BITS",
     "POWERS",
@@ -37,6 +38,8 @@ HALF_MAX = 65504.0
 MIN_EXPONENT = -126
 """Exponent of an all-zero block, and the smallest there is."""
 MAX_EXPONENT = 127
+MAX_STATIC_EXPONENT = 119
+"""Largest given exponent: a zero point at it is still a finite number."""
 
 POWERS = np.ldexp(np.float32(1), np.arange(MIN_EXPONENT, MAX_EXPONENT + 1)).astype(np.float32)
 """``POWERS[e + 126] == 2**e`` for e in [-126, 127]."""

@@ -22,9 +22,10 @@ from bqc.ops import (
     reference,
     sign_reference,
     sparse_reference,
+    static_reference,
     xnor_reference,
 )
-from bqc.ops.bodies import attention, elementary, embedding, half, linear, ragged, signs, sparse, xnor
+from bqc.ops.bodies import attention, elementary, embedding, half, linear, ragged, signs, sparse, static, xnor
 
 __all__ = ["DOMAIN", "OPERATORS", "OPSET", "VERSION", "Operator", "functions_for"]
 
@@ -195,6 +196,18 @@ _ALL = (
         "BlockQuantizeValues",
         linear.BlockQuantizeValues,
         reference.block_quantize_values,
+        lambda i, a: _values(i[0], a["heads"], a["block"]),
+    ),
+    Operator(
+        "StaticQuantize",
+        static.StaticQuantize,
+        static_reference.static_quantize,
+        lambda i, a: [*_quantized(i[0], a["block"], a["group"]), (F32, [1])],
+    ),
+    Operator(
+        "StaticQuantizeValues",
+        static.StaticQuantizeValues,
+        static_reference.static_quantize_values,
         lambda i, a: _values(i[0], a["heads"], a["block"]),
     ),
     Operator("Gelu", elementary.Gelu, reference.gelu, _same),

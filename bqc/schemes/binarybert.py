@@ -33,6 +33,8 @@ class Binarybert:
     binary again what that leaves."""
     activation_bits: int = 8
     """8, 6 or 4."""
+    activations: str = "dynamic"
+    """dynamic: scales found at run time; static: scales that training learns."""
     block: int | str = "row"
     """16, 32, 64, 128, 256 or "row": elements of an activation that share an exponent."""
     position_bits: int = 8
@@ -92,6 +94,7 @@ class Binarybert:
         return PlanBinarybert(
             weights=self.weights,
             activation_bits=self.activation_bits,
+            activations=self.activations,
             block=self.block,
             position_bits=self.position_bits,
             table_scales=self.table_scales,

@@ -46,4 +46,4 @@ def lowering(cosine_min: float = 0.8) -> list[ir.passes.InPlacePass]:
 
 def simulation(cosine_min: float = 0.8) -> list[ir.passes.InPlacePass]:
     """Passes from a planned float model to the graph that training runs: its weights are still float."""
-    return [BinarizeInputs(), QuantizeActivations(cosine_min=cosine_min)]
+    return [BinarizeInputs(), QuantizeActivations(cosine_min=cosine_min, uncalibrated=True)]

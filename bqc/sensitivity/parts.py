@@ -97,7 +97,7 @@ def fake_quantize(data: npt.NDArray[np.generic], axis: int, fmt: WeightFormat) -
 def _points(model: ir.Model, fmt: BlockShift) -> dict[str, BlockShift]:
     before = dict(model.metadata_props)
     PlanBbct(activation_bits=fmt.bits, block=fmt.block)(model)
-    points = Plan.of(model).activations
+    points = {key: own for key, own in Plan.of(model).activations.items() if isinstance(own, BlockShift)}
     model.metadata_props.clear()
     model.metadata_props.update(before)
     return points

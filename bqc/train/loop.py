@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,14 +207,32 @@ def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
         trainer.sampler = LengthGroups(run.train, recipe.batch_size * recipe.accumulate, recipe.seed)
     # Our losses are means of a batch: several batches a step and several processes are averaged.
     trainer.model_accepts_loss_kwargs = False
+    trainer.scales = [run.student.parameter(name) for name in run.student.scales]
+    trainer.scale_learning_rate = recipe.scale_learning_rate
+    trainer.add_callback(_Settle(trainer.scales, recipe.learn_steps))
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     return trainer
 
 
 class _Trainer(transformers.Trainer):
-    """Takes rows in the order of ``sampler``, if it has one."""
+    """Takes rows in the order of ``sampler``, if it has one; ``scales`` have a learning rate of their own."""
 
     sampler: LengthGroups | None = None
+    scales: Sequence[torch.nn.Parameter] = ()
+    scale_learning_rate: float = 0.0
+
+    def create_optimizer(self, *arguments: Any, **named: Any) -> Any:
+        known = self.optimizer is not None
+        optimizer = super().create_optimizer(*arguments, **named)
+        scales = [one for one in self.scales if one.requires_grad]
+        if scales and not known:
+            own = {id(one) for one in scales}
+            for group in optimizer.param_groups:
+                group["params"] = [one for one in group["params"] if id(one) not in own]
+            # Exponents do not decay: 0 is no better than another.
+            rate = {"lr": self.scale_learning_rate, "weight_decay": 0.0}
+            optimizer.add_param_group({**optimizer.defaults, **rate, "params": scales})
+        return optimizer
 
     def _get_train_sampler(self, *arguments: Any) -> Any:
         return self.sampler or super()._get_train_sampler(*arguments)
@@ -230,6 +248,22 @@ class _Guard(transformers.TrainerCallback):
         if not finite.all():
             name, _ = gradients[int(finite.int().argmin())]
             raise BqcError(f"the gradient of {name.rpartition('student.graph.')[2]} is not finite")
+
+
+class _Settle(transformers.TrainerCallback):
+    """Keeps static scales as they are from a part of the steps on.
+
+    At the boundary of two powers of two, where the gradient of either points to the other, a scale changes with every
+    step, however small: the weights need steps in which it does not (TQT, Jain et al., arXiv 1903.08066, freezes too).
+    """
+
+    def __init__(self, scales: Sequence[torch.nn.Parameter], steps: float) -> None:
+        self._scales, self._steps = scales, steps
+
+    def on_pre_optimizer_step(self, _: Any, state: Any, __: Any, **___: Any) -> None:
+        if state.global_step >= self._steps * state.max_steps:
+            for one in self._scales:
+                one.grad = None  # which the optimizer passes over, its moments included
 
 
 class _Marker(transformers.TrainerCallback):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -15,9 +16,12 @@ import torch
 from torch import Tensor
 
 from bqc.errors import BqcError
+from bqc.formats import Static
 from bqc.formats.stored import WeightFormat
 from bqc.ir import import_model
 from bqc.ir.anatomy import ANATOMY_KEY
+from bqc.ops.constants import MAX_STATIC_EXPONENT, MIN_EXPONENT
+from bqc.plan import PLAN_KEY, Plan
 from bqc.train.deployed import Deployed
 from bqc.train.taps import resolve
 from bqc.train.tracing import Settings, trace
@@ -34,6 +38,7 @@ def module(
     frozen: Iterable[str] = (),
     sparse_tables: bool = False,
     fused_attention: bool = True,
+    learn: str = "lsq",
     lower: Callable[[OnnxModule], ir.Model] | None = None,
 ) -> OnnxModule:
     """Make a trainable module of a graph.
@@ -47,6 +52,7 @@ def module(
         sparse_tables: gradients of lookup tables are sparse tensors (for SGD, SparseAdam).
         fused_attention: run attention by `scaled_dot_product_attention` where nothing looks inside it. It has no second
             derivative.
+        learn: how static scales are learned: ``lsq``, ``pact``, or ``none`` (`bqc.train.quantizers.static_quantize`).
         lower: makes the compiled graph of the module, as `bqc.train.training.Prepared.lowered` does. With it, the
             module in evaluation mode computes what that graph does, to the last bit, without gradients and taps.
 
@@ -57,7 +63,7 @@ def module(
     if not isinstance(loaded, ir.Model) or ANATOMY_KEY not in loaded.metadata_props:
         loaded, _ = import_model(loaded)
     settings = Settings(
-        dict(weights or {}), resolve(loaded, taps), dict(dropout or {}), sparse_tables, fused_attention
+        dict(weights or {}), resolve(loaded, taps), dict(dropout or {}), sparse_tables, fused_attention, learn
     )
     return OnnxModule(loaded, settings, tuple(frozen), lower)
 
@@ -72,6 +78,7 @@ class OnnxModule(torch.nn.Module):
         input_names: inputs of the graph; `forward` takes them as keywords, int64 ``[batch, sequence]``.
         output_names: outputs of the graph.
         taps: names of the intermediate values that are returned too.
+        scales: ONNX names of the parameters that are static scales -> ``layer:role`` of their points.
     """
 
     def __init__(
@@ -88,8 +95,9 @@ class OnnxModule(torch.nn.Module):
         self.input_names = tuple(value.name or "" for value in model.graph.inputs)
         self.output_names = tuple(value.name or "" for value in model.graph.outputs)
         self.taps = settings.taps
-        self._keys = traced.keys
-        for name in traced.matching(frozen):
+        self._keys, self.scales = traced.keys, traced.scales
+        unlearned = set(self.scales) if settings.learn == "none" else set()
+        for name in traced.matching(frozen) | unlearned:
             self.parameter(name).requires_grad_(False)
 
     def forward(self, **feeds: Tensor) -> dict[str, Tensor]:
@@ -124,16 +132,31 @@ class OnnxModule(torch.nn.Module):
     def write_back(self, model: ir.Model) -> None:
         """Put the parameters into the initializers of a graph, bit for bit; types and labels stay.
 
+        Static scales go into its plan, where it has one, with all of their digits.
+
         ``model`` is the graph that the module was made of, or an earlier dialect of it with the same initializers.
 
         Raises:
             BqcError: it lacks a parameter, or has it in another shape.
         """
         known = model.graph.initializers
+        if self.scales and PLAN_KEY in model.metadata_props:
+            self._write_scales(model)
         for name, parameter in self.initializers().items():
             value = known.get(name)
+            if name in self.scales and value is None:
+                continue
             data = parameter.detach().cpu().numpy()
             if value is None or value.const_value is None or value.const_value.shape.numpy() != data.shape:
                 raise BqcError(f"cannot write {name} {data.shape} back: the graph has no such initializer")
             stored = np.array(data.astype(value.const_value.numpy().dtype))
             value.const_value = ir.Tensor(stored, name=name)
+
+    def _write_scales(self, model: ir.Model) -> None:
+        plan, known = Plan.of(model), self.initializers()
+        for name, point in self.scales.items():
+            fmt = plan.activations[point]
+            assert isinstance(fmt, Static), "the plan that the graph was made by"
+            number = float(known[name].detach().clamp(MIN_EXPONENT, MAX_STATIC_EXPONENT))
+            plan.activations[point] = replace(fmt, exponent=number)
+        plan.attach(model)

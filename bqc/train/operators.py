@@ -45,6 +45,8 @@ class Operator:
     """Inputs that are Python numbers, not tensors."""
     makes: bool = False
     """Whether the function makes a tensor from numbers alone: it gets ``device``."""
+    learns: bool = False
+    """Whether its second input is a scale that is learned, by the rule ``learn``."""
 
 
 def supported() -> str:
@@ -237,6 +239,8 @@ _QUANTIZED = {
     "HalfRound": Operator(quantizers.fake_half),
     "MaskedSoftmax": Operator(quantizers.masked_softmax),
     "SoftmaxDequantize": Operator(quantizers.softmax_dequantize),
+    "StaticQuantize": Operator(quantizers.static_quantize, learns=True),
+    "StaticQuantizeValues": Operator(quantizers.static_quantize_values, learns=True),
 }
 
 OPERATORS: dict[tuple[str, str], Operator] = {

@@ -8,6 +8,7 @@ it. Unlike the deployed operators they let NaN and infinity through, so that a d
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from bqc.formats import Blocks, BlockShift, Sparse
 from bqc.formats.index8 import LEVELS
 from bqc.formats.signs import TERNARY_THRESHOLD
 from bqc.formats.sparse import ERROR_UNITS
-from bqc.ops.constants import FLT_MAX, FLT_MIN, HALF_MAX, MIN_EXPONENT, SOFTMAX_SCALE
+from bqc.ops.constants import FLT_MAX, FLT_MIN, HALF_MAX, MAX_STATIC_EXPONENT, MIN_EXPONENT, SOFTMAX_SCALE
 
 __all__ = [
     "binarize",
@@ -35,6 +36,8 @@ __all__ = [
     "fake_xnor_weight",
     "masked_softmax",
     "softmax_dequantize",
+    "static_quantize",
+    "static_quantize_values",
 ]
 
 
@@ -61,6 +64,43 @@ def block_quantize_values(
     largest = (x.detach().abs() * keep.unsqueeze(-1)).amax(1)
     exponents = _range_exponents(_split(largest, blocks).amax(-1), bits)
     return _Encode.apply(x, exponents.unsqueeze(1), blocks, bits), exponents
+
+
+def static_quantize(
+    x: Tensor,
+    exponent: Tensor,
+    *,
+    bits: int,
+    block: int,
+    group: int,
+    minimum: float = -FLT_MAX,
+    learn: str = "lsq",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes [..., K] (in x's type) and exponents int32 [..., n] of x [..., K] at the exponent [1], and the offset [1].
+
+    The scale 2**round(exponent) has a gradient through the codes, all of it: as rounded, with the identity for a
+    gradient (STE), and with that of the rule ``learn`` for the scale s, per element of the dequantised x:
+
+    - ``lsq`` (Esser et al., arXiv 1902.08153): code - x/s within the range, the code at its ends;
+    - ``pact`` (Choi et al., arXiv 1805.06085): the code at the ends, nothing within: what clips alone decides;
+    - ``none``: nothing.
+
+    Times s ln 2, as it is the exponent that is learned (TQT, Jain et al., arXiv 1903.08066), and times LSQ's 1 /
+    sqrt(elements * largest code). Codes are counted from the zero point.
+    """
+    e, offset, zero = _static(exponent, bits, minimum)
+    blocks = Blocks(x.shape[-1], block, group)
+    codes = _StaticEncode.apply(x, exponent, e, zero, bits, learn)
+    return codes, e.expand(*x.shape[:-1], blocks.count), offset
+
+
+def static_quantize_values(
+    x: Tensor, exponent: Tensor, *, heads: int, bits: int, block: int, learn: str = "lsq"
+) -> tuple[Tensor, Tensor]:
+    """As `static_quantize` of x [B, S, H] inside heads, exponents int32 [B, n]."""
+    e, _, zero = _static(exponent, bits, -FLT_MAX)
+    blocks = Blocks(x.shape[-1], block, x.shape[-1] // heads)
+    return _StaticEncode.apply(x, exponent, e, zero, bits, learn), e.expand(x.shape[0], blocks.count)
 
 
 def binarize(x: Tensor) -> Tensor:
@@ -280,6 +320,53 @@ class _Encode(torch.autograd.Function):
         # An exponent found from the block's own maximum covers all of it; of values, what it does not cover is masked.
         (inverse,) = ctx.saved_tensors
         return _scaled(gradient, inverse, ctx.blocks), None, None, None
+
+
+class _StaticEncode(torch.autograd.Function):
+    """Codes of x under a given exponent and zero point, with the gradients of `static_quantize`.
+
+    Who reads the codes multiplies them by s, so that their gradient is s times that of the dequantised x.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, exponent: Tensor, e: Tensor, zero: Tensor, bits: int, learn: str
+    ) -> Tensor:
+        inverse, zero = _power_of_two(-e, x.dtype), zero.to(x.dtype)
+        fmt = BlockShift(bits)
+        scaled = x * inverse + zero
+        clipped = scaled.clamp(fmt.low, fmt.high)
+        codes = clipped.round()
+        outside = clipped != scaled
+        ctx.learns = learn != "none" and ctx.needs_input_grad[1]
+        ctx.balance = math.log(2) / math.sqrt(max(x.numel(), 1) * fmt.high)
+        if ctx.learns:
+            # A backward pass over many numbers is memory traffic: what it multiplies by is made here.
+            each = (codes - clipped) if learn == "lsq" else torch.zeros_like(codes)
+            by_scale = torch.where(outside, codes - zero, each)
+            ctx.save_for_backward(inverse, outside, by_scale)
+        else:
+            ctx.save_for_backward(inverse, outside)
+        return codes
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+        inverse, outside, *by_scale = ctx.saved_tensors
+        to_x = (gradient * inverse).masked_fill_(outside, 0)
+        if not ctx.learns:
+            return to_x, None, None, None, None, None
+        total = torch.dot(gradient.reshape(-1), by_scale[0].reshape(-1)).reshape(1)
+        return to_x, total * ctx.balance, None, None, None, None
+
+
+def _static(exponent: Tensor, bits: int, minimum: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Exponent int32 [1], offset and zero point float [1] as `bqc.ops.static_reference` has them; no gradients."""
+    given = exponent.detach().float()
+    e = given.round().clamp(MIN_EXPONENT, MAX_STATIC_EXPONENT).to(torch.int32)
+    low = float(BlockShift(bits).low)
+    below = torch.round(torch.full_like(given, minimum) * _power_of_two(-e, torch.float32))
+    zero = (low - below).clamp(low, 0)
+    return e, zero * _power_of_two(e, torch.float32), zero
 
 
 class _FakeWeight(torch.autograd.Function):

@@ -79,7 +79,8 @@ class Recipe(_Strict):
     ``layer_map`` names the teacher's layer for each layer of the student; empty is uniform. With ``group_by_length``
     rows of a batch have similar lengths. ``dropout`` None takes the probabilities of config.json. With ``keep_best``
     the checkpoint of the best dev score is the result, and training stops after ``patience`` evaluations without a
-    better one (0: never).
+    better one (0: never). ``learn`` is how static scales of activations are learned, with their own learning rate,
+    in the first part of a stage's steps that ``learn_steps`` says (no meaning where there are none).
     """
 
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -93,6 +94,9 @@ class Recipe(_Strict):
     weight_decay: Weight = 0.01
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     frozen: tuple[str, ...] = ()
+    learn: Literal["lsq", "pact", "none"] = "lsq"
+    scale_learning_rate: Annotated[float, Field(gt=0)] = 1e-2
+    learn_steps: Annotated[float, Field(ge=0, le=1)] = 0.5
     keep_best: bool = False
     patience: Annotated[int, Field(ge=0)] = 0
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -49,6 +49,7 @@ class Settings:
     dropout: dict[str, float] = field(default_factory=dict)
     sparse_tables: bool = False
     fused_attention: bool = True
+    learn: str = "lsq"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Traced:
     """Initializer -> its parameter or buffer in ``module``."""
     weights: dict[str, set[str]]
     """``layer:role`` -> parameters with that label."""
+    scales: dict[str, str]
+    """Initializer that is a static scale -> ``layer:role`` of its point."""
 
     def matching(self, patterns: Iterable[str]) -> set[str]:
         """Parameters whose label matches a pattern. Raises BqcError for a pattern without any."""
@@ -98,6 +101,7 @@ class _Tracer:
         self.sizes: set[ir.Value] = set()
         self.lengths: set[ir.Value] = set()
         self.keys: dict[str, str] = {}
+        self.scales: dict[str, str] = {}
         self.taps = {value: name for name, value in tapped(model, settings.taps).items()}
         self.formats = self._formats()
         self.quantized: dict[tuple[ir.Value, WeightFormat], fx.Node] = {}
@@ -124,7 +128,7 @@ class _Tracer:
             value = self.model.graph.initializers[name]
             if ROLE_KEY in value.metadata_props:
                 labels.setdefault(key_of(value), set()).add(name)
-        return Traced(traced, keys, labels)
+        return Traced(traced, keys, labels, {name: key for name, key in self.scales.items() if name in keys})
 
     # Nodes
 
@@ -155,6 +159,11 @@ class _Tracer:
         named = {name: _plain(value) for name, value in attributes_of(node).items()}
         if known.makes:
             named["device"] = self.device
+        if known.learns:
+            named["learn"] = self.settings.learn
+            scale = node.inputs[1]
+            if scale is not None and scale.is_initializer():
+                self.scales[scale.name or ""] = key_of(node)
         return self.graph.call_function(known.function, tuple(arguments), named)
 
     def _argument(self, node: ir.Node, known: Operator, position: int, value: ir.Value | None) -> Any:

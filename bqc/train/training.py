@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+from torch import Tensor
 
 from bqc.artifact import INLINE_LIMIT, inline_bytes, output_path, require_own_files, write
 from bqc.compiler import compile as compile_model
@@ -20,11 +22,14 @@ from bqc.evaluate.files import read_json
 from bqc.evaluate.task import Task
 from bqc.evaluate.tasks import find_task
 from bqc.evaluate.tokens import TextEncoder
+from bqc.formats import Static
+from bqc.formats.static import static_exponent
 from bqc.ir import encoder, import_model
 from bqc.pipeline.spelling import parse
 from bqc.plan import Plan
 from bqc.runtime.inputs import EncoderInputs
 from bqc.schemes import scheme_class
+from bqc.train.calibration import calibrate
 from bqc.train.distillation import layer_map, taps_for
 from bqc.train.dropout import dropout_of
 from bqc.train.examples import Collator, Rows
@@ -65,6 +70,19 @@ class Prepared:
         for one in self.lowering:
             one(model)
         return model
+
+    def calibrated(self, batches: Iterable[Mapping[str, Tensor]]) -> Prepared:
+        """The same with scales for the static points that have none, from what ``batches`` are in the float model.
+
+        `bqc.train.calibration.calibrate` says how.
+        """
+        if self.plan is None or not self.plan.unscaled:
+            return self
+        plan = Plan.of(self.model)
+        found = calibrate(self.graph, batches)
+        plan.activations.update({key: found[key] for key in plan.unscaled if key in found})
+        plan.attach(self.model)
+        return _simulated(self.model, self.simulation, self.lowering)
 
     def rewritten(self, trained: OnnxModule, passes: Iterable[str]) -> Prepared:
         """``model`` with the weights of a module of ``graph`` and rewritten by passes, in place; what to train next.
@@ -261,9 +279,13 @@ def _train(source: Path, target: Path, side_files_from: Path | None, wanted: _Wa
     text = TextEncoder(source.parent, recipe.max_length)
     rows = [load_examples(task, wanted.data, split) for split in ("train", "dev")]
     prepared = prepare(loaded, wanted.scheme, wanted.options)
+    identity = _identity(prepared, recipe)
+    inputs = EncoderInputs.of_model(loaded)
+    collator = Collator(text, inputs)
+    learned = Rows(task, rows[0].head(wanted.limit), text)
+    prepared = prepared.calibrated(_calibration(learned, collator, recipe))
     student = _student(prepared, recipe, config)
     guide, theirs, layers, widths = _teacher(prepared, recipe, wanted.teacher or source, task, width)
-    inputs = EncoderInputs.of_model(loaded)
 
     def rewrite(trained: OnnxModule, passes: tuple[str, ...]) -> OnnxModule:
         nonlocal prepared
@@ -277,16 +299,16 @@ def _train(source: Path, target: Path, side_files_from: Path | None, wanted: _Wa
         layers=layers,
         widths=widths,
         task=task,
-        train=Rows(task, rows[0].head(wanted.limit), text),
+        train=learned,
         dev=Rows(task, rows[1], text),
-        collator=Collator(text, inputs),
+        collator=collator,
         recipe=recipe,
         folder=wanted.folder,
         resume=wanted.resume,
         save_steps=wanted.save_steps,
         progress=wanted.progress,
         rewrite=rewrite,
-        identity=_identity(prepared, recipe),
+        identity=identity,
     )
     metrics = run_stages(run)
     student = run.student
@@ -298,9 +320,8 @@ def _train(source: Path, target: Path, side_files_from: Path | None, wanted: _Wa
         one_file = inline_bytes(loaded) <= INLINE_LIMIT
         paths = write(loaded, target, single_file=one_file, side_files_from=side_files_from)
     else:
-        result = compile_model(
-            loaded, wanted.scheme, target, recipe=prepared.plan, side_files_from=side_files_from
-        )
+        plan = _rounded(Plan.of(loaded))
+        result = compile_model(loaded, wanted.scheme, target, recipe=plan, side_files_from=side_files_from)
         paths = list(result.paths)
     return TrainResult(tuple(paths), metrics, recipe, time.perf_counter() - started, student.eval())
 
@@ -310,6 +331,28 @@ def _identity(prepared: Prepared, recipe: Recipe) -> str:
     plan = "" if prepared.plan is None else prepared.plan.to_yaml()
     relus = encoder(prepared.model).relus
     return f"{recipe.to_yaml()}{plan}{f'relus: {relus}' if relus else ''}"
+
+
+CALIBRATION_ROWS = 128
+"""Rows that static scales begin with."""
+
+
+def _calibration(rows: Rows, collator: Collator, recipe: Recipe) -> Iterator[dict[str, Tensor]]:
+    """Batches of random rows, the same for the same seed."""
+    count = min(CALIBRATION_ROWS, len(rows))
+    drawn = np.sort(np.random.default_rng(recipe.seed).choice(len(rows), count, replace=False))
+    size = min(recipe.batch_size, 16)
+    for start in range(0, count, size):
+        yield collator([rows[int(row)] for row in drawn[start : start + size]])
+
+
+def _rounded(plan: Plan) -> Plan:
+    """The plan with the exponents that static scales are rounded to."""
+    for key, fmt in plan.activations.items():
+        if isinstance(fmt, Static) and fmt.exponent is not None:
+            exponent = int(static_exponent(np.array(fmt.exponent, np.float32)))
+            plan.activations[key] = replace(fmt, exponent=exponent)
+    return plan
 
 
 def _no_options(options: Mapping[str, Any] | None) -> None:
@@ -347,6 +390,7 @@ def _student(prepared: Prepared, recipe: Recipe, config: dict[str, Any]) -> Onnx
         taps=taps_for([stage.losses for stage in recipe.stages]),
         dropout=dropout,
         frozen=recipe.frozen,
+        learn=recipe.learn,
     )
 
 

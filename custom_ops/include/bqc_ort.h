@@ -166,6 +166,7 @@ std::unique_ptr<Kernel> make_kernel(const Node& node, const KernelSet* set) {
 
 // Operators of each family.
 std::vector<OpSpec> conversion_ops();
+std::vector<OpSpec> static_ops();
 std::vector<OpSpec> elementwise_ops();
 std::vector<OpSpec> linear_ops();
 std::vector<OpSpec> sign_linear_ops();

@@ -4,6 +4,7 @@
 namespace bqc {
 
 constexpr int kMinExponent = -126;
+constexpr int kMaxStaticExponent = 119;
 constexpr int kNormBits = 20;
 constexpr float kLog2E = 0x1.715476p+0f;
 constexpr float kSoftmaxScale = 0x1.fep+7f;

@@ -13,6 +13,7 @@ const std::vector<Family>& families() {
                                           {"attention", attention_ops, Work::codes},
                                           {"embedding", embedding_ops, Work::rows},
                                           {"conversion", conversion_ops, Work::rows},
+                                          {"static", static_ops, Work::rows},
                                           {"binarize", binarize_ops, Work::rows},
                                           {"elementwise", elementwise_ops, Work::rows}};
   return all;

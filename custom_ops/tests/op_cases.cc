@@ -194,6 +194,8 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
       {"BlockQuantize", activations, {m.floats(x)}, {}},
       {"BlockDequantize", format, m.pair(b, s, hidden), {}},
       {"BlockQuantizeValues", with(head, {{"bits", int64_t{8}}}), {m.floats(x), m.mask({b, s})}, {}},
+      {"StaticQuantize", with(activations, {{"minimum", -0.17f}}), {m.floats(x), m.floats({1})}, {}},
+      {"StaticQuantizeValues", with(head, {{"bits", int64_t{4}}}), {m.floats(x), m.floats({1})}, {}},
       {"Gelu", {{"approximate", int64_t{1}}}, {m.floats(x)}, {}},
       {"Tanh", {}, {m.floats(x)}, {}},
       {"LayerNorm", {{"epsilon", 1e-12f}}, joined({m.floats(x)}, affine), {}},

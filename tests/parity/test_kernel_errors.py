@@ -321,6 +321,7 @@ def test_constants_of_header() -> None:
 
     scalars = {
         "kMinExponent": constants.MIN_EXPONENT,
+        "kMaxStaticExponent": constants.MAX_STATIC_EXPONENT,
         "kNormBits": constants.NORM_BITS,
         "kLog2E": constants.LOG2E,
         "kSoftmaxScale": constants.SOFTMAX_SCALE,

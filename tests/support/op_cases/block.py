@@ -6,6 +6,7 @@ import numpy as np
 
 from bqc.formats import Blocks, BlockShift
 from bqc.ops import reference
+from bqc.ops.constants import FLT_MAX
 from tests.support.op_cases.case import Array, Case, Sizes, draw_floats, with_special
 from tests.support.op_cases.ragged import ragged_cases
 
@@ -82,6 +83,29 @@ def block_cases(s: Sizes, rng: np.random.Generator) -> list[Case]:
         Case("BlockDequantize", list(residual), {"block": s.block, "group": 0}),
         Case(
             "BlockQuantizeValues", [special(floats(*lead, hidden)), mask], {**attention, "bits": s.out_bits}
+        ),
+        *(
+            Case(
+                "StaticQuantize",
+                [special(floats(*lead, hidden, wide=True)), np.array([exponent], np.float32)],
+                {"bits": s.out_bits, "block": s.block, "group": group, "minimum": minimum},
+            )
+            for exponent, group, minimum in (
+                (-2.5, 0, -FLT_MAX),
+                (-1.7, s.width, -0.17),
+                (-9.2, 0, -0.17),
+                (np.inf, 0, 0.0),
+                (-np.inf, 0, -1e-36),
+                (np.nan, 0, -1.0),
+            )
+        ),
+        *(
+            Case(
+                "StaticQuantizeValues",
+                [special(floats(*lead, hidden)), np.array([exponent], np.float32)],
+                {**attention, "bits": s.out_bits},
+            )
+            for exponent in (-3.0, 200.0)
         ),
         Case("Gelu", [special(floats(*lead, s.ffn) * 3)], {"approximate": s.seed % 2}),
         Case("Tanh", [special(floats(*lead, s.ffn) * 3)], {}),

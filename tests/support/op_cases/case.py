@@ -52,7 +52,9 @@ def model(case: Case, *, functions: bool = True) -> onnx.ModelProto:
     """A one-node model; inputs are x0, x1, ... but for the constants."""
     names = [f"x{i}" for i in range(len(case.inputs))]
     outputs = [f"y{i}" for i in range(len(expected(case)))]
-    attributes = {k: float(v) if k in ("epsilon", "scale") else v for k, v in case.attributes.items()}
+    attributes = {
+        k: float(v) if k in ("epsilon", "scale", "minimum") else v for k, v in case.attributes.items()
+    }
     node = helper.make_node(
         case.op, names, outputs, name=f"node_{case.op}", domain=DOMAIN, **attributes, **case.layout
     )
