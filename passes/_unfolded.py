@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bqc.formats import BlockShift
+from bqc.formats import BlockShift, Static
 from bqc.formats.stored import WeightFormat, stored_format
 from bqc.ir.anatomy import FloatPart, encoder, layer, role
 from bqc.ops.registry import DOMAIN, OPERATORS
@@ -62,10 +62,10 @@ def _attention(model: ir.Model) -> Iterator[FloatPart]:
         yield FloatPart(key_of(node), f"multiplied in float: {why}")
 
 
-def _differing(formats: Mapping[str, BlockShift | None], head_dim: int) -> str:
+def _differing(formats: Mapping[str, BlockShift | Static | None], head_dim: int) -> str:
     """Why a product of two points does not run on integers, and the format that would."""
     query, key = formats.get("attention.query"), formats.get("attention.key")
-    if query is None or key is None:
+    if not isinstance(query, BlockShift) or not isinstance(key, BlockShift):
         return "what it reads is not quantised head by head"
     own = replace(query, block="row" if query.block == "tensor" else query.block, group=head_dim)
     return f"attention.query is {query} and attention.key {key}: write {own} for both"

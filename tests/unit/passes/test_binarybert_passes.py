@@ -25,7 +25,6 @@ from bqc.passes._graph import key_of
 from bqc.passes._knapsack import best_subset
 from bqc.passes._weights import weight_uses
 from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
-from bqc.passes.attach_functions import AttachFunctions
 from bqc.passes.plan_bbct import PlanBbct
 from bqc.passes.plan_binarybert import PlanBinarybert
 from bqc.passes.quantize_weights import QuantizeWeights
@@ -34,6 +33,7 @@ from bqc.passes.split_ternary import SplitTernary
 from bqc.plan import Plan
 from bqc.runtime.session import session
 from bqc.schemes.binarybert import Binarybert
+from tests.support.running import first_output
 
 TINY = {"layers": 2, "hidden": 48, "heads": 2, "ffn": 72}
 KINDS = ("split", "ternary", "binary", "two-plane")
@@ -48,11 +48,8 @@ def feeds(model: ir.Model) -> dict[str, Any]:
     return {value.name: full[value.name] for value in model.graph.inputs if value.name}
 
 
-def run(model: ir.Model) -> Any:
-    """First output, in plain ONNX Runtime."""
-    AttachFunctions()(model)
-    data = ir.to_proto(model).SerializeToString()
-    return ort.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, feeds(model))[0]
+def run(model: ir.Model, *, kernels: bool = False) -> Any:
+    return first_output(model, feeds(model), kernels=kernels)
 
 
 def lowered(scheme: Binarybert, *more: Any, **sizes: Any) -> ir.Model:
@@ -107,11 +104,13 @@ def test_every_step_keeps_the_numbers(weights: str) -> None:
     model = canonical_bert(**TINY)
     for one in (*scheme.plan(), *scheme.lower()[:3]):
         one(model)
-    before = run(model)
+    before = run(model, kernels=True)
     for one in scheme.lower()[3:]:
         one(model)
         # Float sums before a fold and integer sums after it may round a code to its neighbour.
-        np.testing.assert_allclose(run(model), before, rtol=0, atol=0.01, err_msg=type(one).__name__)
+        now = run(model, kernels=True)
+        np.testing.assert_allclose(now, before, rtol=0, atol=0.01, err_msg=type(one).__name__)
+    np.testing.assert_array_equal(run(model), now)
 
 
 def test_quantised_weights_are_those_of_the_formats() -> None:

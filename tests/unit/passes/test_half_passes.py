@@ -24,6 +24,7 @@ from bqc.plan import Plan
 from bqc.runtime.session import session
 from bqc.runtime.tables import Tables
 from bqc.schemes.lowering import lowering
+from tests.support.running import first_output
 
 TINY = {"layers": 2, "hidden": 48, "heads": 2, "ffn": 72}
 FORMATS = [Half(), Index8()]
@@ -38,11 +39,8 @@ def feeds(model: ir.Model) -> dict[str, Any]:
     return {value.name: full[value.name] for value in model.graph.inputs if value.name}
 
 
-def run(model: ir.Model) -> Any:
-    """First output, in plain ONNX Runtime."""
-    AttachFunctions()(model)
-    data = ir.to_proto(model).SerializeToString()
-    return ort.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, feeds(model))[0]
+def run(model: ir.Model, *, kernels: bool = False) -> Any:
+    return first_output(model, feeds(model), kernels=kernels)
 
 
 def everywhere(fmt: Any, tables: Any = None) -> Plan:
@@ -90,11 +88,13 @@ def test_every_step_keeps_the_numbers(fmt: Any, plan: Any) -> None:
     passes = lowering()
     for one in passes[:3]:
         one(model)
-    before = run(model)
+    before = run(model, kernels=True)
     assert np.abs(before - was).max() < (0.05 if plan is everywhere else 0.2) * np.abs(was).max()
     for one in passes[3:]:
         one(model)
-        np.testing.assert_allclose(run(model), before, rtol=0, atol=0.01, err_msg=type(one).__name__)
+        now = run(model, kernels=True)
+        np.testing.assert_allclose(now, before, rtol=0, atol=0.01, err_msg=type(one).__name__)
+    np.testing.assert_array_equal(run(model), now)
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=str)

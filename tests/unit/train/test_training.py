@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,50 +157,85 @@ def test_accumulated_batches_train_like_one_larger_batch(folder: Path, tmp_path:
         torch.testing.assert_close(trained[1][name], value, atol=2e-4, rtol=1e-3)
 
 
-def run_verb(folder: Path, out: Path, checkpoints: Path, *more: str, grouped: bool = False) -> list[str]:
-    recipe = folder / "recipe.yaml"
-    stages = Recipe.two_stage(epochs=2, learning_rate=2e-3, batch_size=8, group_by_length=grouped)
-    recipe.write_text(stages.to_yaml(), encoding="utf-8")
-    return [
-        sys.executable,
-        *("-m", "bqc.cli", "train", str(folder / "model.onnx"), "--task", "mrpc", "--data", str(folder)),
-        *("--recipe", str(recipe), "--weight-bits", "4", "--checkpoints", str(checkpoints)),
-        *("--save-steps", "3", "-o", str(out), *more),
-    ]
-
-
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("grouped", [False, True], ids=["random", "grouped"])
-def test_a_killed_run_resumes_to_the_same_weights(folder: Path, tmp_path: Path, grouped: bool) -> None:
-    outputs = [tmp_path / run / "out.onnx" for run in ("whole", "killed")]
-    whole = run_verb(folder, outputs[0], tmp_path / "a", grouped=grouped)
-    subprocess.run(whole, check=True, capture_output=True, env=ENVIRONMENT)
-    killed = subprocess.Popen(
-        run_verb(folder, outputs[1], tmp_path / "b", grouped=grouped),
-        env=ENVIRONMENT,
-        stderr=subprocess.DEVNULL,
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For runs whose weights are compared with those of processes in ENVIRONMENT."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def in_a_process(arguments: list[str], *launcher: str) -> list[str]:
+    """The command line; what need not be killed or launched is run in this process, which has imported torch."""
+    return [sys.executable, *launcher, "-m", "bqc.cli", *arguments]
+
+
+def passed(folder: Path, step: int) -> bool:
+    """Whether a checkpoint of this step, or of a later one, is there."""
+    return any(int(path.name.split("-")[1]) >= step for path in folder.glob("checkpoint-*"))
+
+
+def verb(folder: Path, run: Path, *, grouped: bool) -> list[str]:
+    """Two stages of two epochs of five steps, with a checkpoint after every other step; what is written is in `run`."""
+    run.mkdir(exist_ok=True)
+    stages = Recipe.two_stage(epochs=2, learning_rate=2e-3, batch_size=8, group_by_length=grouped)
+    (run / "recipe.yaml").write_text(stages.to_yaml(), encoding="utf-8")
+    return [
+        *("train", str(folder / "model.onnx"), "--task", "mrpc", "--data", str(folder), "--limit", "40"),
+        *("--recipe", str(run / "recipe.yaml"), "--weight-bits", "4", "--save-steps", "2", "-q"),
+        *("--checkpoints", str(run / "checkpoints"), "-o", str(run / "out.onnx")),
+    ]
+
+
+def same_files(one: Path, other: Path) -> bool:
+    return all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in ("out.onnx", "out.onnx.data")
     )
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_weights(folder: Path, tmp_path: Path, one_thread: None) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "killed"
+    assert main(verb(folder, whole, grouped=False)) == 0
+    arguments = verb(folder, run, grouped=False)
+    killed = subprocess.Popen(in_a_process(arguments), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    stage = run / "checkpoints" / "0-layers"
     deadline = time.monotonic() + 300
-    while not list((tmp_path / "b").glob("0-layers/checkpoint-1*")):  # mid-epoch, an epoch has 12 steps
+    while not passed(stage, 6):  # in the second epoch
         assert killed.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert not outputs[1].exists()
-    (tmp_path / "b" / "0-layers" / "checkpoint-99").mkdir()  # what a kill while writing leaves
-    again = run_verb(folder, outputs[1], tmp_path / "b", "--resume", grouped=grouped)
-    subprocess.run(again, check=True, capture_output=True, env=ENVIRONMENT)
-    for name in ("out.onnx", "out.onnx.data"):
-        a, b = (output.with_name(name).read_bytes() for output in outputs)
-        assert a == b
+    assert not (run / "out.onnx").exists()
+    (stage / "checkpoint-99").mkdir()  # what a kill while writing leaves
+    assert main([*arguments, "--resume"]) == 0
+    assert same_files(whole, run)
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one_with_the_doubled_batch(folder: Path, tmp_path: Path) -> None:
+def test_groups_of_rows_are_the_same_after_a_run_was_resumed(folder: Path, tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "again"
+    assert main(verb(folder, whole, grouped=True)) == 0
+    # What a kill in the second epoch leaves.
+    last = Path("checkpoints", "0-layers", "checkpoint-8")
+    shutil.copytree(whole / last, run / last)
+    shutil.copy(whole / "checkpoints" / "run.yaml", run / "checkpoints")
+    assert main([*verb(folder, run, grouped=True), "--resume"]) == 0
+    assert same_files(whole, run)
+    # It went on from there: what makes a checkpoint again writes this file.
+    before, after = ((one / last / "trainer_state.json").stat().st_mtime_ns for one in (whole, run))
+    assert before == after
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_with_the_doubled_batch(
+    folder: Path, tmp_path: Path, one_thread: None
+) -> None:
     recipe = Recipe.fine_tuning(epochs=2, learning_rate=1e-3, dropout=0.0, batch_size=8)
     for name, size in (("two", 8), ("one", 16)):
         text = recipe.model_copy(update={"batch_size": size}).to_yaml()
@@ -207,31 +243,25 @@ def test_two_processes_train_like_one_with_the_doubled_batch(folder: Path, tmp_p
 
     def arguments(name: str) -> list[str]:
         return [
-            *("bqc.cli", "train", str(folder / "model.onnx"), "--scheme", "none", "--task", "mrpc"),
             *(
+                "train",
+                str(folder / "model.onnx"),
+                "--scheme",
+                "none",
+                "--task",
+                "mrpc",
                 "--data",
                 str(folder),
-                "--recipe",
-                str(tmp_path / f"{name}.yaml"),
-                "-o",
-                str(tmp_path / f"{name}.onnx"),
             ),
-            *("--checkpoints", str(tmp_path / name)),
+            *("--recipe", str(tmp_path / f"{name}.yaml"), "-q"),
+            *("--checkpoints", str(tmp_path / name), "-o", str(tmp_path / f"{name}.onnx")),
         ]
 
+    assert main(arguments("one")) == 0
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29571")
     subprocess.run(
-        [sys.executable, "-m", *arguments("one")], check=True, env=ENVIRONMENT, capture_output=True
+        in_a_process(arguments("two"), *launcher), check=True, env=ENVIRONMENT, capture_output=True
     )
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        "29571",
-    ]
-    subprocess.run([*launcher, "-m", *arguments("two")], check=True, env=ENVIRONMENT, capture_output=True)
     one, two = (losses(tmp_path / name) for name in ("one", "two"))
     assert len(one) == len(two) == 1
     np.testing.assert_allclose(one, two, rtol=1e-3)
@@ -242,8 +272,6 @@ def test_two_processes_train_like_one_with_the_doubled_batch(folder: Path, tmp_p
 
 def losses(folder: Path) -> list[float]:
     """The losses that a run logged."""
-    import json
-
     last = max(folder.glob("0-*/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
