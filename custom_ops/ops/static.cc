@@ -33,8 +33,7 @@ void each_row(const Call& call, const Tensor& x, const Geometry& g, int8_t e, co
 class StaticQuantize : public Kernel {
  public:
   StaticQuantize(const Node& node, const KernelSet* kernels)
-      : format_(Format::from(node, "")),
-        minimum_(node.real("minimum", -std::numeric_limits<float>::max())) {
+      : format_(Format::from(node, "")), minimum_(node.real("minimum", -std::numeric_limits<float>::max())) {
     set = kernels;
     BQC_REQUIRE(minimum_ <= 0, "attribute minimum is not a number of at most 0");
   }
@@ -68,7 +67,8 @@ class StaticQuantize : public Kernel {
 
  private:
   float zero(int8_t e) const {
-    const float high = static_cast<float>((1 << (format_.bits - 1)) - 1), low = format_.bits == 4 ? -8 : -high;
+    const float high = static_cast<float>((1 << (format_.bits - 1)) - 1),
+                low = format_.bits == 4 ? -8 : -high;
     const float below = std::nearbyint(minimum_ * std::ldexp(1.0f, -e));
     return std::max(std::min(low - below, 0.0f), low);
   }
