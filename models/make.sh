@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the float model of one task from the pretrained encoder, and its compiled forms, in OUT; a run that was stopped
 # goes on when it is started again. Needs bqc[train,export], and the task's files in BQC_DATA.
-#   ./make.sh TASK ENCODER OUT    TASK: mrpc, stsb, cola, conll03
+#   ./make.sh TASK ENCODER OUT    TASK: mrpc, stsb, cola, or another of docs/tasks.md
 #                                 ENCODER: sentence-transformers/all-MiniLM-L6-v2, or its folder
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
