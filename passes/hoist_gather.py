@@ -60,10 +60,11 @@ def hoist(model: ir.Model, domains: Collection[str]) -> int:
 
 def _gathers(node: ir.Node) -> dict[ir.Node, ir.Value]:
     """The gathers that are all there is to read of a node, with what they read, if one before it gives the same."""
-    if not by_token(node) or not all(_has_tokens(value) for value in [*_tokens(node), *node.outputs]):
+    read = [value for value in node.outputs if value.uses() or value.is_graph_output()]
+    if not by_token(node) or not all(_has_tokens(value) for value in [*_tokens(node), *read]):
         return {}
     found: dict[ir.Node, ir.Value] = {}
-    for value in node.outputs:
+    for value in read:
         readers = [user for user, _ in value.uses()]
         if value.is_graph_output() or not all(_takes_a_token(user) for user in readers):
             return {}
@@ -111,7 +112,7 @@ def _hoist(model: ir.Model, node: ir.Node, gathers: dict[ir.Node, ir.Value]) -> 
     if node.domain == DOMAIN:
         infer_types(node)
     else:
-        for value in node.outputs:
+        for value in dict.fromkeys(gathers.values()):
             batch, _, width = dims(value)
             value.shape = ir.Shape([batch, width])
     for gather, value in gathers.items():
