@@ -255,7 +255,12 @@ void product(const Tile& tile, const Geometry& g, const SignPlanes& planes, int6
   const __m512i two = _mm512_set1_epi8(2), high = _mm512_set1_epi8(32);
   const int32_t* high_at = tile.at;
   const uint8_t* tables = tile.tables;
-  each_padded_block(g, [&](int64_t i, int64_t, int64_t, int64_t at, int64_t wide) {
+  // The blocks of `each_padded_block`, whose function GCC would keep the sums in memory for.
+  const int64_t wide_span = padded(g.span, 16);
+  for (int64_t i = 0; i < g.count; ++i) {
+    const int64_t begin = i % g.per_group * g.block, left = g.span - begin;
+    const int64_t at = i / g.per_group * wide_span + begin,
+                  wide = padded(left < g.block ? left : g.block, 16);
     __m512i acc[Rows][kColumns];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
@@ -296,7 +301,7 @@ void product(const Tile& tile, const Geometry& g, const SignPlanes& planes, int6
         _mm512_storeu_ps(y, _mm512_add_ps(before, _mm512_mul_ps(total, scale)));
       }
     }
-  });
+  }
 }
 
 using Product = void (*)(const Tile&, const Geometry&, const SignPlanes&, int64_t, float*, int64_t);
