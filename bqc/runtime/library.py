@@ -13,7 +13,7 @@ from bqc.errors import BqcError
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["LIBRARY_NAME", "LIBRARY_VARIABLE", "library_path", "register"]
+__all__ = ["LIBRARY_NAME", "LIBRARY_VARIABLE", "check_environment", "library_path", "register"]
 
 LEVEL_VARIABLE = "BQC_MAX_ISA"
 """Environment variable that caps the kernels' instruction set."""
@@ -24,6 +24,11 @@ LEVELS = (
     ),
 )
 """Its values on this architecture, slowest first."""
+
+FP16_VARIABLE = "BQC_FP16_ARITHMETIC"
+"""Environment variable that says how weights of fp16 numbers are multiplied."""
+FP16_ARITHMETICS = ("fp32", "bf16")
+"""Its values; the first is the default, and the only one whose results are the same on every CPU."""
 
 LIBRARY_VARIABLE = "BQC_LIBRARY"
 """Environment variable with the path of a library to use instead."""
@@ -41,11 +46,10 @@ def library_path() -> str:
     environment variable ``BQC_LIBRARY`` overrides the search.
 
     Raises:
-        BqcError: there is no library (the message says how to get one), or ``BQC_MAX_ISA`` is no level.
+        BqcError: there is no library (the message says how to get one), ``BQC_MAX_ISA`` is no level or
+            ``BQC_FP16_ARITHMETIC`` no arithmetic.
     """
-    level = os.environ.get(LEVEL_VARIABLE)
-    if level and level not in LEVELS:
-        raise BqcError(f"{LEVEL_VARIABLE}={level} is no instruction set level; use {', '.join(LEVELS)}")
+    check_environment()
     override = os.environ.get(LIBRARY_VARIABLE)
     if override:
         if not Path(override).is_file():
@@ -78,6 +82,21 @@ def register(options: onnxruntime.SessionOptions) -> None:
     except Exception as error:  # ONNX Runtime's exceptions share no base class below Exception
         raise BqcError(f"ONNX Runtime cannot load {path}: {error}") from error
     options.add_session_config_entry(_REGISTERED, path)
+
+
+def check_environment() -> None:
+    """Refuse values of environment variables that the library would not know, and ignore.
+
+    Raises:
+        BqcError: ``BQC_MAX_ISA`` is no level or ``BQC_FP16_ARITHMETIC`` no arithmetic.
+    """
+    for variable, what, values in (
+        (LEVEL_VARIABLE, "instruction set level", LEVELS),
+        (FP16_VARIABLE, "arithmetic of fp16 weights", FP16_ARITHMETICS),
+    ):
+        value = os.environ.get(variable)
+        if value and value not in values:
+            raise BqcError(f"{variable}={value} is no {what}; use {', '.join(values)}")
 
 
 def _candidates() -> Iterator[Path]:

@@ -16,11 +16,21 @@ __all__ = ["Arithmetic", "Family", "Kernel", "NativeLibrary", "Support", "native
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel that ONNX Runtime created: for which node, of which operator, at which ISA level."""
+    """One kernel that ONNX Runtime created.
+
+    Attributes:
+        node: name of its node.
+        op_type: operator.
+        isa: ISA level.
+        by: the instructions that do most of its work.
+        reason: why these, and no faster level.
+    """
 
     node: str
     op_type: str
     isa: str
+    by: str = ""
+    reason: str = ""
 
 
 Arithmetic = Literal["int8", "fp32", "bits"]
@@ -110,7 +120,7 @@ class NativeLibrary:
         buffer = ctypes.create_string_buffer(self._dll.BqcKernelNames(None, 0))
         self._dll.BqcKernelNames(buffer, len(buffer))
         rows = (line.split("\t") for line in buffer.value.decode().splitlines() if line)
-        return [Kernel(*row[:3]) for row in rows if len(row) >= 3]
+        return [Kernel(*row[:5]) for row in rows if len(row) >= 3]
 
     def self_test(self) -> tuple[bool, list[str]]:
         """Run the built-in checks: whether all passed, and one line for each."""

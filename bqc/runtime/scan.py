@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DOMAIN", "NodeName", "bqc_nodes"]
+__all__ = ["DOMAIN", "NodeName", "bqc_nodes", "nodes"]
 
 DOMAIN = "ai.bqc"
 
@@ -25,10 +25,11 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class NodeName:
-    """Name and operator of one node."""
+    """Name, operator and its domain of one node."""
 
     name: str
     op_type: str
+    domain: str = DOMAIN
 
 
 def bqc_nodes(path: str | Path) -> list[NodeName]:
@@ -36,6 +37,11 @@ def bqc_nodes(path: str | Path) -> list[NodeName]:
 
     A file that is not a model has none: what is wrong with it is for ONNX Runtime to say.
     """
+    return [node for node in nodes(path) if node.domain == DOMAIN]
+
+
+def nodes(path: str | Path) -> list[NodeName]:
+    """All nodes of the model's main graph, in file order; as ``bqc_nodes``."""
     with Path(path).open("rb") as file:
         try:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -64,8 +70,7 @@ def _nodes(data: mmap.mmap) -> Iterator[NodeName]:
                 for key, start, stop in _fields(data, node_begin, node_end)
                 if key in (_NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN)
             }
-            if texts.get(_NODE_DOMAIN) == DOMAIN:
-                yield NodeName(texts.get(_NODE_NAME, ""), texts.get(_NODE_OP_TYPE, ""))
+            yield NodeName(*(texts.get(key, "") for key in (_NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN)))
 
 
 def _fields(data: mmap.mmap, begin: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -13,11 +13,11 @@ from pathlib import Path
 import onnxruntime
 
 from bqc.errors import BqcError
-from bqc.runtime.library import LEVEL_VARIABLE, LEVELS, LIBRARY_VARIABLE, register
-from bqc.runtime.native import native
+from bqc.runtime.library import LIBRARY_VARIABLE, check_environment, register
+from bqc.runtime.native import Kernel, native
 from bqc.runtime.scan import NodeName, bqc_nodes
 
-__all__ = ["MissingKernelWarning", "session"]
+__all__ = ["MissingKernelWarning", "created_kernels", "session"]
 
 # The library counts the kernels of the whole process, so two sessions made at once would read each other's.
 _creating = threading.Lock()
@@ -68,19 +68,18 @@ def session(
     nodes = bqc_nodes(file)
     if not nodes or not library:
         return _create(file, options, providers)
+    check_environment()
     try:
         register(options)
     except BqcError as error:
         # Who names a library wants that one; without a name, running without is the documented fallback.
-        named, level = os.environ.get(LIBRARY_VARIABLE), os.environ.get(LEVEL_VARIABLE)
-        if strict or (named and not Path(named).is_file()) or (level and level not in LEVELS):
+        named = os.environ.get(LIBRARY_VARIABLE)
+        if strict or (named and not Path(named).is_file()):
             raise
         _warn(f"{file}: {error}; its {len(nodes)} {_plural(nodes)} run as plain ONNX Runtime graphs, slower")
         return _create(file, options, providers)
-    with _creating:
-        native().reset_kernels()
-        created = _create(file, options, providers)
-        missing = _missing(nodes, Counter(kernel.node for kernel in native().kernels()))
+    created, kernels = _create_noting(file, options, providers)
+    missing = _missing(nodes, Counter(kernel.node for kernel in kernels))
     if missing:
         shown = ", ".join(f"{node.name or '(unnamed)'} ({node.op_type})" for node in missing[:5])
         rest = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -89,6 +88,27 @@ def session(
             raise BqcError(message)
         _warn(f"{message}; they run as plain ONNX Runtime graphs, slower")
     return created
+
+
+def created_kernels(path: str | Path) -> list[Kernel]:
+    """The kernels of the library that a session on a model file creates, one a node that has one.
+
+    Raises:
+        BqcError: as ``session``; also where there is no library.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    register(options)
+    return _create_noting(Path(path), options, ("CPUExecutionProvider",))[1]
+
+
+def _create_noting(
+    file: Path, options: onnxruntime.SessionOptions, providers: Sequence[str]
+) -> tuple[onnxruntime.InferenceSession, list[Kernel]]:
+    with _creating:
+        native().reset_kernels()
+        created = _create(file, options, providers)
+        return created, native().kernels()
 
 
 def _create(

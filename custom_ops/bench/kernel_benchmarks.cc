@@ -128,12 +128,12 @@ void signs(benchmark::State& state, const KernelSet& set, int bits, int64_t plan
 }
 
 // The same for HalfLinear, or with indices for IndexLinear.
-void half(benchmark::State& state, const KernelSet& set, bool indices, int64_t m, int64_t k, int64_t n) {
-  const bqc::HalfKernels& kernels = *set.half;
+void half(benchmark::State& state, const KernelSet& set, const bqc::HalfProducts& kernels, bool indices,
+          int64_t m, int64_t k, int64_t n) {
   const int64_t strips = bqc::ceil_div(n, 16), most = std::min(m, bqc::kHalfPanelRows);
   const auto x = random_floats(m * k);
   std::vector<float> table = random_floats(256);
-  kernels.round(table.data(), 256, table.data());
+  set.half->round(table.data(), 256, table.data());
   const auto codes = random_integers<uint8_t>(strips * k * 16, 0, 255);
   std::vector<uint16_t> halves(codes.size());
   for (size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<uint16_t>(0x3000 + 4 * codes[i]);
@@ -305,14 +305,15 @@ void register_signs(const KernelSet& set) {
 }
 
 // fp16 weights, and indices of fp16 numbers: half/LEVEL/M/K/N and index/LEVEL/M/K/N.
-void register_half(const KernelSet& set) {
+void register_half(const KernelSet& set, const bqc::HalfProducts& products, const char* level) {
   for (const bool indices : {false, true}) {
     for (const Shape& s : kShapes) {
-      benchmark::RegisterBenchmark(
-          name({indices ? "index" : "half", set.name, std::to_string(s.m), std::to_string(s.k),
-                std::to_string(s.n)})
-              .c_str(),
-          [&set, indices, s](benchmark::State& state) { half(state, set, indices, s.m, s.k, s.n); });
+      benchmark::RegisterBenchmark(name({indices ? "index" : "half", level, std::to_string(s.m),
+                                         std::to_string(s.k), std::to_string(s.n)})
+                                       .c_str(),
+                                   [&set, &products, indices, s](benchmark::State& state) {
+                                     half(state, set, products, indices, s.m, s.k, s.n);
+                                   });
     }
   }
 }
@@ -388,11 +389,14 @@ const bool kRegistered = [] {
   for (const KernelSet* set : bqc::runnable_kernels()) {
     register_products(*set);
     register_signs(*set);
-    register_half(*set);
+    register_half(*set, set->half->products, set->name);
     register_xnor(*set);
     register_sparse(*set);
     register_attention(*set);
     register_rows(*set);
+  }
+  if (const bqc::HalfProducts* products = bqc::bf16_products()) {
+    register_half(*bqc::runnable_kernels().back(), *products, "avx512_bf16");
   }
   return true;
 }();

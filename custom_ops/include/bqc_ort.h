@@ -126,6 +126,8 @@ class Kernel {
   virtual void compute(const Call& call) const = 0;
 
   const KernelSet* set = nullptr;  // set before the constructor of a subclass ends
+  // Instructions that are not those of the level, and why; empty where they are.
+  std::string by, reason;
 };
 
 // A dimension in shape inference: a number, or -1 with a symbol that may be empty.

@@ -92,11 +92,16 @@ const std::vector<Level>& levels() {
   return all;
 }
 
+bool lacks(const char* feature) {
+  for (const Feature& f : features()) {
+    if (!std::strcmp(f.name, feature)) return !f.present;
+  }
+  return true;
+}
+
 const char* missing_feature(const Level& level) {
   for (const char* need : level.needs) {
-    for (const Feature& f : features()) {
-      if (!std::strcmp(f.name, need) && !f.present) return need;
-    }
+    if (lacks(need)) return need;
   }
   return nullptr;
 }
@@ -115,8 +120,8 @@ Choice choose_kernels(int64_t weight_bits) {
   std::string reason = limit < all.size() ? "BQC_MAX_ISA=" + std::string(cap) : "the fastest of this library";
   size_t i = limit - 1;
   for (; i > 0; --i) {
-    if (const char* lacks = missing_feature(all[i])) {
-      reason = std::string("the CPU has no ") + lacks;
+    if (const char* missing = missing_feature(all[i])) {
+      reason = std::string("the CPU has no ") + missing;
     } else if (!all[i].set->gemm->supports(static_cast<int>(weight_bits))) {
       reason = std::string(all[i].set->name) + " has no " + std::to_string(weight_bits) + "-bit weights";
     } else {
@@ -124,6 +129,25 @@ Choice choose_kernels(int64_t weight_bits) {
     }
   }
   return {all[i].set, reason};
+}
+
+const HalfProducts* bf16_products() {
+#if defined(BQC_X86)
+  if (peak_loops("avx512") && !lacks("avx512_bf16")) return &avx512_bf16::kHalf;
+#endif
+  return nullptr;
+}
+
+HalfChoice choose_half(const KernelSet& set) {
+  const HalfProducts* own = &set.half->products;
+  const char* wanted = std::getenv("BQC_FP16_ARITHMETIC");
+  if (!wanted || std::strcmp(wanted, "bf16")) return {own, ""};
+  const std::string asked = "BQC_FP16_ARITHMETIC=bf16";
+  const HalfProducts* products = bf16_products();
+  if (!products) return {own, asked + ", which this CPU lacks"};
+  // A level that is held back holds them back as well.
+  if (std::strncmp(set.name, "avx512", 6)) return {own, asked + ", which needs level avx512"};
+  return {products, asked};
 }
 
 const PeakLoops* peak_loops(const std::string& name) {

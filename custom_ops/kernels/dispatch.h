@@ -18,6 +18,17 @@ struct Choice {
 // many bits; the portable one where none does.
 Choice choose_kernels(int64_t weight_bits = 8);
 
+// Products of fp16 numbers in bfloat16; null where the CPU has none.
+const HalfProducts* bf16_products();
+
+struct HalfChoice {
+  const HalfProducts* products;
+  std::string reason;  // empty where nothing but the level was asked for
+};
+
+// The products of a level, or those that BQC_FP16_ARITHMETIC (read at every call) asks for.
+HalfChoice choose_half(const KernelSet& set);
+
 // Every level that this CPU can run, portable first.
 std::vector<const KernelSet*> runnable_kernels();
 

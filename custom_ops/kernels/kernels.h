@@ -106,18 +106,23 @@ struct HalfTiles {
 
 constexpr int64_t kHalfPanelRows = 128;
 
-// Products of fp16 numbers, summed in float32, one sum an output and inputs in ascending order.
-struct HalfKernels {
-  const char* products;  // the instructions of its matrix products
-  // y = x rounded to fp16: NaN to 0, beyond the largest to that.
-  void (*round)(const float* x, int64_t n, float* y);
-  void (*widen)(const uint16_t* x, int64_t n, float* y);
-  // At most kHalfPanelRows rows of activations, rounded, in the order that `multiply` reads: rows * inputs
-  // floats.
+// Products of fp16 numbers.
+struct HalfProducts {
+  const char* by;  // which instructions
+  // At most kHalfPanelRows rows of activations, rounded, in the order that `multiply` reads: at most rows *
+  // inputs floats.
   void (*prepare)(const float* x, int64_t inputs, int64_t rows, float* panel);
   // out[row][16 * first ... 16 * last) of as many rows as were prepared.
   void (*multiply)(const float* panel, int64_t rows, const HalfTiles* weight, int64_t first, int64_t last,
                    float* out, int64_t out_stride);
+};
+
+struct HalfKernels {
+  // y = x rounded to fp16: NaN to 0, beyond the largest to that.
+  void (*round)(const float* x, int64_t n, float* y);
+  void (*widen)(const uint16_t* x, int64_t n, float* y);
+  // Summed in float32, one sum an output and inputs in ascending order.
+  HalfProducts products;
 };
 
 // A weight of signs for inputs that are signs too.
@@ -201,6 +206,9 @@ extern const HalfKernels kHalf;
 extern const XnorKernels kXnor;
 extern const SparseKernels kSparse;
 }  // namespace avx512_vbmi
+namespace avx512_bf16 {
+extern const HalfProducts kHalf;  // in bfloat16: other bits than those of every level
+}  // namespace avx512_bf16
 #elif defined(BQC_ARM)
 namespace neon {
 extern const KernelSet kKernels;

@@ -31,7 +31,7 @@ std::string instructions(const KernelSet& set, Work work) {
     }
     return std::string("loops compiled for ") + owner->name;
   }
-  if (work == Work::halves) return set.half->products;
+  if (work == Work::halves) return set.half->products.by;
   if (work == Work::xnor) return set.xnor->products;
   if (work == Work::sparse) return set.sparse->products;
   return work == Work::signs ? set.signs->products : set.products;

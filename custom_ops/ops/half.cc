@@ -1,6 +1,7 @@
 // HalfLinear, IndexLinear, HalfRound and lookups: weights of fp16 numbers, as they are or as indices.
 #include <vector>
 
+#include "kernels/dispatch.h"
 #include "ops/gather.h"
 #include "ops/product.h"
 
@@ -59,6 +60,10 @@ class Linear : public Kernel {
   Linear(const Node& node, const KernelSet* kernels)
       : elements_(node, 1), bias_(node.constant(1 + Elements::kInputs, "bias", Type::f32, 1)) {
     set = kernels;
+    const HalfChoice choice = choose_half(*kernels);
+    products_ = choice.products;
+    by = choice.products->by;
+    reason = choice.reason;
     node.expect("layout", "n16");
     BQC_REQUIRE(bias_.count >= 1, "bias is empty");
     const Tensor tiles = strips_of<Elements>(node, "weight", 1, bias_.count);
@@ -73,7 +78,7 @@ class Linear : public Kernel {
     const int64_t rows = rows_of(x), columns = bias_.count;
     BQC_REQUIRE(rows <= kMaxRows, "input ", x.shape(), " has more than ", kMaxRows, " rows");
     float* y = call.output<float>(0, with_last(x.dims, columns));
-    run_product(call, Product{set->half, &weight_, strips_, x.as<float>()}, rows,
+    run_product(call, Product{products_, &weight_, strips_, x.as<float>()}, rows,
                 [&](int64_t row, const float* products) {
                   set->rows->add_bias(products, bias_.as<float>(), columns, y + row * columns);
                 });
@@ -86,7 +91,7 @@ class Linear : public Kernel {
 
  private:
   struct Product {
-    const HalfKernels* half;
+    const HalfProducts* by;
     const HalfTiles* weight;
     int64_t count;
     const float* x;
@@ -99,15 +104,16 @@ class Linear : public Kernel {
     int64_t tile_rows() const { return 1; }
     int64_t panel_bytes(int64_t rows) const { return rows * weight->inputs * 4; }
     void prepare(int64_t row, int64_t rows, void* panel) const {
-      half->prepare(x + row * weight->inputs, weight->inputs, rows, static_cast<float*>(panel));
+      by->prepare(x + row * weight->inputs, weight->inputs, rows, static_cast<float*>(panel));
     }
     void multiply(const void* panel, int64_t rows, int64_t first, int64_t last, float* out) const {
-      half->multiply(static_cast<const float*>(panel), rows, weight, first, last, out, count * 16);
+      by->multiply(static_cast<const float*>(panel), rows, weight, first, last, out, count * 16);
     }
   };
 
   Elements elements_;
   Tensor bias_;
+  const HalfProducts* products_;
   int64_t strips_;
   HalfTiles weight_;
 };

@@ -75,10 +75,11 @@ long copy_out(const std::string& text, char* buffer, long n) {
 
 }  // namespace
 
-void note_kernel(const std::string& node, const char* op, const char* level) {
+void note_kernel(const std::string& node, const char* op, const char* level, const std::string& by,
+                 const std::string& reason) {
   const std::lock_guard<std::mutex> lock(created().lock);
   if (created().lines.size() == kMostLines) created().lines.pop_front();
-  created().lines.push_back(node + "\t" + op + "\t" + level);
+  created().lines.push_back(node + "\t" + op + "\t" + level + "\t" + by + "\t" + reason);
 }
 
 }  // namespace bqc

@@ -283,8 +283,8 @@ class Comparison {
                               const HalfTiles& weight, int64_t strips, int64_t first, int64_t last) {
     float* panel = scratch<float>(Slot::panel, rows * weight.inputs);
     std::vector<float> out(static_cast<size_t>(rows * strips * 16), 77.0f);
-    set.half->prepare(x.data(), weight.inputs, rows, panel);
-    set.half->multiply(panel, rows, &weight, first, last, out.data(), strips * 16);
+    set.half->products.prepare(x.data(), weight.inputs, rows, panel);
+    set.half->products.multiply(panel, rows, &weight, first, last, out.data(), strips * 16);
     return out;
   }
 

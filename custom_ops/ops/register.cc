@@ -98,11 +98,14 @@ struct Operator : Op {
       } catch (const Error& e) {
         throw Error((node_name.empty() ? "" : "node '" + node_name + "': ") + e.what());
       }
-      note_kernel(node_name, spec.name, choice.set->name);
+      const Kernel& made = *instance->kernel;
+      const std::string by = made.by.empty() ? instructions(*choice.set, work) : made.by;
+      const std::string reason = made.reason.empty() ? choice.reason : made.reason;
+      note_kernel(node_name, spec.name, choice.set->name, by, reason);
       const char* verbose = std::getenv("BQC_VERBOSE");
       if (verbose && *verbose && *verbose != '0') {
         std::fprintf(stderr, "bqc: %s %s -> %s, %s (%s)\n", node_name.c_str(), spec.name, choice.set->name,
-                     instructions(*choice.set, work).c_str(), choice.reason.c_str());
+                     by.c_str(), reason.c_str());
       }
       *out = instance.release();
     });

@@ -111,14 +111,18 @@ struct Problem {
   }
 
   // Products [rows][16 * strips] of strips [first, last); 77 elsewhere.
-  std::vector<float> run(const bqc::KernelSet& set, int64_t first, int64_t last) const {
+  std::vector<float> run(const bqc::HalfProducts& products, int64_t first, int64_t last) const {
     // Memory of exactly the size that was asked for.
     float* panel = bqc::scratch<float>(bqc::Slot::panel, rows * inputs);
     std::vector<float> out(static_cast<size_t>(rows * strips * 16), 77.0f);
     const bqc::HalfTiles tiles = weight();
-    set.half->prepare(x.data(), inputs, rows, panel);
-    set.half->multiply(panel, rows, &tiles, first, last, out.data(), strips * 16);
+    products.prepare(x.data(), inputs, rows, panel);
+    products.multiply(panel, rows, &tiles, first, last, out.data(), strips * 16);
     return out;
+  }
+
+  std::vector<float> run(const bqc::KernelSet& set, int64_t first, int64_t last) const {
+    return run(set.half->products, first, last);
   }
 
   float factor(int64_t strip, int64_t k, int64_t n) const {
@@ -269,6 +273,85 @@ void agree_on_infinities_and_nan(bool indexed, int64_t rows) {
   for (const float y : expected) EXPECT_TRUE(std::isfinite(y));
   for (const bqc::KernelSet* set : bqc::runnable_kernels())
     p.expect_same(finished(*set), expected, set->name);
+}
+
+// Sizes around the rows, strips and inputs that are multiplied at once.
+template <class Body>
+void each_bf16_problem(bool wild, const Body& body) {
+  static const int64_t kInputs[] = {1, 2, 3, 31, 32, 33, 255, 256, 257, 511, 512, 513};
+  Random random(8);
+  for (int i = 0; i < 60; ++i) {
+    const int64_t strips = between(random, 1, 5), first = between(random, 0, strips - 1),
+                  last = between(random, first + 1, strips);
+    body(random,
+         problem(random, between(random, 1, i % 6 ? 26 : bqc::kHalfPanelRows), kInputs[i % 12], strips, wild),
+         first, last);
+  }
+}
+
+// Integers of at most 8 bits are numbers of bfloat16, and sums of some thousand products of them are exact.
+TEST(HalfProductsInBfloat16, AreExactWhereTheNumbersAre) {
+  const bqc::HalfProducts* products = bqc::bf16_products();
+  if (!products) GTEST_SKIP() << "the CPU has no AVX512_BF16";
+  each_bf16_problem(false, [&](Random& random, Problem p, int64_t first, int64_t last) {
+    const auto integer = [&] { return static_cast<float>(between(random, -64, 64)); };
+    for (float& x : p.x) x = integer();
+    for (float& number : p.table) number = integer();
+    for (uint16_t& half : p.halves)
+      half = static_cast<uint16_t>(0x3c00 | between(random, 0, 127) << 3);  // 1 to 2
+    p.expect_same(p.run(*products, first, last), p.run(bqc::portable::kKernels, first, last), products->by);
+  });
+}
+
+TEST(HalfProductsInBfloat16, AreCloseElsewhere) {
+  const bqc::HalfProducts* products = bqc::bf16_products();
+  if (!products) GTEST_SKIP() << "the CPU has no AVX512_BF16";
+  each_bf16_problem(false, [&](Random&, Problem p, int64_t first, int64_t last) {
+    const std::vector<float> exact = p.run(bqc::portable::kKernels, first, last),
+                             close = p.run(*products, first, last);
+    Problem magnitudes = p;
+    for (float& x : magnitudes.x) x = std::fabs(x);
+    for (float& number : magnitudes.table) number = std::fabs(number);
+    for (uint16_t& half : magnitudes.halves) half &= 0x7fff;
+    const std::vector<float> size = magnitudes.run(bqc::portable::kKernels, first, last);
+    for (size_t i = 0; i < exact.size(); ++i) {
+      // A factor is off by at most 2**-8 of itself, 2**-11 more where fp16 would have rounded it first.
+      ASSERT_LE(std::fabs(close[i] - exact[i]), 0x1.2p-7f * size[i]) << p.rows << " rows of " << p.inputs;
+    }
+  });
+}
+
+// Beyond the numbers of fp16 inputs are cut off, and NaN is 0, as everywhere.
+TEST(HalfProductsInBfloat16, CutOffInputs) {
+  const bqc::HalfProducts* products = bqc::bf16_products();
+  if (!products) GTEST_SKIP() << "the CPU has no AVX512_BF16";
+  Random random(9);
+  Problem p = problem(random, 3, 33, 1, false);
+  p.indexed = false;
+  for (uint16_t& half : p.halves) half = 0x3c00;
+  for (float& x : p.x) x = 0;
+  p.x[32] = std::numeric_limits<float>::infinity();
+  p.x[33] = std::numeric_limits<float>::quiet_NaN();
+  p.x[66] = -1e30f;
+  const std::vector<float> y = p.run(*products, 0, 1);
+  EXPECT_EQ(y[0], 65536.0f);  // 65504 in bfloat16
+  EXPECT_EQ(y[16], 0.0f);
+  EXPECT_EQ(y[32], -65536.0f);
+}
+
+TEST(HalfProductsInBfloat16, AreAskedFor) {
+  const bqc::KernelSet* best = bqc::runnable_kernels().back();
+  EXPECT_EQ(bqc::choose_half(*best).products, &best->half->products);
+  EXPECT_EQ(bqc::choose_half(*best).reason, "");
+  setenv("BQC_FP16_ARITHMETIC", "bf16", 1);
+  const bqc::HalfChoice best_choice = bqc::choose_half(*best),
+                        portable = bqc::choose_half(bqc::portable::kKernels);
+  unsetenv("BQC_FP16_ARITHMETIC");
+  const bqc::HalfProducts* in_bf16 = bqc::bf16_products();
+  EXPECT_EQ(best_choice.products, in_bf16 ? in_bf16 : &best->half->products);
+  EXPECT_EQ(portable.products, &bqc::portable::kHalf.products);
+  EXPECT_NE(portable.reason.find(in_bf16 ? "needs level avx512" : "lacks"), std::string::npos)
+      << portable.reason;
 }
 
 TEST(HalfProducts, AgreeOnInfinitiesAndNaN) {

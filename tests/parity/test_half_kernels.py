@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
+import bqc
 from bqc.formats.strips import pack_strips
 from bqc.ops import half_reference
 from bqc.ops.registry import OPERATORS
+from bqc.runtime.native import native
+from bqc.runtime.nodes import node_runs
 from tests.parity.test_bodies import SIZES
 from tests.parity.test_kernels_against_reference import check  # noqa: F401
 from tests.support.op_cases import Case, Sizes, bert_cases, feeds, model, same_bits
@@ -80,3 +85,23 @@ def test_products_of_the_extremes(rows: int, check: Any) -> None:  # noqa: F811
     check("HalfLinear", half_reference.half_linear, case.inputs, case.layout, {1, 2})
     session = ort.InferenceSession(model(case).SerializeToString(), providers=["CPUExecutionProvider"])
     assert same_bits(np.asarray(session.run(None, feeds(case))[0]), half_reference.half_linear(*case.inputs))
+
+
+@pytest.mark.skipif("avx512_bf16" not in native().cpu_features(), reason="the CPU has no AVX512_BF16")
+@pytest.mark.parametrize("op", ["HalfLinear", "IndexLinear"])
+def test_bfloat16_is_asked_for(op: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is close to the definition, is named, and does not come unasked."""
+    for at, case in enumerate(case for case in CASES if case.op == op):
+        path = tmp_path / f"{at}.onnx"
+        onnx.save(model(case), path)
+        monkeypatch.setenv("BQC_FP16_ARITHMETIC", "bf16")
+        (run,) = [run for run in node_runs(path).nodes if run.op_type == op]
+        (close,) = bqc.session(path, strict=True).run(None, feeds(case))
+        monkeypatch.delenv("BQC_FP16_ARITHMETIC")
+        (exact,) = bqc.session(path, strict=True).run(None, feeds(case))
+        assert run.by.startswith("vdpbf16ps")
+        assert run.reason == "BQC_FP16_ARITHMETIC=bf16"
+        assert same_bits(exact, OPERATORS[op].reference(*case.inputs, **case.attributes))
+        sizes = [np.abs(value) if value.dtype.kind == "f" else value for value in case.inputs]
+        bound = 2**-6.5 * OPERATORS[op].reference(*sizes, **case.attributes)
+        assert np.all(np.abs(close - exact) <= bound)

@@ -132,6 +132,6 @@ inline void multiply_tile(const float* x, int64_t inputs, const float* const* ti
 
 #include "kernels/half.inc"
 
-extern const HalfKernels kHalf = {"vfmadd on fp16 widened", round, widen, prepare, multiply};
+extern const HalfKernels kHalf = {round, widen, {"vfmadd on fp16 widened", prepare, multiply}};
 
 }  // namespace bqc::avx2

@@ -59,6 +59,6 @@ struct Table {
 
 #include "kernels/avx512/half.inc"
 
-extern const HalfKernels kHalf = {"vfmadd on fp16 widened", round, widen, prepare, multiply_any};
+extern const HalfKernels kHalf = {round, widen, {"vfmadd on fp16 widened", prepare, multiply_any}};
 
 }  // namespace bqc::avx512_vbmi

@@ -101,6 +101,6 @@ inline void multiply_tile(const float* x, int64_t inputs, const float* const* ti
 
 #include "kernels/half.inc"
 
-extern const HalfKernels kHalf = {"plain loops", round, widen, prepare, multiply};
+extern const HalfKernels kHalf = {round, widen, {"plain loops", prepare, multiply}};
 
 }  // namespace bqc::portable

@@ -160,6 +160,6 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     assert "[✓] ONNX Runtime" in text
     assert "[x] kernel library: BQC_LIBRARY names" in text
     assert main(["doctor", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["schema_version"] == 1
+    assert json.loads(capsys.readouterr().out)["schema_version"] == 2
     assert main(["doctor", "-q"]) == 1
     assert capsys.readouterr().out == ""
