@@ -266,7 +266,7 @@ def page(operator: Operator) -> str:
         (f"`{n}`", t, _shape(s), about)
         for n, (t, s, about) in ((n, described(operator, n)) for n in operator.inputs)
     ]
-    family = operator.body.function.__module__.rsplit(".", 1)[1]
+    family = operator.family
     kernel = "a kernel in the library" if operator.has_kernel else "no kernel: it is used between passes only"
     parts = [
         f"# {operator.name}",
@@ -314,7 +314,7 @@ def index() -> str:
         "`ceil64` the next multiples of 8, 16 and 64.",
     ]
     for family, title in FAMILIES.items():
-        members = [o for o in OPERATORS.values() if o.body.function.__module__.endswith(f".{family}")]
+        members = [o for o in OPERATORS.values() if o.family == family]
         rows = [(f"[{o.name}]({o.name}.md)", _prose(o.summary)) for o in members]
         parts += [f"## {title}", _table(("operator", ""), rows)]
     return "\n\n".join(parts) + "\n"

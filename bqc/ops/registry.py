@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import onnx
@@ -25,7 +27,6 @@ from bqc.ops import (
     static_reference,
     xnor_reference,
 )
-from bqc.ops.bodies import attention, elementary, embedding, half, linear, ragged, signs, sparse, static, xnor
 
 __all__ = ["DOMAIN", "OPERATORS", "OPSET", "VERSION", "Operator", "functions_for"]
 
@@ -47,14 +48,19 @@ class Operator:
     """One operator: everything but its kernels."""
 
     name: str
-    body: Any
-    """The onnxscript function."""
+    family: str
+    """The module of ``bqc.ops.bodies`` that has its body."""
     reference: Callable[..., Any]
     """numpy, same inputs and attributes (but layouts)."""
     infer: Callable[[Sequence[Shape], Attributes], Inferred]
     """Output types and shapes from input shapes and attributes."""
     has_kernel: bool = True
     """False for operators of the qdq dialect that compiled models do not contain."""
+
+    @cached_property
+    def body(self) -> Any:
+        """The onnxscript function. It is parsed when it is first asked for, which takes a while."""
+        return getattr(import_module(f"bqc.ops.bodies.{self.family}"), self.name)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -187,310 +193,300 @@ def _same(inputs: Sequence[Shape], _: Attributes) -> Inferred:
 _ALL = (
     Operator(
         "BlockQuantize",
-        elementary.BlockQuantize,
+        "elementary",
         reference.block_quantize,
         lambda i, a: _quantized(i[0], a["block"], a["group"]),
     ),
-    Operator("BlockDequantize", elementary.BlockDequantize, reference.block_dequantize, _same),
+    Operator("BlockDequantize", "elementary", reference.block_dequantize, _same),
     Operator(
         "BlockQuantizeValues",
-        linear.BlockQuantizeValues,
+        "linear",
         reference.block_quantize_values,
         lambda i, a: _values(i[0], a["heads"], a["block"]),
     ),
     Operator(
         "StaticQuantize",
-        static.StaticQuantize,
+        "static",
         static_reference.static_quantize,
         lambda i, a: [*_quantized(i[0], a["block"], a["group"]), (F32, [1])],
     ),
     Operator(
         "StaticQuantizeValues",
-        static.StaticQuantizeValues,
+        "static",
         static_reference.static_quantize_values,
         lambda i, a: _values(i[0], a["heads"], a["block"]),
     ),
-    Operator("Gelu", elementary.Gelu, reference.gelu, _same),
-    Operator("Tanh", elementary.Tanh, reference.tanh, _same),
-    Operator("LayerNorm", elementary.LayerNorm, reference.layer_norm, _same),
-    Operator(
-        "BlockLinear", linear.BlockLinear, reference.block_linear, lambda i, a: [(F32, _linear_shape(i))]
-    ),
+    Operator("Gelu", "elementary", reference.gelu, _same),
+    Operator("Tanh", "elementary", reference.tanh, _same),
+    Operator("LayerNorm", "elementary", reference.layer_norm, _same),
+    Operator("BlockLinear", "linear", reference.block_linear, lambda i, a: [(F32, _linear_shape(i))]),
     Operator(
         "BlockLinearQuantize",
-        linear.BlockLinearQuantize,
+        "linear",
         reference.block_linear_quantize,
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
         "BlockLinearQuantizeValues",
-        linear.BlockLinearQuantizeValues,
+        "linear",
         reference.block_linear_quantize_values,
         lambda i, a: _values(_linear_shape(i), a["heads"], a["out_block"]),
     ),
     Operator(
         "BlockLinearGelu",
-        linear.BlockLinearGelu,
+        "linear",
         reference.block_linear_gelu,
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
         "BlockLinearRelu",
-        linear.BlockLinearRelu,
+        "linear",
         reference.block_linear_relu,
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
         "BlockLinearAddNorm",
-        linear.BlockLinearAddNorm,
+        "linear",
         reference.block_linear_add_norm,
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
         "BlockDequantizeTiles",
-        linear.BlockDequantizeTiles,
+        "linear",
         reference.block_dequantize_tiles,
         lambda i, a: [(F32, [a["columns"], a["rows"]])],
         has_kernel=False,
     ),
     Operator(
         "BlockScores",
-        attention.BlockScores,
+        "attention",
         reference.block_scores,
         lambda i, a: [(F32, [i[0][0], a["heads"], i[0][1], i[2][1]])],
     ),
-    Operator(
-        "MaskedSoftmax", attention.MaskedSoftmax, reference.masked_softmax, lambda i, a: [(U8, list(i[0]))]
-    ),
+    Operator("MaskedSoftmax", "attention", reference.masked_softmax, lambda i, a: [(U8, list(i[0]))]),
     Operator(
         "SoftmaxDequantize",
-        attention.SoftmaxDequantize,
+        "attention",
         reference.softmax_dequantize,
         _same,
         has_kernel=False,
     ),
-    Operator(
-        "BlockContext", attention.BlockContext, reference.block_context, lambda i, a: [(F32, list(i[1]))]
-    ),
+    Operator("BlockContext", "attention", reference.block_context, lambda i, a: [(F32, list(i[1]))]),
     Operator(
         "BlockAttention",
-        attention.BlockAttention,
+        "attention",
         reference.block_attention,
         lambda i, a: _heads_quantized(i[0], a["heads"], a["block"]),
     ),
     Operator(
         "RaggedBlockQuantizeValues",
-        ragged.RaggedBlockQuantizeValues,
+        "ragged",
         ragged_reference.ragged_block_quantize_values,
         _ragged_values,
     ),
     Operator(
         "RaggedBlockAttention",
-        ragged.RaggedBlockAttention,
+        "ragged",
         ragged_reference.ragged_block_attention,
         lambda i, a: _heads_quantized(i[0], a["heads"], a["block"]),
     ),
     Operator(
         "BlockGather",
-        embedding.BlockGather,
+        "embedding",
         reference.block_gather,
         lambda i, a: [(F32, [*i[0], a["columns"]])],
     ),
     Operator(
         "BlockGatherTiles",
-        embedding.BlockGatherTiles,
+        "embedding",
         reference.block_gather_tiles,
         lambda i, a: [(F32, [*i[0], a["columns"]])],
     ),
     Operator(
         "EmbeddingLayerNorm",
-        embedding.EmbeddingLayerNorm,
+        "embedding",
         reference.embedding_layer_norm,
         lambda i, a: _out(_embedding_shape(i), a),
     ),
     Operator(
         "EmbeddingLayerNormTiles",
-        embedding.EmbeddingLayerNormTiles,
+        "embedding",
         reference.embedding_layer_norm_tiles,
         lambda i, a: _out(_embedding_shape(i), a),
     ),
     Operator(
         "SignDequantize",
-        signs.SignDequantize,
+        "signs",
         sign_reference.sign_dequantize,
         lambda i, _: [(F32, list(i[0][1:]))],
         has_kernel=False,
     ),
     Operator(
         "SignDequantizeTiles",
-        signs.SignDequantizeTiles,
+        "signs",
         sign_reference.sign_dequantize_tiles,
         lambda i, a: [(F32, [a["columns"], a["rows"]])],
         has_kernel=False,
     ),
-    Operator(
-        "SignLinear", signs.SignLinear, sign_reference.sign_linear, lambda i, a: [(F32, _linear_shape(i))]
-    ),
+    Operator("SignLinear", "signs", sign_reference.sign_linear, lambda i, a: [(F32, _linear_shape(i))]),
     Operator(
         "SignLinearQuantize",
-        signs.SignLinearQuantize,
+        "signs",
         sign_reference.sign_linear_quantize,
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
         "SignLinearQuantizeValues",
-        signs.SignLinearQuantizeValues,
+        "signs",
         sign_reference.sign_linear_quantize_values,
         lambda i, a: _values(_linear_shape(i), a["heads"], a["out_block"]),
     ),
     Operator(
         "SignLinearGelu",
-        signs.SignLinearGelu,
+        "signs",
         sign_reference.sign_linear_gelu,
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
         "SignLinearRelu",
-        signs.SignLinearRelu,
+        "signs",
         sign_reference.sign_linear_relu,
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
         "SignLinearAddNorm",
-        signs.SignLinearAddNorm,
+        "signs",
         sign_reference.sign_linear_add_norm,
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
         "SignGather",
-        signs.SignGather,
+        "signs",
         sign_reference.sign_gather,
         lambda i, a: [(F32, [*i[0], a["columns"]])],
     ),
     Operator(
         "SignEmbeddingLayerNorm",
-        signs.SignEmbeddingLayerNorm,
+        "signs",
         sign_reference.sign_embedding_layer_norm,
         lambda i, a: _out(_embedding_shape(i), a),
     ),
     Operator(
         "SparseDequantize",
-        sparse.SparseDequantize,
+        "sparse",
         sparse_reference.sparse_dequantize,
         lambda i, _: [(F32, list(i[0]))],
         has_kernel=False,
     ),
     Operator(
         "SparseDequantizeTiles",
-        sparse.SparseDequantizeTiles,
+        "sparse",
         sparse_reference.sparse_dequantize_tiles,
         lambda i, a: [(F32, [a["columns"], a["rows"]])],
         has_kernel=False,
     ),
     Operator(
         "SparseLinear",
-        sparse.SparseLinear,
+        "sparse",
         sparse_reference.sparse_linear,
         lambda i, a: [(F32, _linear_shape(i))],
     ),
     Operator(
         "SparseLinearQuantize",
-        sparse.SparseLinearQuantize,
+        "sparse",
         sparse_reference.sparse_linear_quantize,
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
         "SparseLinearQuantizeValues",
-        sparse.SparseLinearQuantizeValues,
+        "sparse",
         sparse_reference.sparse_linear_quantize_values,
         lambda i, a: _values(_linear_shape(i), a["heads"], a["out_block"]),
     ),
     Operator(
         "SparseLinearGelu",
-        sparse.SparseLinearGelu,
+        "sparse",
         sparse_reference.sparse_linear_gelu,
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
         "SparseLinearRelu",
-        sparse.SparseLinearRelu,
+        "sparse",
         sparse_reference.sparse_linear_relu,
         lambda i, a: _out(_linear_shape(i), a),
     ),
     Operator(
         "SparseLinearAddNorm",
-        sparse.SparseLinearAddNorm,
+        "sparse",
         sparse_reference.sparse_linear_add_norm,
         lambda i, a: _out(_linear_shape(i), a),
     ),
-    Operator("HalfRound", half.HalfRound, half_reference.half_round, _same),
-    Operator("HalfDequantize", half.HalfDequantize, half_reference.half_dequantize, _same, has_kernel=False),
+    Operator("HalfRound", "half", half_reference.half_round, _same),
+    Operator("HalfDequantize", "half", half_reference.half_dequantize, _same, has_kernel=False),
     Operator(
         "HalfDequantizeTiles",
-        half.HalfDequantizeTiles,
+        "half",
         half_reference.half_dequantize_tiles,
         lambda i, a: [(F32, [a["columns"], a["rows"]])],
         has_kernel=False,
     ),
     Operator(
         "HalfLinear",
-        half.HalfLinear,
+        "half",
         half_reference.half_linear,
         lambda i, _: [(F32, [*i[0][:-1], i[2][0]])],
     ),
-    Operator("HalfGather", half.HalfGather, half_reference.half_gather, _gathered),
-    Operator("HalfGatherTiles", half.HalfGatherTiles, half_reference.half_gather_tiles, _gathered),
-    Operator(
-        "IndexDequantize", half.IndexDequantize, half_reference.index_dequantize, _same, has_kernel=False
-    ),
+    Operator("HalfGather", "half", half_reference.half_gather, _gathered),
+    Operator("HalfGatherTiles", "half", half_reference.half_gather_tiles, _gathered),
+    Operator("IndexDequantize", "half", half_reference.index_dequantize, _same, has_kernel=False),
     Operator(
         "IndexDequantizeTiles",
-        half.IndexDequantizeTiles,
+        "half",
         half_reference.index_dequantize_tiles,
         lambda i, a: [(F32, [a["columns"], a["rows"]])],
         has_kernel=False,
     ),
     Operator(
         "IndexLinear",
-        half.IndexLinear,
+        "half",
         half_reference.index_linear,
         lambda i, _: [(F32, [*i[0][:-1], i[3][0]])],
     ),
-    Operator("IndexGather", half.IndexGather, half_reference.index_gather, _gathered),
-    Operator("IndexGatherTiles", half.IndexGatherTiles, half_reference.index_gather_tiles, _gathered),
-    Operator("Binarize", xnor.Binarize, xnor_reference.binarize, lambda i, _: _bits(i[0])),
-    Operator("BinarizeCodes", xnor.BinarizeCodes, xnor_reference.binarize_codes, lambda i, _: _bits(i[0])),
+    Operator("IndexGather", "half", half_reference.index_gather, _gathered),
+    Operator("IndexGatherTiles", "half", half_reference.index_gather_tiles, _gathered),
+    Operator("Binarize", "xnor", xnor_reference.binarize, lambda i, _: _bits(i[0])),
+    Operator("BinarizeCodes", "xnor", xnor_reference.binarize_codes, lambda i, _: _bits(i[0])),
     Operator(
         "BinaryDequantize",
-        xnor.BinaryDequantize,
+        "xnor",
         xnor_reference.binary_dequantize,
         lambda i, a: [(F32, [*i[0][:-1], a["columns"]])],
         has_kernel=False,
     ),
     Operator(
         "XnorDequantize",
-        xnor.XnorDequantize,
+        "xnor",
         xnor_reference.xnor_dequantize,
         lambda i, _: [(F32, list(i[0]))],
         has_kernel=False,
     ),
     Operator(
         "XnorDequantizeTiles",
-        xnor.XnorDequantizeTiles,
+        "xnor",
         xnor_reference.xnor_dequantize_tiles,
         lambda i, a: [(F32, [a["columns"], a["rows"]])],
         has_kernel=False,
     ),
-    Operator("XnorLinear", xnor.XnorLinear, xnor_reference.xnor_linear, lambda i, a: [(F32, _xnor_shape(i))]),
+    Operator("XnorLinear", "xnor", xnor_reference.xnor_linear, lambda i, a: [(F32, _xnor_shape(i))]),
     Operator(
         "XnorLinearBinarize",
-        xnor.XnorLinearBinarize,
+        "xnor",
         xnor_reference.xnor_linear_binarize,
         lambda i, a: _bits(_xnor_shape(i)),
     ),
     Operator(
         "XnorLinearAddNorm",
-        xnor.XnorLinearAddNorm,
+        "xnor",
         xnor_reference.xnor_linear_add_norm,
         lambda i, a: _out(_xnor_shape(i), a),
     ),
