@@ -384,6 +384,32 @@ void register_rows(const KernelSet& set) {
       [](Rows r, auto& d) { r.softmax(d.x.data(), d.integers.data(), 1, 768, d.unsigned_codes.data()); });
 }
 
+#if defined(BQC_X86)
+// The two instructions of products of signs with VBMI on registers: each result of vpermb is an operand of
+// vpdpbusd. Both go to two of the CPU's vector units, of which one is the same on Zen 5, so that a pair takes
+// longer than either alone. In assembly, as this file is compiled without them.
+__attribute__((target("avx512f"))) void lookups(benchmark::State& state, const KernelSet& set) {
+  constexpr int64_t kPairs = 16, kSteps = 1024;
+  const Stopwatch watch;
+  for (auto _ : state) {
+    int64_t steps = kSteps;
+#define BQC_PAIR(entries, sum) \
+  "vpermb %%zmm31, %%zmm30, %%zmm" #entries "\n\tvpdpbusd %%zmm29, %%zmm" #entries ", %%zmm" #sum "\n\t"
+    __asm__ volatile("1:\n\t" BQC_PAIR(16, 0) BQC_PAIR(17, 1) BQC_PAIR(18, 2) BQC_PAIR(19, 3) BQC_PAIR(20, 4)
+                         BQC_PAIR(21, 5) BQC_PAIR(22, 6) BQC_PAIR(23, 7) BQC_PAIR(16, 8) BQC_PAIR(17, 9)
+                             BQC_PAIR(18, 10) BQC_PAIR(19, 11) BQC_PAIR(20, 12) BQC_PAIR(21, 13)
+                                 BQC_PAIR(22, 14) BQC_PAIR(23, 15) "dec %0\n\tjnz 1b"
+                     : "+r"(steps)
+                     :
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+                       "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18",
+                       "xmm19", "xmm20", "xmm21", "xmm22", "xmm23");
+#undef BQC_PAIR
+  }
+  count_macs(state, set, kPairs * kSteps * 256, watch);
+}
+#endif
+
 // Benchmarks are registered before benchmark_main's main runs.
 const bool kRegistered = [] {
   for (const KernelSet* set : bqc::runnable_kernels()) {
@@ -395,6 +421,12 @@ const bool kRegistered = [] {
     register_attention(*set);
     register_rows(*set);
   }
+#if defined(BQC_X86)
+  if (bqc::peak_loops("avx512_vbmi")) {
+    benchmark::RegisterBenchmark("lookups/avx512_vbmi",
+                                 [](benchmark::State& state) { lookups(state, bqc::avx512_vbmi::kKernels); });
+  }
+#endif
   if (const bqc::HalfProducts* products = bqc::bf16_products()) {
     register_half(*bqc::runnable_kernels().back(), *products, "avx512_bf16");
   }
