@@ -22,10 +22,11 @@ from bqc.formats.block_shift import ACTIVATION_BITS
 from bqc.formats.stored import WeightFormat, stored_format, weight_format
 from bqc.ir.anatomy import TABLE_ROLES
 
-__all__ = ["PLAN_KEY", "ActivationFormat", "Plan", "matching"]
+__all__ = ["PARAMETERS", "PLAN_KEY", "ActivationFormat", "Plan", "matching"]
 
 PLAN_KEY = "bqc.plan"
 VERSION = 1
+PARAMETERS = ("fp16", "fp32")
 
 ActivationFormat = BlockShift | Static
 """Formats of quantisation points: scales found at run time, or known before."""
@@ -60,6 +61,8 @@ class Plan:
     weights: dict[str, WeightFormat] = field(default_factory=dict)
     activations: dict[str, ActivationFormat] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    parameters: str = "fp32"
+    """fp32 or fp16: what biases and norms are stored in."""
 
     def to_yaml(self) -> str:
         """The recipe file."""
@@ -69,6 +72,7 @@ class Plan:
             "weights": {key: str(fmt) for key, fmt in self.weights.items()},
             "activations": {key: str(fmt) for key, fmt in self.activations.items()},
             "kept": dict(self.kept),
+            **({"parameters": self.parameters} if self.parameters != "fp32" else {}),
         }
         text: str = yaml.safe_dump(data, sort_keys=False, width=120)
         return text
@@ -90,16 +94,21 @@ class Plan:
             raise BqcError(
                 f"{where}: not a recipe: it must be a mapping that starts with 'bqc_recipe: {VERSION}'"
             )
-        unknown = set(data) - {"bqc_recipe", "scheme", "weights", "activations", "kept"}
+        unknown = set(data) - {"bqc_recipe", "scheme", "weights", "activations", "kept", "parameters"}
         if unknown:
             raise BqcError(
-                f"{where}: unknown key {sorted(unknown)[0]!r}; a recipe has scheme, weights, activations, kept"
+                f"{where}: unknown key {sorted(unknown)[0]!r}; a recipe has scheme, weights, activations, kept, "
+                "parameters"
             )
+        parameters = data.get("parameters", "fp32")
+        if parameters not in PARAMETERS:
+            raise BqcError(f"{where}: parameters: {parameters!r} is not {' or '.join(PARAMETERS)}")
         return cls(
             str(data.get("scheme", "")),
             _tables_checked(_formats(data.get("weights"), f"{where}: weights", weight_format), where),
             _formats(data.get("activations"), f"{where}: activations", _activation_format),
             _reasons(data.get("kept"), f"{where}: kept"),
+            parameters,
         )
 
     @classmethod

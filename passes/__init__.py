@@ -76,6 +76,7 @@ _MODULES = (
     "fold_single",
     "hoist_gather",
     "unpad",
+    "narrow_parameters",
     "attach_functions",
     "finalize",
 )

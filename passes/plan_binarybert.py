@@ -19,7 +19,7 @@ from bqc.passes._knapsack import best_subset
 from bqc.passes._points import PER_HEAD, points_of, readers_of
 from bqc.passes._weights import check_activations, require_whole, tied_tables, weight_inputs
 from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
-from bqc.plan import Plan, matching
+from bqc.plan import PARAMETERS, Plan, matching
 
 __all__ = ["PlanBinarybert"]
 
@@ -63,6 +63,8 @@ class PlanBinarybert(ir.passes.InPlacePass):
     """8, or 32 for float position and type tables, as published."""
     table_scales: str = "fp16"
     """fp16, or fp32 as published: what the word table's scales are stored in."""
+    parameters: str = "fp16"
+    """fp16 or fp32: what biases and norms are stored in."""
     budget_mib: float | None = None
     """MiB that the stored weights may take: the ternary ones that gain least become binary for it."""
     include: tuple[str, ...] = ()
@@ -79,6 +81,8 @@ class PlanBinarybert(ir.passes.InPlacePass):
             raise BqcError(
                 f"scales of a table have no type {self.table_scales}; use {' or '.join(TABLE_SCALES)}"
             )
+        if self.parameters not in PARAMETERS:
+            raise BqcError(f"parameters have no type {self.parameters}; use {' or '.join(PARAMETERS)}")
         if self.budget_mib is not None and not 0 < self.budget_mib < float("inf"):
             raise BqcError(f"the budget is {self.budget_mib:g} MiB; it is a number above 0")
         if self.budget_mib is not None and not isinstance(WEIGHTS[self.weights], Ternary):
@@ -92,7 +96,7 @@ class PlanBinarybert(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         found = encoder(model)
         require_whole(model)
-        plan = Plan("binarybert")
+        plan = Plan("binarybert", parameters=self.parameters)
         inputs = list(weight_inputs(model))
         keys = {key_of(node) for node, _, _ in inputs}
         chosen = matching(keys, self.include, "--include") if self.include else keys
@@ -148,7 +152,7 @@ def _spend(plan: Plan, model: ir.Model, budget: int) -> None:
     for node, weight, axis in weight_inputs(model):
         uses.setdefault(weight, []).append((node, axis))
     items = []
-    fixed = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    fixed = sum(_float_bytes(value, plan.parameters) for value in model.graph.initializers.values())
     for weight, known in uses.items():
         node, axis = known[0]
         fmt = plan.weights.get(key_of(node))
@@ -172,6 +176,15 @@ def _spend(plan: Plan, model: ir.Model, budget: int) -> None:
     for at, (known, binary, *_) in enumerate(items):
         if at not in kept:
             plan.weights.update({key_of(node): binary for node, _ in known})
+
+
+def _float_bytes(value: ir.Value, parameters: str) -> int:
+    """Bytes that a constant of the float model takes where no weight's format says so: biases and norms are vectors."""
+    tensor = value.const_value
+    if tensor is None:
+        return 0
+    narrow = parameters == "fp16" and tensor.dtype == ir.DataType.FLOAT and len(tensor.shape) == 1
+    return tensor.nbytes // 2 if narrow else tensor.nbytes
 
 
 def _gain(node: ir.Node, weight: ir.Value, axis: int, ternary: Ternary, binary: Binary) -> float:

@@ -39,24 +39,25 @@ CODES = ("int8", ("...", "K"), "codes")
 EXPONENTS = ("int8", ("...", "n"), "exponents of `codes`")
 Q = ("int8", ("B", "S", "H"))
 QE = ("int8", ("B", "S", "n"))
+REAL = "float32 or float16"
 INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
     "x": ("float32", ("...", "K"), "any values"),
     "exponent": ("float32", ("1",), "of all scales; rounded half to even and clamped to -126 to 119, NaN 0"),
     "codes": CODES,
     "exponents": EXPONENTS,
     "mask": ("int64", ("B", "S"), "key padding mask: 0 drops a token"),
-    "gamma": ("float32", ("H",), "scale of the normalisation"),
-    "beta": ("float32", ("H",), "shift of the normalisation"),
+    "gamma": (REAL, ("H",), "scale of the normalisation"),
+    "beta": (REAL, ("H",), "shift of the normalisation"),
     "weight": ("uint8", ("ceil16(N) / 16", "ceil(K' * bits / 32)", "16", "4"), "codes in the layout `n16k4`"),
     "weight_exponents": ("int8", ("n", "ceil16(N)"), "exponents of `weight`, a row a block"),
-    "bias": ("float32", ("N",), "added last"),
+    "bias": (REAL, ("N",), "added last"),
     "signs": ("int8", ("P", "N", "K"), "planes of -1 and 1"),
     "planes": (
         "uint8",
         ("P", "ceil16(N) / 16", "K' / 16", "2", "16"),
         "planes of signs in the layout `n16k16`",
     ),
-    "word_scales": ("float32 or float16", ("P", "V or 1"), "a scale for each row of a plane, or one for all"),
+    "word_scales": (REAL, ("P", "V or 1"), "a scale for each row of a plane, or one for all"),
     "residual": ("int8", ("...", "N"), "codes of the residual"),
     "residual_exponents": ("int8", ("...", "n"), "exponents of `residual`"),
     "q": (*Q, "codes of the queries, blocks inside heads"),
@@ -88,7 +89,7 @@ INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
 """Input name -> type, shape, meaning."""
 _STRIPS = ("ceil16(N) / 16", "K", "16")
 _SCALES = (
-    "float32 or float16",
+    REAL,
     ("P", "ceil16(N) or 1"),
     "a scale for each output of a plane, or one for all",
 )
@@ -121,24 +122,26 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
         for name in ("q", "q_exponents", "key", "key_exponents", "values")
     },
     ("LayerNorm", "x"): ("float32", ("...", "H"), "any values"),
+    ("LayerNorm", "gamma"): ("float32", ("H",), "scale of the normalisation"),
+    ("LayerNorm", "beta"): ("float32", ("H",), "shift of the normalisation"),
     ("BlockLinearQuantizeValues", "codes"): ("int8", ("B", "S", "K"), "codes"),
     ("BlockLinearQuantizeValues", "exponents"): ("int8", ("B", "S", "n"), "exponents of `codes`"),
-    ("BlockLinearAddNorm", "gamma"): ("float32", ("N",), "scale of the normalisation"),
-    ("BlockLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
+    ("BlockLinearAddNorm", "gamma"): (REAL, ("N",), "scale of the normalisation"),
+    ("BlockLinearAddNorm", "beta"): (REAL, ("N",), "shift of the normalisation"),
     ("SoftmaxDequantize", "codes"): ("uint8", ("B", "h", "S", "S"), "codes of `MaskedSoftmax`"),
     **{
         (f"SignLinear{form}", "scales"): _SCALES
         for form in ("", "Quantize", "QuantizeValues", "Gelu", "Relu", "AddNorm")
     },
     ("SignDequantize", "scales"): (
-        "float32 or float16",
+        REAL,
         ("P", "N or 1"),
         "a scale for each row of a plane, or one for all",
     ),
     ("SignDequantizeTiles", "scales"): _SCALES,
     ("SignGather", "rows"): ("uint8", ("P", "V", "ceil8(H) / 8"), "planes of signs in the layout `row`"),
     ("SignGather", "scales"): (
-        "float32 or float16",
+        REAL,
         ("P", "V or 1"),
         "a scale for each row of a plane, or one for all",
     ),
@@ -147,8 +150,8 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
         ("P", "V", "ceil8(H) / 8"),
         "word table: planes of signs in the layout `row`",
     ),
-    ("SignLinearAddNorm", "gamma"): ("float32", ("N",), "scale of the normalisation"),
-    ("SignLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
+    ("SignLinearAddNorm", "gamma"): (REAL, ("N",), "scale of the normalisation"),
+    ("SignLinearAddNorm", "beta"): (REAL, ("N",), "shift of the normalisation"),
     ("SignLinearQuantizeValues", "codes"): ("int8", ("B", "S", "K"), "codes"),
     ("SignLinearQuantizeValues", "exponents"): ("int8", ("B", "S", "n"), "exponents of `codes`"),
     **{
@@ -175,8 +178,8 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
         for form in ("DequantizeTiles", "Linear", "LinearBinarize", "LinearAddNorm")
         for name, about in _XNOR.items()
     },
-    ("XnorLinearAddNorm", "gamma"): ("float32", ("N",), "scale of the normalisation"),
-    ("XnorLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
+    ("XnorLinearAddNorm", "gamma"): (REAL, ("N",), "scale of the normalisation"),
+    ("XnorLinearAddNorm", "beta"): (REAL, ("N",), "shift of the normalisation"),
     **{
         (f"SparseLinear{form}", name): told
         for form in ("", "Quantize", "QuantizeValues", "Gelu", "Relu", "AddNorm")
@@ -186,8 +189,8 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("SparseDequantize", "scales"): ("float32", ("N",), "a scale for each row"),
     ("SparseDequantizeTiles", "tiles"): _SPARSE_TILES,
     ("SparseDequantizeTiles", "scales"): _SPARSE_SCALES,
-    ("SparseLinearAddNorm", "gamma"): ("float32", ("N",), "scale of the normalisation"),
-    ("SparseLinearAddNorm", "beta"): ("float32", ("N",), "shift of the normalisation"),
+    ("SparseLinearAddNorm", "gamma"): (REAL, ("N",), "scale of the normalisation"),
+    ("SparseLinearAddNorm", "beta"): (REAL, ("N",), "shift of the normalisation"),
     ("SparseLinearQuantizeValues", "codes"): ("int8", ("B", "S", "K"), "codes"),
     ("SparseLinearQuantizeValues", "exponents"): ("int8", ("B", "S", "n"), "exponents of `codes`"),
     ("BlockGather", "exponents"): ("int8", ("V", "n"), "exponents of `table`"),

@@ -281,7 +281,9 @@ def back_to_dense(
     if not chosen:
         return plan, replace(found, speeds=speeds)
     why = {key: f"8 bits: {plan.weights[key]} was measured to be slower" for key in chosen}
-    revised = Plan(plan.scheme, {**plan.weights, **chosen}, plan.activations, {**plan.kept, **why})
+    revised = Plan(
+        plan.scheme, {**plan.weights, **chosen}, plan.activations, {**plan.kept, **why}, plan.parameters
+    )
     return revised, replace(found, speeds=speeds)
 
 

@@ -47,6 +47,11 @@ _OPTIONS = (
         help="Of binarybert: what the word table's scales are stored in. [default: fp16]",
     ),
     click.option(
+        "--parameters",
+        type=click.Choice(["fp16", "fp32"]),
+        help="Of binarybert: what biases and norms are stored in. [default: fp16]",
+    ),
+    click.option(
         "--ffn-activation",
         type=click.Choice(["keep", "relu"]),
         help="Of binarybert: relu trains with ReLU in the FFNs, for 4-bit activations. [default: keep]",
@@ -77,7 +82,16 @@ def take_scheme_options(given: MutableMapping[str, Any]) -> dict[str, Any]:
     """Those that were given, as schemes take them; they are removed from ``given``."""
     names = (
         *_NUMBERS,
-        *("block", "weights", "activations", "table_scales", "ffn_activation", "budget_mib", "scores"),
+        *(
+            "block",
+            "weights",
+            "activations",
+            "table_scales",
+            "parameters",
+            "ffn_activation",
+            "budget_mib",
+            "scores",
+        ),
     )
     found = {name: value for name in names if (value := given.pop(name, None)) is not None}
     for name in (*_NUMBERS, "block"):

@@ -41,6 +41,8 @@ class Binarybert:
     """8, or 32 for float position and type tables."""
     table_scales: str = "fp16"
     """fp16, or fp32: what the word table's scales, one a token, are stored in."""
+    parameters: str = "fp16"
+    """fp16 or fp32: what biases and norms are stored in."""
     ffn_activation: str = "keep"
     """keep: what the model has; relu: the pass relu-ffn replaces GELU before training, as the paper does at 4 bits."""
     budget_mib: float | None = None
@@ -98,6 +100,7 @@ class Binarybert:
             block=self.block,
             position_bits=self.position_bits,
             table_scales=self.table_scales,
+            parameters=self.parameters,
             budget_mib=self.budget_mib,
             include=tuple(self.include),
             exclude=tuple(self.exclude),

@@ -16,6 +16,7 @@ from bqc.passes.fold_matmul import FoldMatMul
 from bqc.passes.fold_single import FoldSingle
 from bqc.passes.fold_softmax import FoldSoftmax
 from bqc.passes.hoist_gather import HoistGather
+from bqc.passes.narrow_parameters import NarrowParameters
 from bqc.passes.pack_weights import PackWeights
 from bqc.passes.quantize_activations import QuantizeActivations
 from bqc.passes.quantize_weights import QuantizeWeights
@@ -39,6 +40,7 @@ def lowering(cosine_min: float = 0.8) -> list[ir.passes.InPlacePass]:
         FoldHead(),
         FoldSingle(),
         HoistGather(),
+        NarrowParameters(cosine_min=cosine_min),
         AttachFunctions(),
         Finalize(),
     ]

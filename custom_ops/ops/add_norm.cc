@@ -2,20 +2,16 @@
 
 namespace bqc {
 
-using ort::Type;
-
 AddNorm::AddNorm(const Node& node, int64_t columns, size_t first)
     : geometry_(
           make_geometry(columns, node.integer("residual_block", 64), node.integer("residual_group", 0))),
       first_(first),
-      epsilon_(node.real("epsilon", 1e-12f)) {
-  const Tensor gamma = node.constant(first + 2, "gamma", Type::f32, 1),
-               beta = node.constant(first + 3, "beta", Type::f32, 1);
-  BQC_REQUIRE(gamma.count == columns && beta.count == columns, "gamma ", gamma.shape(), " and beta ",
-              beta.shape(), " should be [", columns, "]");
+      epsilon_(node.real("epsilon", 1e-12f)),
+      gamma_(node, first + 2, "gamma"),
+      beta_(node, first + 3, "beta") {
+  BQC_REQUIRE(gamma_.count() == columns && beta_.count() == columns, "gamma ", gamma_.shape(), " and beta ",
+              beta_.shape(), " should be [", columns, "]");
   BQC_REQUIRE(epsilon_ >= 0, "attribute epsilon is negative");
-  gamma_ = gamma.as<float>();
-  beta_ = beta.as<float>();
 }
 
 AddNorm::Residual AddNorm::residual(const Call& call, const Tensor& input) const {
@@ -31,7 +27,8 @@ const float* AddNorm::apply(const KernelSet* set, const Residual& residual, int6
   set->rows->add_dequantized(residual.codes + row * columns, residual.exponents + row * geometry_.count,
                              &geometry_, y);
   float* z = scratch<float>(Slot::row2, columns);
-  set->rows->layer_norm(y, gamma_, beta_, epsilon_, columns, scratch<int32_t>(Slot::row3, columns), z);
+  set->rows->layer_norm(y, gamma_.data(), beta_.data(), epsilon_, columns,
+                        scratch<int32_t>(Slot::row3, columns), z);
   return z;
 }
 

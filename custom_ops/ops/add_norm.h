@@ -22,7 +22,7 @@ class AddNorm {
   Geometry geometry_;
   size_t first_;
   float epsilon_;
-  const float *gamma_, *beta_;
+  Numbers gamma_, beta_;
 };
 
 }  // namespace bqc

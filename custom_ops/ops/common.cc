@@ -73,6 +73,13 @@ float real_at(const Tensor& numbers, int64_t i) {
   return number;
 }
 
+Numbers::Numbers(const Node& node, size_t index, const char* what)
+    : tensor_(node.real_constant(index, what, 1)) {
+  if (tensor_.type != ort::Type::f16) return;
+  widened_.resize(static_cast<size_t>(tensor_.count));
+  portable::kHalf.widen(tensor_.as<uint16_t>(), tensor_.count, widened_.data());
+}
+
 void check_finite(const Tensor& numbers, const char* what) {
   for (int64_t i = 0; i < numbers.count; ++i) {
     BQC_REQUIRE(std::isfinite(real_at(numbers, i)), what, " ", numbers.shape(),

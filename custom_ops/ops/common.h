@@ -46,6 +46,23 @@ void check_finite(const Tensor& numbers, const char* what);
 // A number of a constant of float32 or float16 numbers.
 float real_at(const Tensor& numbers, int64_t i);
 
+// A constant input of rank 1: a bias, or a factor or term of a norm. float32 numbers are read where they lie,
+// float16 ones are widened once.
+class Numbers {
+ public:
+  Numbers(const Node& node, size_t index, const char* what);
+  Numbers(const Numbers&) = delete;
+  Numbers& operator=(const Numbers&) = delete;
+
+  int64_t count() const { return tensor_.count; }
+  const float* data() const { return widened_.empty() ? tensor_.as<float>() : widened_.data(); }
+  std::string shape() const { return tensor_.shape(); }
+
+ private:
+  Tensor tensor_;
+  std::vector<float> widened_;
+};
+
 std::vector<int64_t> with_last(std::vector<int64_t> dims, int64_t last);
 std::vector<Dim> with_last(std::vector<Dim> dims, Dim last);
 // Product of all dimensions but the last.

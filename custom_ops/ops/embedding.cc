@@ -153,9 +153,9 @@ template <class Words>
 class Embedding : public Kernel {
  public:
   Embedding(const Node& node, const KernelSet* kernels)
-      : gamma_(node.constant(9, "gamma", Type::f32, 1)),
-        beta_(node.constant(10, "beta", Type::f32, 1)),
-        columns_(gamma_.count),
+      : gamma_(node, 9, "gamma"),
+        beta_(node, 10, "beta"),
+        columns_(gamma_.count()),
         word_(node, "word table", 3, "word_", columns_),
         type_(node, "type table", 5, "type_", columns_),
         position_(node, "position table", 7, "position_", columns_),
@@ -166,7 +166,7 @@ class Embedding : public Kernel {
     node.expect("layout", "row");
     BQC_REQUIRE(node.integer("columns", 768) == columns_, "attribute columns does not fit gamma ",
                 gamma_.shape());
-    BQC_REQUIRE(beta_.count == columns_, "gamma ", gamma_.shape(), " and beta ", beta_.shape(),
+    BQC_REQUIRE(beta_.count() == columns_, "gamma ", gamma_.shape(), " and beta ", beta_.shape(),
                 " should be alike");
     BQC_REQUIRE(epsilon_ >= 0, "attribute epsilon is negative");
   }
@@ -191,7 +191,7 @@ class Embedding : public Kernel {
         word_.read(set, ids.as<int64_t>()[i], x);
         type_.add(set, types.as<int64_t>()[i], x);
         position_.add(set, positions.as<int64_t>()[i % positions.count], x);
-        set->rows->layer_norm(x, gamma_.as<float>(), beta_.as<float>(), epsilon_, columns_, q, y);
+        set->rows->layer_norm(x, gamma_.data(), beta_.data(), epsilon_, columns_, q, y);
         set->rows->quantize(y, &out_, format_.bits, codes + i * columns_, exponents + i * out_.count);
       }
     });
@@ -206,7 +206,7 @@ class Embedding : public Kernel {
   }
 
  private:
-  Tensor gamma_, beta_;
+  Numbers gamma_, beta_;
   int64_t columns_;
   Words word_;
   Table type_, position_;
@@ -228,8 +228,9 @@ std::vector<OpSpec> embedding_ops() {
   const Type id = Type::i64, u8 = Type::u8, i8 = Type::i8;
   const Type f32 = Type::f32;
   const std::vector<Type> gather = {id, u8, i8};
-  const std::vector<Type> embedding = {id, id, id, u8, i8, u8, i8, u8, i8, f32, f32};
-  const std::vector<Type> sign_embedding = {id, id, id, u8, Type::undefined, u8, i8, u8, i8, f32, f32};
+  const Type real = Type::undefined;  // float32 or float16
+  const std::vector<Type> embedding = {id, id, id, u8, i8, u8, i8, u8, i8, real, real};
+  const std::vector<Type> sign_embedding = {id, id, id, u8, real, u8, i8, u8, i8, real, real};
   return {
       {"BlockGather", gather, {Type::f32}, make_kernel<Gather<Table>>, Gather<Table>::infer},
       {"BlockGatherTiles", gather, {Type::f32}, make_kernel<Gather<TileTable>>, Gather<TileTable>::infer},
@@ -239,11 +240,7 @@ std::vector<OpSpec> embedding_ops() {
        {i8, i8},
        make_kernel<EmbeddingLayerNormTiles>,
        EmbeddingLayerNormTiles::infer},
-      {"SignGather",
-       {id, u8, Type::undefined},
-       {f32},
-       make_kernel<Gather<SignTable>>,
-       Gather<SignTable>::infer},
+      {"SignGather", {id, u8, real}, {f32}, make_kernel<Gather<SignTable>>, Gather<SignTable>::infer},
       {"SignEmbeddingLayerNorm",
        sign_embedding,
        {i8, i8},

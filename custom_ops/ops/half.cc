@@ -58,15 +58,15 @@ template <class Elements>
 class Linear : public Kernel {
  public:
   Linear(const Node& node, const KernelSet* kernels)
-      : elements_(node, 1), bias_(node.constant(1 + Elements::kInputs, "bias", Type::f32, 1)) {
+      : elements_(node, 1), bias_(node, 1 + Elements::kInputs, "bias") {
     set = kernels;
     const HalfChoice choice = choose_half(*kernels);
     products_ = choice.products;
     by = choice.products->by;
     reason = choice.reason;
     node.expect("layout", "n16");
-    BQC_REQUIRE(bias_.count >= 1, "bias is empty");
-    const Tensor tiles = strips_of<Elements>(node, "weight", 1, bias_.count);
+    BQC_REQUIRE(bias_.count() >= 1, "bias is empty");
+    const Tensor tiles = strips_of<Elements>(node, "weight", 1, bias_.count());
     strips_ = tiles.dims[0];
     weight_ = elements_.tiles(tiles);
   }
@@ -75,12 +75,12 @@ class Linear : public Kernel {
     const Tensor x = call.input(0);
     BQC_REQUIRE(x.rank() >= 1 && x.last() == weight_.inputs, "input ", x.shape(),
                 " should end in the inputs of the weight, ", weight_.inputs);
-    const int64_t rows = rows_of(x), columns = bias_.count;
+    const int64_t rows = rows_of(x), columns = bias_.count();
     BQC_REQUIRE(rows <= kMaxRows, "input ", x.shape(), " has more than ", kMaxRows, " rows");
     float* y = call.output<float>(0, with_last(x.dims, columns));
     run_product(call, Product{products_, &weight_, strips_, x.as<float>()}, rows,
                 [&](int64_t row, const float* products) {
-                  set->rows->add_bias(products, bias_.as<float>(), columns, y + row * columns);
+                  set->rows->add_bias(products, bias_.data(), columns, y + row * columns);
                 });
   }
 
@@ -112,7 +112,7 @@ class Linear : public Kernel {
   };
 
   Elements elements_;
-  Tensor bias_;
+  Numbers bias_;
   const HalfProducts* products_;
   int64_t strips_;
   HalfTiles weight_;
@@ -213,7 +213,7 @@ OpSpec spec(const char* name, const std::vector<Type>& inputs) {
 
 template <class Elements>
 void add_family(const char* linear, const char* gather, const char* gather_tiles, std::vector<OpSpec>* all) {
-  all->push_back(spec<Linear<Elements>>(linear, around<Elements>(Type::f32, {Type::f32})));
+  all->push_back(spec<Linear<Elements>>(linear, around<Elements>(Type::f32, {Type::undefined})));
   all->push_back(spec<Gather<Rows<Elements>>>(gather, around<Elements>(Type::i64, {})));
   all->push_back(spec<Gather<Lanes<Elements>>>(gather_tiles, around<Elements>(Type::i64, {})));
 }

@@ -231,10 +231,13 @@ struct Names {
   const char *plain, *quantize, *quantize_values, *gelu, *relu, *add_norm;
 };
 
-// All forms with weights of a class, whose scales are of this type (undefined for float32 or float16).
+// float32 or float16.
+constexpr Type kReal = Type::undefined;
+
+// All forms with weights of a class, whose scales are of this type.
 template <class AnyWeight>
 std::vector<OpSpec> forms(const Names& names, Type scales) {
-  const std::vector<Type> five = {Type::i8, Type::i8, Type::u8, scales, Type::f32};
+  const std::vector<Type> five = {Type::i8, Type::i8, Type::u8, scales, kReal};
   const auto with = [&](std::vector<Type> more) {
     more.insert(more.begin(), five.begin(), five.end());
     return more;
@@ -247,7 +250,7 @@ std::vector<OpSpec> forms(const Names& names, Type scales) {
        LinearQuantizeValues::infer},
       {names.gelu, five, pair, make<LinearGelu, AnyWeight>, QuantizedLinear::infer},
       {names.relu, five, pair, make<LinearRelu, AnyWeight>, QuantizedLinear::infer},
-      {names.add_norm, with({Type::i8, Type::i8, Type::f32, Type::f32}), pair, make<LinearAddNorm, AnyWeight>,
+      {names.add_norm, with({Type::i8, Type::i8, kReal, kReal}), pair, make<LinearAddNorm, AnyWeight>,
        QuantizedLinear::infer},
   };
 }
@@ -263,7 +266,7 @@ std::vector<OpSpec> linear_ops() {
 std::vector<OpSpec> sign_linear_ops() {
   return forms<SignWeight>({"SignLinear", "SignLinearQuantize", "SignLinearQuantizeValues", "SignLinearGelu",
                             "SignLinearRelu", "SignLinearAddNorm"},
-                           Type::undefined);
+                           kReal);
 }
 
 std::vector<OpSpec> sparse_linear_ops() {

@@ -8,12 +8,9 @@ namespace bqc {
 
 using ort::Type;
 
-LinearWeight::LinearWeight(const Node& node, const KernelSet* set) : set_(set) {
-  const Tensor bias = node.constant(4, "bias", Type::f32, 1);
-  BQC_REQUIRE(bias.count >= 1, "bias is empty");
-  columns_ = bias.count;
-  strips_ = ceil_div(columns_, 16);
-  bias_ = bias.as<float>();
+LinearWeight::LinearWeight(const Node& node, const KernelSet* set)
+    : set_(set), bias_(node, 4, "bias"), columns_(bias_.count()), strips_(ceil_div(columns_, 16)) {
+  BQC_REQUIRE(columns_ >= 1, "bias is empty");
 }
 
 BlockWeight::BlockWeight(const Node& node, const KernelSet* set) : LinearWeight(node, set) {

@@ -15,7 +15,7 @@ class LinearWeight {
 
   int64_t columns() const { return columns_; }
   int64_t strips() const { return strips_; }
-  const float* bias() const { return bias_; }
+  const float* bias() const { return bias_.data(); }
 
   // Throws Error where an input in these blocks does not fit.
   virtual void check(const Tensor& codes, const Geometry& g) const = 0;
@@ -35,8 +35,8 @@ class LinearWeight {
   LinearWeight(const Node& node, const KernelSet* set);
 
   const KernelSet* set_;
+  Numbers bias_;
   int64_t columns_, strips_;
-  const float* bias_;
 };
 
 // Tiles n16k4 of codes, with exponents.

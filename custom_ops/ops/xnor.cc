@@ -43,13 +43,12 @@ using BinarizeCodes = Bits<int8_t, &XnorKernels::binarize_codes>;
 // The four inputs that all linears share: bits, tiles, scales, bias.
 class Linear {
  public:
-  Linear(const Node& node, const KernelSet* set) : set_(set), columns_(node.integer("columns", 768)) {
+  Linear(const Node& node, const KernelSet* set)
+      : set_(set), columns_(node.integer("columns", 768)), bias_(node, 3, "bias"), outputs_(bias_.count()) {
     node.expect("layout", "n16k64");
     const Tensor tiles = node.constant(1, "tiles", Type::u8, 4),
-                 scales = node.constant(2, "scales", Type::f32, 1),
-                 bias = node.constant(3, "bias", Type::f32, 1);
-    BQC_REQUIRE(bias.count >= 1, "bias is empty");
-    outputs_ = bias.count;
+                 scales = node.constant(2, "scales", Type::f32, 1);
+    BQC_REQUIRE(outputs_ >= 1, "bias is empty");
     const int64_t strips = ceil_div(outputs_, 16), padded = 16 * strips;
     BQC_REQUIRE(columns_ >= 1 && columns_ <= kMaxSum, "attribute columns is ", columns_, "; a row has 1 to ",
                 kMaxSum);
@@ -62,7 +61,6 @@ class Linear {
     check_finite(scales, "scales");
     for (int64_t i = 0; i < padded; ++i) scales_.push_back(scales.as<float>()[scales.count == 1 ? 0 : i]);
     tiles_ = {tiles.as<uint8_t>(), scales_.data(), columns_, strips};
-    bias_ = bias.as<float>();
   }
 
   int64_t outputs() const { return outputs_; }
@@ -75,7 +73,7 @@ class Linear {
     const Product product = {set_->xnor, tiles_, bits.as<uint8_t>()};
     run_product(call, product, rows, [&](int64_t row, const float* products) {
       float* y = scratch<float>(Slot::row, outputs_);
-      set_->rows->add_bias(products, bias_, outputs_, y);
+      set_->rows->add_bias(products, bias_.data(), outputs_, y);
       epilogue(row, y);
     });
   }
@@ -107,10 +105,11 @@ class Linear {
   };
 
   const KernelSet* set_;
-  int64_t columns_, outputs_;
+  int64_t columns_;
+  Numbers bias_;
+  int64_t outputs_;
   std::vector<float> scales_;  // [16 * strips]
   BitTiles tiles_;
-  const float* bias_;
 };
 
 // Output columns in shape inference: the length of the bias.
@@ -207,9 +206,10 @@ std::vector<OpSpec> binarize_ops() {
 }
 
 std::vector<OpSpec> xnor_linear_ops() {
-  const std::vector<Type> four = {Type::u8, Type::u8, Type::f32, Type::f32};
+  const Type real = Type::undefined;  // float32 or float16
+  const std::vector<Type> four = {Type::u8, Type::u8, Type::f32, real};
   std::vector<Type> eight = four;
-  for (const Type more : {Type::i8, Type::i8, Type::f32, Type::f32}) eight.push_back(more);
+  for (const Type more : {Type::i8, Type::i8, real, real}) eight.push_back(more);
   return {
       {"XnorLinear", four, {Type::f32}, make_kernel<XnorLinear>, XnorLinear::infer},
       {"XnorLinearBinarize", four, {Type::u8}, make_kernel<XnorLinearBinarize>, XnorLinearBinarize::infer},

@@ -5,6 +5,6 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 data=${BQC_DATA:?folder of the task files}
 float=$here/../minilm-l6-sst2
-bqc train "$float/model.onnx" --scheme binarybert --weights split --table-scales fp32 --task sst2 --data "$data" \
+bqc train "$float/model.onnx" --scheme binarybert --weights split --table-scales fp32 --parameters fp32 --task sst2 --data "$data" \
     --recipe "$here/../recipes/signs-split-sst2.yaml" --checkpoints "$1/run" --save-steps 200 --resume -o "$1/"
 bqc eval "$float/model.onnx" "$1/model.bqc.onnx" --task sst2 --data "$data" --tokenizer "$float"

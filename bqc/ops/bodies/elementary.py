@@ -208,4 +208,5 @@ def LayerNorm(x, gamma, beta, epsilon: float = 1e-12):
     top = op.Cast(op.Constant(value_float=FLT_MAX), to=11)
     inverse = op.Cast(op.Min(op.Div(one, deviation), top), to=1)
     centred = op.Sub(op.Cast(q, to=1), op.Cast(mean, to=1))
-    return Finite(op.Add(op.Mul(op.Mul(centred, inverse), gamma), beta))
+    scaled = op.Mul(op.Mul(centred, inverse), op.Cast(gamma, to=1))
+    return Finite(op.Add(scaled, op.Cast(beta, to=1)))

@@ -76,7 +76,7 @@ def HalfProduct(x, w, bias):
         going = op.Squeeze(op.Less(following, length))
     kept = op.Slice(acc, first, op.Shape(bias), last)
     shape = op.Concat(op.Slice(op.Shape(x), first, last), op.Shape(bias), axis=0)
-    return Finite(op.Add(op.Reshape(kept, shape, allowzero=1), bias))
+    return Finite(op.Add(op.Reshape(kept, shape, allowzero=1), op.Cast(bias, to=1)))
 
 
 @script(ai_bqc)

@@ -128,7 +128,7 @@ def SignLinear(
         going = op.Squeeze(op.Less(following, count))
     kept = op.Slice(acc, first, op.Shape(bias), last)
     y = op.Reshape(kept, op.Concat(lead, op.Shape(bias), axis=0), allowzero=1)
-    return Finite(op.Add(y, bias))
+    return Finite(op.Add(y, op.Cast(bias, to=1)))
 
 
 @script(ai_bqc)

@@ -159,7 +159,7 @@ def SparseLinear(
         i = op.Identity(following)
         going = op.Squeeze(op.Less(following, count))
     y = op.Slice(acc, first, op.Shape(bias), last)
-    return Finite(op.Add(y, bias))
+    return Finite(op.Add(y, op.Cast(bias, to=1)))
 
 
 @script(ai_bqc)

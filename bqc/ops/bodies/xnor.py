@@ -119,7 +119,7 @@ def XnorLinear(bits, tiles, scales, bias, columns: int = 768, layout: str = "n16
     zero = op.Constant(value_float=0.0)
     t = op.Slice(op.Where(op.Equal(scaled, zero), zero, scaled), first, op.Shape(bias), last)
     y = op.Reshape(t, op.Concat(lead, op.Shape(bias), axis=0), allowzero=1)
-    return Finite(op.Add(y, bias))
+    return Finite(op.Add(y, op.Cast(bias, to=1)))
 
 
 @script(ai_bqc)

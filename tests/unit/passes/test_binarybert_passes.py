@@ -239,6 +239,7 @@ def test_plan() -> None:
         ({"position_bits": 16}, "position tables have no 16 bits; use 8 or 32"),
         ({"block": 48}, "no block 48"),
         ({"ffn_activation": "gelu"}, "FFNs have no activation gelu; use keep or relu"),
+        ({"parameters": "fp8"}, "parameters have no type fp8; use fp16 or fp32"),
         ({"table_scales": "fp8"}, "scales of a table have no type fp8; use fp16 or fp32"),
     ],
 )
@@ -275,6 +276,40 @@ def test_scales_of_the_table(weights: str, positions: int, tmp_path: Path) -> No
         outputs[scales] = plain
     # A code of an activation that is rounded to its neighbour is more than what scales lose.
     assert np.abs(outputs["fp16"] - outputs["fp32"]).max() < 0.2 * np.abs(outputs["fp32"]).max()
+
+
+@pytest.mark.parametrize("weights", KINDS)
+def test_biases_and_norms_in_fp16(weights: str, tmp_path: Path) -> None:
+    """They are stored and read as such, what is computed stays near, and a recipe keeps the choice."""
+    outputs = {}
+    for parameters in ("fp16", "fp32"):
+        model = canonical_bert(**TINY)
+        given = feeds(model)
+        path, recipe = tmp_path / f"{parameters}.onnx", tmp_path / f"{parameters}.yaml"
+        bqc.compile(model, "binarybert", path, weights=weights, parameters=parameters)
+        loaded = ir.load(path)
+        vectors = [v for v in loaded.graph.initializers.values() if (v.name or "").endswith(("bias", "norm.weight"))]
+        wanted = ir.DataType.FLOAT16 if parameters == "fp16" else ir.DataType.FLOAT
+        assert len(vectors) > 20
+        assert {v.dtype for v in vectors} == {wanted}
+        plain = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, given)[0]
+        np.testing.assert_array_equal(session(path, strict=True).run(None, given)[0], plain)
+        recipe.write_text(Plan.of(loaded).to_yaml(), encoding="utf-8")
+        again = bqc.compile(canonical_bert(**TINY), "binarybert", tmp_path / "again.onnx", recipe=recipe)
+        assert again.paths[1].read_bytes() == path.with_name(f"{path.name}.data").read_bytes()
+        outputs[parameters] = plain
+    assert np.abs(outputs["fp16"] - outputs["fp32"]).max() < 0.2 * np.abs(outputs["fp32"]).max()
+
+
+def test_what_fp16_cannot_hold_stays(tmp_path: Path) -> None:
+    model = canonical_bert(**TINY)
+    name = next(name for name in model.graph.initializers if name.endswith("0.ffn.output.bias"))
+    bias = model.graph.initializers[name]
+    bias.const_value = ir.tensor(bias.const_value.numpy() + np.float32(1e5), name=name)
+    bqc.compile(model, "binarybert", tmp_path / "large.onnx")
+    stored = ir.load(tmp_path / "large.onnx").graph.initializers
+    assert stored[name].dtype == ir.DataType.FLOAT
+    assert sum(v.dtype == ir.DataType.FLOAT16 for v in stored.values()) > 20
 
 
 def test_a_table_whose_scales_fp16_cannot_hold(tmp_path: Path) -> None:
@@ -335,7 +370,7 @@ def test_predicted_bytes_are_those_of_the_file(weights: str, positions: int, tmp
     model = canonical_bert(**TINY)
     PlanBinarybert(weights=weights, position_bits=positions)(model)
     plan = Plan.of(model)
-    expected = sum(v.const_value.nbytes for v in model.graph.initializers.values())
+    expected = float_bytes(model)
     for node, weight, axis in weight_uses(model):
         fmt, shape = plan.weights.get(key_of(node)), weight.const_value.shape.numpy()
         if fmt is not None:
@@ -399,10 +434,15 @@ def test_a_budget_is_spent_by_scores() -> None:
         PlanBinarybert(budget_mib=1)(model)
 
 
+def float_bytes(model: ir.Model) -> int:
+    """Of a float model whose biases and norms are stored in fp16."""
+    values = [v.const_value for v in model.graph.initializers.values()]
+    return sum(v.nbytes // 2 if len(v.shape) == 1 and v.dtype == ir.DataType.FLOAT else v.nbytes for v in values)
+
+
 def data_bytes(model: ir.Model) -> int:
     """Of the weights that are planned."""
-    plan, total = Plan.of(model), 0
-    total = sum(v.const_value.nbytes for v in model.graph.initializers.values())
+    plan, total = Plan.of(model), float_bytes(model)
     for node, weight, axis in weight_uses(model):
         shape = weight.const_value.shape.numpy()
         rows, columns = shape if axis == 1 else shape[::-1]
