@@ -7,6 +7,7 @@ says its number format and how many weights it stands for, because packed bytes 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from bqc.ir.anatomy import (
 )
 from bqc.ir.load import STDIN
 from bqc.ir.match import stored_dtype
+from bqc.ops.registry import OPERATORS
+from bqc.passes._graph import attributes_of
 from bqc.passes._padding import once_a_sequence
 from bqc.passes._unfolded import unfolded
 from bqc.plan import PLAN_KEY, Plan
@@ -38,6 +41,15 @@ from bqc.plan import PLAN_KEY, Plan
 __all__ = ["SCHEMA_VERSION", "inspect"]
 
 SCHEMA_VERSION = 1
+_QUANTIZING = (
+    "BlockQuantize",
+    "BlockQuantizeValues",
+    "RaggedBlockQuantizeValues",
+    "StaticQuantize",
+    "StaticQuantizeValues",
+)
+"""Operators whose attribute `bits` is of their output; of all others it is of a weight."""
+_MOVING = ("Gather", "GatherND", "Reshape", "Transpose")
 FORMAT_KEY = "bqc.format"
 ELEMENTS_KEY = "bqc.elements"
 
@@ -74,9 +86,9 @@ def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: 
 
     Keys: `schema_version`, `model`, `anatomy`, `float_parts` (`part` and `reason` of what no pass compiles or, in
     a compiled model, has compiled), `cost` (parameters and MACs for `batch` x `sequence`), `roles` and `layers` (the
-    same by role and by layer), `mac_pairs` (MACs by the types multiplied), `bit_widths` (bits include scales and
-    exponents), `bytes` (payload is weights, metadata the rest of the file). A float model object is imported in
-    place.
+    same by role and by layer), `mac_pairs` (MACs by the types multiplied, codes by their bits), `bit_widths` (bits
+    include scales and exponents), `activations` (formats of a compiled model's quantisation points), `bytes` (payload
+    is weights, metadata the rest of the file). A float model object is imported in place.
 
     Raises:
         BqcError: the file cannot be read, holds no encoder, or states sizes that are no numbers.
@@ -112,6 +124,7 @@ def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: 
         "layers": _summed(costs, "layer", lambda cost: cost.layer, _by_layer),
         "mac_pairs": _pairs(costs),
         "bit_widths": _bit_widths(weights),
+        "activations": _activations(loaded),
         "bytes": _bytes(path, loaded, payload),
     }
 
@@ -199,14 +212,41 @@ def _attended(model: ir.Model, place: str, name: str) -> str:
     """Types of the attention products of a layer."""
     for node in (*nodes_of(model, place, name), *nodes_of(model, place, "attention.context")):
         if node.op_type in ("BlockScores", "BlockAttention", "BlockContext", "RaggedBlockAttention"):
-            return "int8 x int8" if name == "attention.scores" else "uint8 x int8"
+            given = dict(zip(OPERATORS[node.op_type].inputs, node.inputs, strict=False))
+            if name == "attention.scores" and "q" in given and "key" in given:
+                return f"{_type(given['q'])} x {_type(given['key'])}"
+            if name == "attention.context" and "values" in given:
+                return f"uint8 x {_type(given['values'])}"
         if node.op_type == "MatMul":
             return " x ".join(map(_type, node.inputs))
     return ""
 
 
 def _type(value: ir.Value | None) -> str:
-    return "float" if value is None or value.dtype in (None, ir.DataType.FLOAT) else value.dtype.name.lower()
+    """Codes of fewer than 8 bits have a byte each, and are called after their bits."""
+    if value is None or value.dtype in (None, ir.DataType.FLOAT):
+        return "float"
+    return f"int{_bits(value)}" if value.dtype == ir.DataType.INT8 else value.dtype.name.lower()
+
+
+def _bits(value: ir.Value) -> int:
+    """Of codes, as the operator says that makes them."""
+    node = value.producer()
+    while node is not None and node.op_type in _MOVING and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if node is None:
+        return 8
+    stated = attributes_of(node).get("bits" if node.op_type in _QUANTIZING else "out_bits", 8)
+    return stated if isinstance(stated, int) else 8
+
+
+def _activations(model: ir.Model) -> list[dict[str, Any]]:
+    """How many points of a role have a format."""
+    if PLAN_KEY not in model.metadata_props:
+        return []
+    counts = Counter((key.partition(":")[2], str(fmt)) for key, fmt in Plan.of(model).activations.items())
+    rows = sorted(counts, key=lambda group: (_by_role(group[0]), group[1]))
+    return [{"role": name, "format": form, "points": counts[name, form]} for name, form in rows]
 
 
 def _pairs(costs: Iterable[_Cost]) -> list[dict[str, Any]]:

@@ -66,6 +66,23 @@ def test_packed_weights_say_what_they_stand_for() -> None:
     assert report["anatomy"] == inspect(canonical_bert())["anatomy"]
 
 
+def test_bits_of_activations(tmp_path: Path) -> None:
+    tables = {}
+    for bits in (8, 6, 4):
+        path = tmp_path / f"{bits}.onnx"
+        options = {"weights": "binary", "activation_bits": bits, "block": 16}
+        bqc.compile(canonical_bert(), "binarybert", path, **options)
+        report = inspect(path, batch=1, sequence=8)
+        pairs = {row["types"] for row in report["mac_pairs"]}
+        # The pooler's input and what float operators of the head read has 8 bits anyway.
+        assert {f"int{bits} x Binary(tensor)", f"int{bits} x int{bits}", f"uint8 x int{bits}"} <= pairs
+        assert not any(row.startswith(f"int{other}") for row in pairs for other in {4, 6} - {bits})
+        tables[bits] = {(row["role"], row["format"]): row["points"] for row in report["activations"]}
+    assert tables[4][("attention.query", "BlockShift(4,16,group=16)")] == 2
+    assert tables[6][("ffn.gelu", "BlockShift(6,16)")] == 2
+    assert inspect(canonical_bert())["activations"] == []
+
+
 def test_products_by_the_types_multiplied(tmp_path: Path) -> None:
     plain = inspect(canonical_bert())
     assert plain["mac_pairs"] == [{"types": "float x float", "macs": plain["cost"]["macs"]}]

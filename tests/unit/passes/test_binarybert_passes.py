@@ -288,7 +288,9 @@ def test_biases_and_norms_in_fp16(weights: str, tmp_path: Path) -> None:
         path, recipe = tmp_path / f"{parameters}.onnx", tmp_path / f"{parameters}.yaml"
         bqc.compile(model, "binarybert", path, weights=weights, parameters=parameters)
         loaded = ir.load(path)
-        vectors = [v for v in loaded.graph.initializers.values() if (v.name or "").endswith(("bias", "norm.weight"))]
+        vectors = [
+            v for v in loaded.graph.initializers.values() if (v.name or "").endswith(("bias", "norm.weight"))
+        ]
         wanted = ir.DataType.FLOAT16 if parameters == "fp16" else ir.DataType.FLOAT
         assert len(vectors) > 20
         assert {v.dtype for v in vectors} == {wanted}
@@ -437,7 +439,9 @@ def test_a_budget_is_spent_by_scores() -> None:
 def float_bytes(model: ir.Model) -> int:
     """Of a float model whose biases and norms are stored in fp16."""
     values = [v.const_value for v in model.graph.initializers.values()]
-    return sum(v.nbytes // 2 if len(v.shape) == 1 and v.dtype == ir.DataType.FLOAT else v.nbytes for v in values)
+    return sum(
+        v.nbytes // 2 if len(v.shape) == 1 and v.dtype == ir.DataType.FLOAT else v.nbytes for v in values
+    )
 
 
 def data_bytes(model: ir.Model) -> int:
