@@ -562,18 +562,6 @@ def test_widths_that_cannot_be(folder: Path, tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.iterdir())
 
 
-def test_checkpoints_of_another_run_are_refused(folder: Path, tmp_path: Path) -> None:
-    asked = {"scheme": "binarybert", "checkpoints": tmp_path / "run", "limit": 16}
-    recipe = Recipe.two_stage(epochs=1, batch_size=16)
-    model, out = folder / "model.onnx", tmp_path / "a.onnx"
-    train(model, TASK, folder, out, options={"weights": "ternary"}, recipe=recipe, **asked)
-    with pytest.raises(BqcError, match="checkpoints of a run with another recipe or other formats"):
-        train(model, TASK, folder, out, options={"weights": "binary"}, recipe=recipe, resume=True, **asked)
-    longer = Recipe.two_stage(epochs=2, batch_size=16)
-    with pytest.raises(BqcError, match="checkpoints of a run with another recipe or other formats"):
-        train(model, TASK, folder, out, options={"weights": "ternary"}, recipe=longer, resume=True, **asked)
-
-
 @pytest.mark.parametrize(
     ("passes", "message"),
     [
