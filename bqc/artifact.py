@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +18,16 @@ from bqc.ir.load import data_files
 from bqc.ir.skeleton import one_line
 from bqc.staging import staged, uninterrupted
 
-__all__ = ["ALIGNMENT", "FORMAT_VERSION", "file_sha256", "output_path", "require_own_files", "write"]
+__all__ = [
+    "ALIGNMENT",
+    "FORMAT_VERSION",
+    "file_sha256",
+    "output_path",
+    "require_own_files",
+    "require_writable",
+    "tokenizer_files",
+    "write",
+]
 
 FORMAT_VERSION = "1"
 ALIGNMENT = 64
@@ -28,15 +38,8 @@ EXTERNAL_FROM = 256
 INLINE_LIMIT = 2**31 - 2**20
 """A protobuf message holds less than 2 GiB."""
 
-_SIDE_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "special_tokens_map.json",
-    "modules.json",
-    "1_Pooling/config.json",
-)
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+_SIDE_FILES = ("config.json", *_TOKENIZER, "modules.json", "1_Pooling/config.json")
 
 
 def output_path(source: Path, output: str | None, kind: str = "bqc") -> tuple[Path, bool]:
@@ -73,14 +76,37 @@ def require_own_files(output: Path, source: Path | None, model: ir.Model) -> Non
         )
 
 
+def require_writable(output: Path) -> None:
+    """Raise BqcError if a model cannot be written there; leave no trace."""
+    try:
+        if output.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        # Folders that are missing are not made: another process may be about to write into them.
+        with staged(next(folder for folder in output.absolute().parents if folder.exists())):
+            pass
+    except OSError as error:
+        raise BqcError(f"{output}: cannot be written: {error.strerror or error}") from None
+
+
+def tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """The tokenizer's files in a folder, by name."""
+    return {name: (folder / name).read_bytes() for name in _TOKENIZER if (folder / name).is_file()}
+
+
 def write(
-    model: ir.Model, path: Path, *, single_file: bool = False, side_files_from: Path | None = None
+    model: ir.Model,
+    path: Path,
+    *,
+    single_file: bool = False,
+    side_files_from: Path | None = None,
+    side_files: Mapping[str, bytes] | None = None,
 ) -> list[Path]:
     """Write the model; return the files written, the model first.
 
     Data goes to ``NAME.onnx.data`` at offsets that are multiples of 64, or inline with ``single_file``.
-    Nothing is visible under the final names before the file has passed the ONNX checker. Raises BqcError if
-    it cannot be written.
+    Nothing is visible under the final names before the file has passed the ONNX checker. The tokenizer and
+    configuration are copied from the folder ``side_files_from``, those in ``side_files`` with the content there. Raises
+    BqcError if it cannot be written.
     """
     if single_file and (size := inline_bytes(model)) > INLINE_LIMIT:
         raise BqcError(
@@ -95,9 +121,11 @@ def write(
                 with _external(model, data):
                     ir.save(model, fresh)
             _check(path, fresh)
-            side_files = _copy_side_files(side_files_from, path.parent, folder) if side_files_from else []
+            beside = []
+            if side_files_from is not None:
+                beside = _copy_side_files(side_files_from, path.parent, folder, side_files or {})
             with uninterrupted():
-                return _publish(folder, path, side_files)
+                return _publish(folder, path, beside)
     except OSError as error:
         raise BqcError(f"{path}: cannot be written: {error.strerror or error}") from None
 
@@ -177,12 +205,17 @@ def inline_bytes(model: ir.Model) -> int:
     return sum(v.const_value.nbytes for v in values if v.const_value is not None)
 
 
-def _copy_side_files(source: Path, target: Path, folder: Path) -> list[str]:
+def _copy_side_files(source: Path, target: Path, folder: Path, own: Mapping[str, bytes]) -> list[str]:
     """Copies in ``folder`` of the source's tokenizer and configuration, unless it is the target itself."""
     copied = []
     for name in _SIDE_FILES:
-        if (source / name).is_file() and (source / name).resolve() != (target / name).resolve():
-            (folder / name).parent.mkdir(exist_ok=True)
+        known = (source / name).is_file()
+        if not (known or name in own) or (known and (source / name).resolve() == (target / name).resolve()):
+            continue
+        (folder / name).parent.mkdir(exist_ok=True)
+        if name in own:
+            (folder / name).write_bytes(own[name])
+        else:
             shutil.copyfile(source / name, folder / name)
-            copied.append(name)
+        copied.append(name)
     return copied

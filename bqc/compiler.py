@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import onnx_ir as ir
 
-from bqc.artifact import FORMAT_VERSION, file_sha256, inline_bytes, output_path, require_own_files, write
+from bqc.artifact import (
+    FORMAT_VERSION,
+    file_sha256,
+    inline_bytes,
+    output_path,
+    require_own_files,
+    require_writable,
+    write,
+)
 from bqc.errors import BqcError
 from bqc.ir import import_model
 from bqc.ir.anatomy import FloatPart, encoder
@@ -99,10 +107,11 @@ def compile(
         output: a ``.onnx`` file or a folder; beside the input as ``NAME.bqc.onnx`` if not given.
         options: the scheme's options (weight_bits, block, include, ...), and ``recipe`` (a path or a `Plan`),
             ``save_recipe`` (a path), ``side_files_from`` (a folder whose tokenizer and config go beside the output),
-            ``dry_run``, ``single_file``, ``explain``, ``require_full``, ``unpad`` (layers run on the tokens of a batch
-            without its padding), ``measure`` (batches x tokens, as in ``[(1, 16), (8, 128)]``, at which formats are
-            timed against dense 8 bits), ``threads`` (of that; 1 if not given), ``keep_dense`` (linears that are slower
-            at each of them go back to 8 bits); also as keywords.
+            ``side_files`` (name -> content of those that are not the folder's), ``dry_run``, ``single_file``,
+            ``explain``, ``require_full``, ``unpad`` (layers run on the tokens of a batch without its padding),
+            ``measure`` (batches x tokens, as in ``[(1, 16), (8, 128)]``, at which formats are timed against dense 8
+            bits), ``threads`` (of that; 1 if not given), ``keep_dense`` (linears that are slower at each of them go
+            back to 8 bits); also as keywords.
         progress: called with (steps done, steps in all).
         instruments: are told of every pass, those of import included (`bqc.pipeline`).
 
@@ -118,7 +127,7 @@ def compile(
     explain = bool(known.pop("explain", False))
     require_full = bool(known.pop("require_full", False))
     unpad = bool(known.pop("unpad", False))
-    side_files_from = known.pop("side_files_from", None)
+    side_files_from, side_files = known.pop("side_files_from", None), known.pop("side_files", None)
     shapes, threads = _shapes(known.pop("measure", ())), _threads(known.pop("threads", None))
     keep_dense = bool(known.pop("keep_dense", False))
     if (keep_dense or threads is not None) and not shapes:
@@ -147,6 +156,8 @@ def compile(
     measuring = _measuring(shapes, threads or 1, keep_dense) if shapes else None
     read = model if isinstance(model, ir.Model) else load(model)
     require_own_files(path, source, read)
+    if not dry_run:
+        require_writable(path)
     stored = None if source is None else _stored(read, source)
     with watching(instruments):
         loaded, found = _import(read, explain, known=read is model)
@@ -160,9 +171,11 @@ def compile(
             require_scales(Plan.of(loaded))
         if measuring is not None:
             measuring.planned(loaded)
+        budget = _budget(chosen, loaded)
         steps += run(loaded, lowering, progress, 1 + len(planning), total)
         if measuring is not None and (revised := measuring.lowered(loaded, progress)) is not None:
             loaded = revised
+            budget = _budget(chosen, loaded)
             steps += run(loaded, lowering, progress, 1 + len(planning), total)
         plan = Plan.of(loaded)
     if save_recipe is not None:
@@ -172,7 +185,7 @@ def compile(
     left = unfolded(loaded)
     if dry_run:
         wrote = "nothing: dry run" if save_recipe is None else "no model: dry run"
-        rows = (*_rows(found, plan), *_in_float(left), *notes, *saved, ("wrote", wrote))
+        rows = (*_rows(found, plan), *budget, *_in_float(left), *notes, *saved, ("wrote", wrote))
         return CompileResult(
             (), plan, rows, tuple(steps), before, 0, float_parts=(*parts, *left), break_even=speeds
         )
@@ -185,12 +198,14 @@ def compile(
         path,
         single_file=single_file,
         side_files_from=source.parent if source is not None and with_side_files else side_files_from,
+        side_files=side_files,
     )
     after = sum(p.stat().st_size for p in paths if p.name.startswith(path.name))
     if progress is not None:
         progress(total, total)
     rows = (
         *_rows(found, plan),
+        *budget,
         *_in_float(left),
         *notes,
         *([("near miss", str(miss)) for miss in found.misses] if explain else []),
@@ -362,6 +377,12 @@ def _rows(found: Any, plan: Plan) -> tuple[tuple[str, str], ...]:
     rows += _unrecognised(found.encoder.float_parts)
     rows += [("note", text) for text in found.notes]
     return tuple(rows)
+
+
+def _budget(scheme: Any, planned: ir.Model) -> list[tuple[str, str]]:
+    """How a planned float model's formats use the scheme's budget, if it has one."""
+    spent = scheme.spent(planned) if hasattr(scheme, "spent") else None
+    return [] if spent is None else [("budget", str(spent))]
 
 
 def _unrecognised(parts: Iterable[FloatPart]) -> list[tuple[str, str]]:

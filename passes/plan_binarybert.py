@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from bqc.passes._weights import check_activations, require_whole, tied_tables, w
 from bqc.passes.annotate_sensitivity import SENSITIVITY_KEY
 from bqc.plan import PARAMETERS, Plan, matching
 
-__all__ = ["PlanBinarybert"]
+__all__ = ["PlanBinarybert", "Spent", "spent"]
 
 WEIGHTS: dict[str, WeightFormat] = {
     "split": Ternary(),  # until training splits them
@@ -111,7 +112,7 @@ class PlanBinarybert(ir.passes.InPlacePass):
             else:
                 plan.weights[key] = self._weight(kind, found.head_dim, tied=weight in tied)
         if self.budget_mib is not None:
-            _spend(plan, model, round(self.budget_mib * 2**20))
+            _spend(plan, model, self.budget_mib)
         for point in points_of(model, found):
             readers = readers_of(point, found.layers)
             eight = any(isinstance(plan.weights.get(reader), BlockShift) for reader in readers)
@@ -146,12 +147,59 @@ def _minimum(model: ir.Model, point: str) -> float | None:
     return {"Gelu": GELU_MINIMUM, "Relu": 0.0}.get(node.op_type)
 
 
-def _spend(plan: Plan, model: ir.Model, budget: int) -> None:
-    """Make ternary weights binary so that the stored ones take at most ``budget`` bytes."""
+@dataclass(frozen=True)
+class Spent:
+    """How a budget is used.
+
+    Attributes:
+        budget_mib: MiB that there are.
+        used_mib: MiB that the stored weights take.
+        two: weights of two planes of signs.
+        one: weights of one.
+        split: whether training made two binary ones of each ternary one.
+    """
+
+    budget_mib: float
+    used_mib: float
+    two: int
+    one: int
+    split: bool = False
+
+    def __str__(self) -> str:
+        name = "split" if self.split else "ternary"
+        return f"{self.two} weights {name}, {self.one} binary: {self.used_mib:.4g} of {self.budget_mib:g} MiB"
+
+
+def spent(model: ir.Model, budget_mib: float) -> Spent:
+    """How a planned float model, whose weights are not split yet, uses a budget; splitting takes no bytes."""
+    plan = Plan.of(model)
+    used, signs = _stored(plan, model)
+    used += sum(one.cost(one.fmt) for one in signs)
+    two = sum(isinstance(one.fmt, Ternary) for one in signs)
+    return Spent(budget_mib, used / 2**20, two, len(signs) - two)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A weight of signs: the nodes that read it and along which axis, its format, rows and columns."""
+
+    uses: list[tuple[ir.Node, int]]
+    weight: ir.Value
+    fmt: Binary | Ternary
+    rows: int
+    columns: int
+
+    def cost(self, fmt: WeightFormat) -> int:
+        """Bytes in a format."""
+        return fmt.stored_bytes(self.rows, self.columns, table=self.uses[0][1] == 1)
+
+
+def _stored(plan: Plan, model: ir.Model) -> tuple[int, list[_Stored]]:
+    """Bytes of all that is not signs, and the weights that are."""
     uses: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
     for node, weight, axis in weight_inputs(model):
         uses.setdefault(weight, []).append((node, axis))
-    items = []
+    signs = []
     fixed = sum(_float_bytes(value, plan.parameters) for value in model.graph.initializers.values())
     for weight, known in uses.items():
         node, axis = known[0]
@@ -161,21 +209,32 @@ def _spend(plan: Plan, model: ir.Model, budget: int) -> None:
         shape = weight.const_value.shape.numpy()
         rows, columns = (shape[1], shape[0]) if axis == 0 else (shape[0], shape[1])
         fixed -= weight.const_value.nbytes
-        if not isinstance(fmt, Ternary):
+        if isinstance(fmt, Binary | Ternary):
+            signs.append(_Stored(known, weight, fmt, rows, columns))
+        else:
             fixed += fmt.stored_bytes(rows, columns, table=axis == 1)
-            continue
-        binary = Binary(fmt.span, fmt.group, fmt.scales)
-        small, large = (one.stored_bytes(rows, columns, table=axis == 1) for one in (binary, fmt))
-        fixed += small
-        items.append((known, binary, _gain(node, weight, axis, fmt, binary), large - small))
+    return fixed, signs
+
+
+def _spend(plan: Plan, model: ir.Model, budget_mib: float) -> None:
+    """Make ternary weights binary so that the stored ones take at most ``budget_mib``."""
+    budget = round(budget_mib * 2**20)
+    fixed, signs = _stored(plan, model)
+    formats = [Binary(one.fmt.span, one.fmt.group, one.fmt.scales) for one in signs]
+    small = [one.cost(binary) for one, binary in zip(signs, formats, strict=True)]
+    fixed += sum(small)
     if fixed > budget:
+        # Rounded up: what is named is enough.
+        least = math.ceil(fixed / 2**20 * 1e4) / 1e4
         raise BqcError(
-            f"the budget is {budget / 2**20:.2f} MiB; the weights take {fixed / 2**20:.2f} MiB with all of them binary"
+            f"the budget is {budget_mib:g} MiB; the weights take {least:.4f} MiB with all of them binary"
         )
-    kept = set(best_subset([item[2] for item in items], [item[3] for item in items], budget - fixed))
-    for at, (known, binary, *_) in enumerate(items):
+    gains = [_gain(one, binary) for one, binary in zip(signs, formats, strict=True)]
+    costs = [one.cost(one.fmt) - cost for one, cost in zip(signs, small, strict=True)]
+    kept = set(best_subset(gains, costs, budget - fixed))
+    for at, (one, binary) in enumerate(zip(signs, formats, strict=True)):
         if at not in kept:
-            plan.weights.update({key_of(node): binary for node, _ in known})
+            plan.weights.update({key_of(node): binary for node, _ in one.uses})
 
 
 def _float_bytes(value: ir.Value, parameters: str) -> int:
@@ -187,10 +246,11 @@ def _float_bytes(value: ir.Value, parameters: str) -> int:
     return tensor.nbytes // 2 if narrow else tensor.nbytes
 
 
-def _gain(node: ir.Node, weight: ir.Value, axis: int, ternary: Ternary, binary: Binary) -> float:
-    """What is lost with the weight binary, less what is lost with it ternary."""
+def _gain(one: _Stored, binary: Binary) -> float:
+    """What is lost with a ternary weight binary, less what is lost with it ternary."""
+    node, axis = one.uses[0]
     # Scores are of the formats with scales in fp32, next to which rounding to fp16 is nothing.
-    formats = [replace(fmt, group=0, scales="fp32") for fmt in (binary, ternary)]
+    formats = [replace(fmt, group=0, scales="fp32") for fmt in (binary, one.fmt)]
     stored = node.metadata_props.get(SENSITIVITY_KEY)
     if stored is not None:
         scores = json.loads(stored)
@@ -200,7 +260,7 @@ def _gain(node: ir.Node, weight: ir.Value, axis: int, ternary: Ternary, binary: 
                 f"{key_of(node)} has no score in {missing}: score the weights in all four formats of signs"
             )
         return float(scores[str(formats[0])] - scores[str(formats[1])])
-    data = np.asarray(constant(weight), np.float64)
+    data = np.asarray(constant(one.weight), np.float64)
     matrix = data.T if axis == 0 else data
     errors = [float(np.square(matrix - fmt.dequantize(*fmt.quantize(matrix))).sum()) for fmt in formats]
     return errors[0] - errors[1]

@@ -19,7 +19,7 @@ from bqc.cli.common import (
     seed_option,
     table,
 )
-from bqc.cli.scheme_options import scheme_options, take_scheme_options
+from bqc.cli.scheme_options import option_name, require_options, scheme_options, take_scheme_options
 from bqc.cli.watch import Watch, watch_options
 from bqc.errors import BqcError
 
@@ -105,8 +105,10 @@ def command(settings: Settings, model: Path, scheme: str, output: str | None, **
     asked = chosen | {name: value for name, value in options.items() if value is not None and value != ()}
     beside = sorted(name for name in asked if name in chosen or name in _OF_PLAN)
     if options["recipe"] is not None and beside:
-        shown = ", ".join(f"--{name.replace('_', '-')}" for name in beside)
+        shown = ", ".join(map(option_name, beside))
         raise BqcError(f"a recipe is a whole plan: leave out {shown} or --recipe")
+    if options["recipe"] is None:
+        require_options(scheme, beside)
     with progress_bar(settings, f"{scheme}: {model.name}") as progress:
         result = compile_model(
             model, scheme, output, options=asked, progress=progress, instruments=watch.instruments

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, TypeVar
 
 import click
 
 from bqc.cli.common import FILE
+from bqc.errors import BqcError
 
-__all__ = ["scheme_options", "take_scheme_options"]
+__all__ = ["option_name", "require_options", "scheme_options", "take_scheme_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -98,3 +99,20 @@ def take_scheme_options(given: MutableMapping[str, Any]) -> dict[str, Any]:
         if found.get(name, "row") != "row":
             found[name] = int(found[name])
     return found | ({"scores": str(found["scores"])} if "scores" in found else {})
+
+
+def option_name(name: str) -> str:
+    """A keyword of the Python functions as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def require_options(scheme: str, options: Iterable[str]) -> None:
+    """Raise BqcError if a scheme lacks one of these options, or there is no such scheme."""
+    from dataclasses import fields
+
+    from bqc.schemes import scheme_class
+
+    known = {field.name for field in fields(scheme_class(scheme))}
+    for name in options:
+        if name not in known:
+            raise BqcError(f"scheme {scheme} has no option {option_name(name)}")

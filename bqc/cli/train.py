@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bqc.cli.common import FILE, Settings, common_options, emit_json, examples, progress_bar, say, table
-from bqc.cli.scheme_options import scheme_options, take_scheme_options
+from bqc.cli.scheme_options import option_name, require_options, scheme_options, take_scheme_options
 from bqc.errors import BqcError
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ SCHEMA_VERSION = 1
     "--teacher", type=FILE, metavar="FILE", help="Float model to distill from. [default: MODEL itself]"
 )
 @click.option(
+    "--tokenizer", type=FILE, metavar="DIR", help="Folder of tokenizer.json. [default: the model's]"
+)
+@click.option(
     "--recipe",
     type=FILE,
     metavar="FILE",
@@ -90,6 +93,7 @@ def command(
     scheme: str,
     width: float,
     teacher: Path | None,
+    tokenizer: Path | None,
     recipe: Path | None,
     save_recipe: Path | None,
     limit: int | None,
@@ -111,6 +115,10 @@ def command(
     from bqc.train.training import train
 
     options = take_scheme_options(given)
+    if scheme != "none":
+        require_options(scheme, options)
+    elif options:
+        raise BqcError(f"scheme none trains in float and has no option {option_name(next(iter(options)))}")
     settings_given = {name: value for name, value in given.items() if value is not None}
     chosen = _recipe(recipe, scheme, options, settings_given, seed)
     if save_recipe is not None:
@@ -128,6 +136,7 @@ def command(
             options=options,
             recipe=chosen,
             teacher=teacher,
+            tokenizer=tokenizer,
             checkpoints=checkpoints,
             resume=resume,
             save_steps=save_steps or 0,
@@ -142,6 +151,10 @@ def command(
         return
     rows = [(f"slim float, {name}", f"{100 * value:.2f}") for name, value in (result.slim or {}).items()]
     rows += [(name, f"{100 * value:.2f}") for name, value in result.metrics.items()]
+    if result.kept is not None:
+        rows.append(("width", f"{width:g}: {result.kept}"))
+    if result.spent is not None:
+        rows.append(("budget", str(result.spent)))
     table(f"{model.name}, {scheme}, dev", ("", ">"), [*rows, ("seconds", f"{result.seconds:.0f}")])
     for path in result.paths:
         say(settings, str(path))
@@ -154,11 +167,15 @@ def _recipe(
     from bqc.train.recipe import Recipe
     from bqc.train.training import default_recipe
 
+    if "learn" in given and options.get("activations") != "static":
+        raise BqcError(
+            "--learn is for static scales, which come with --activations static: give that, or leave --learn out"
+        )
     if seed is not None:
         given["seed"] = seed
     if path is None:
         return default_recipe(scheme, options, **given)
     others = sorted(set(given) - {"seed", "learn"})
     if others:
-        raise BqcError(f"a recipe is a whole plan: leave out --{others[0].replace('_', '-')} or the recipe")
+        raise BqcError(f"a recipe is a whole plan: leave out {option_name(others[0])} or the recipe")
     return Recipe.read(path).model_copy(update=given)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bqc.errors import BqcError
@@ -46,9 +49,10 @@ def read_hub(task: Task, split: str = "dev") -> Examples:
     datasets = require("datasets", "hub")
     name = "/".join(part for part in (source.dataset, source.config) if part)
     try:
-        rows = datasets.load_dataset(
-            source.dataset, source.config, split=source.splits[split], revision=source.revision
-        )
+        with _hushed("huggingface_hub"):
+            rows = datasets.load_dataset(
+                source.dataset, source.config, split=source.splits[split], revision=source.revision
+            )
     except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BqcError(
@@ -56,3 +60,16 @@ def read_hub(task: Task, split: str = "dev") -> Examples:
             f"give a local folder with --data DIR or {DATA_VARIABLE}"
         ) from error
     return source.examples(task, rows)
+
+
+@contextmanager
+def _hushed(name: str) -> Iterator[None]:
+    """No warnings of a package, such as one for every attempt: the error that comes of them says it all."""
+    # importing the package sets its level, which would undo ours
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

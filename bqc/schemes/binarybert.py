@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from bqc.errors import BqcError
 from bqc.passes.annotate_sensitivity import AnnotateSensitivity
-from bqc.passes.plan_binarybert import PlanBinarybert
+from bqc.passes.plan_binarybert import PlanBinarybert, Spent, spent
 from bqc.passes.plan_recipe import PlanRecipe
 from bqc.passes.relu_ffn import ReluFfn
 from bqc.plan import Plan
@@ -91,6 +91,10 @@ class Binarybert:
     def bounds(self, plan: Plan) -> dict[str, Any]:
         """None: weights that no training prepared for this have little to do with the float ones."""
         return {}
+
+    def spent(self, model: ir.Model) -> Spent | None:
+        """How a model planned by these options uses the budget; None without one."""
+        return None if self.budget_mib is None else spent(model, self.budget_mib)
 
     def _choose(self) -> PlanBinarybert:
         return PlanBinarybert(

@@ -43,6 +43,7 @@ def measure_importance(
     batch_size: int = 32,
     max_length: int = 128,
     folder: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ir.Model:
     """Measure how the loss of a float model changes without each head and each neuron, and write it onto the graph.
@@ -65,6 +66,7 @@ def measure_importance(
         batch_size: rows run at once; no part of the result but for rounding.
         max_length: longer texts are cut off.
         folder: where the tokenizer and config.json are; beside the file, if not given.
+        tokenizer: where the tokenizer is, if not there.
         progress: called with (rows done, rows in all).
 
     Returns:
@@ -86,7 +88,7 @@ def measure_importance(
     layers = layers_of(loaded)
     outputs, width = trained_head(loaded, task)
     task, _ = task.fit(read_json(place / "config.json"), width)
-    text = TextEncoder(place, max_length)
+    text = TextEncoder(tokenizer or place, max_length)
     examples = load_examples(task, data, "train")
     described = f"all {len(examples)} rows of {task.title} train"
     if limit is not None and limit < len(examples):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import transformers
 
 from bqc.errors import BqcError
 from bqc.evaluate.task import Task
-from bqc.staging import write_text
 from bqc.train.distillation import Distillation
 from bqc.train.examples import Collator, LengthGroups, Rows
 from bqc.train.learner import Learner
@@ -26,8 +24,6 @@ __all__ = ["Run", "first_process", "run_stages"]
 
 _FINISHED = "finished.pt"
 """In the folder of a stage: the student's state after it."""
-_IDENTITY = "run.yaml"
-"""In the folder of a run: its recipe, and its plan."""
 _COMPLETE = "complete"
 """In a checkpoint that was written whole."""
 
@@ -44,12 +40,11 @@ class Run:
         train, dev: rows.
         collator: rows to batches.
         recipe: the settings.
-        folder: for checkpoints, one folder a stage.
+        folder: for checkpoints, one folder a stage; `bqc.train.identity.begin` has made it ready.
         resume: go on from the last checkpoint in ``folder``.
         save_steps: steps between checkpoints; 0 saves after each epoch.
         progress: called with (steps done, steps in all of the stage).
         rewrite: makes the student of a stage with passes from the one before it.
-        identity: what is trained and how, in words; only checkpoints of the same are gone on from.
     """
 
     def __init__(
@@ -70,14 +65,13 @@ class Run:
         save_steps: int = 0,
         progress: Callable[[int, int], None] | None = None,
         rewrite: Callable[[OnnxModule, tuple[str, ...]], OnnxModule] | None = None,
-        identity: str = "",
     ) -> None:
         self.student, self.teacher = student, teacher
         self.outputs, self.layers, self.widths = outputs, layers, widths
         self.task, self.train, self.dev, self.collator = task, train, dev, collator
         self.recipe, self.folder = recipe, folder
         self.resume, self.save_steps, self.progress = resume, save_steps, progress
-        self.rewrite, self.identity = rewrite, identity
+        self.rewrite = rewrite
 
 
 def run_stages(run: Run) -> dict[str, float]:
@@ -91,7 +85,6 @@ def run_stages(run: Run) -> dict[str, float]:
             last good checkpoint.
     """
     transformers.set_seed(run.recipe.seed)
-    _prepare(run)
     for number, stage in enumerate(run.recipe.stages):
         folder = run.folder / f"{number}-{stage.name}"
         finished = folder / _FINISHED
@@ -111,20 +104,6 @@ def run_stages(run: Run) -> dict[str, float]:
 def first_process() -> bool:
     """Whether this is the process that writes: the only one, or the first that ``torchrun`` started."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _prepare(run: Run) -> None:
-    if not run.resume and first_process():
-        shutil.rmtree(run.folder, ignore_errors=True)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    known = run.folder / _IDENTITY
-    if run.resume and known.is_file() and known.read_text(encoding="utf-8") != run.identity:
-        raise BqcError(
-            f"{run.folder} has the checkpoints of a run with another recipe or other formats; give the options of that "
-            "run, or another folder"
-        )
-    if first_process():
-        write_text(known, run.identity)
 
 
 def _stage(run: Run, stage: Stage, folder: Path) -> None:

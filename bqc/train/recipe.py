@@ -15,13 +15,17 @@ __all__ = ["RECIPE_KEY", "Losses", "Recipe", "Stage"]
 
 RECIPE_KEY = "bqc.training"
 VERSION = 1
+OPTIONS = "options"
+"""Where a recipe is from that no file holds."""
+_TYPED = ("epochs", "learning_rate", "batch_size", "max_length", "learn", "seed")
+"""Settings that are options of `bqc train` too."""
 
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Losses(_Strict):
@@ -120,7 +124,7 @@ class Recipe(_Strict):
     def fine_tuning(cls, epochs: float = 3.0, learning_rate: float = 5e-5, **settings: Any) -> Recipe:
         """Labels only: what ``--scheme none`` does."""
         stage = {"name": "labels", "losses": {"labels": 1}, "epochs": epochs, "learning_rate": learning_rate}
-        return cls.checked({"stages": [stage], **settings}, "options")
+        return cls.checked({"stages": [stage], **settings}, OPTIONS)
 
     @classmethod
     def two_stage(cls, epochs: float = 3.0, learning_rate: float = 5e-5, **settings: Any) -> Recipe:
@@ -132,7 +136,7 @@ class Recipe(_Strict):
         first = {"name": "layers", "losses": {"hidden": 1, "scores": 1}, "learning_rate": learning_rate}
         second = {"name": "logits", "losses": {"logits": 1}, "learning_rate": learning_rate / 2.5}
         stages = [{**stage, "epochs": epochs} for stage in (first, second)]
-        return cls.checked({"stages": stages, "dropout": 0.0, **settings}, "options")
+        return cls.checked({"stages": stages, "dropout": 0.0, **settings}, OPTIONS)
 
     @classmethod
     def ternary_split(cls, epochs: float = 3.0, learning_rate: float = 5e-5, **settings: Any) -> Recipe:
@@ -144,7 +148,7 @@ class Recipe(_Strict):
         last = {"name": "split", "losses": {"logits": 1}, "learning_rate": learning_rate, "epochs": epochs}
         data = first.model_dump(mode="json")
         data["stages"].append({**last, "passes": ["split-ternary"]})
-        return cls.checked(data, "options")
+        return cls.checked(data, OPTIONS)
 
     @classmethod
     def checked(cls, data: Any, where: str) -> Recipe:
@@ -154,7 +158,12 @@ class Recipe(_Strict):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"])) or "recipe"
-            raise BqcError(f"{where}: {key}: {_plain(first['msg'])}") from None
+            # The options of the verb go into every stage.
+            name = str(first["loc"][-1]) if first["loc"] else ""
+            place = (
+                f"--{name.replace('_', '-')}" if where == OPTIONS and name in _TYPED else f"{where}: {key}"
+            )
+            raise BqcError(f"{place}: {_plain(first['msg'])}") from None
 
     @classmethod
     def read(cls, path: Path) -> Recipe:

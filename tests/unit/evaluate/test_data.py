@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,25 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(BqcError, match=r"from the hub \(no route\): give a local folder with --data DIR"):
         read_hub(TASKS["sst2"])
+
+
+def test_attempts_to_reach_the_hub_are_not_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    logger = logging.getLogger("huggingface_hub.utils._http")
+
+    def load_dataset(*_: str, **__: str) -> None:
+        for attempt in range(5):
+            logger.warning("Retrying in 1s [Retry %d/5].", attempt)
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(BqcError, match="from the hub"):
+        read_hub(TASKS["sst2"])
+    assert not caplog.records
+    logger.warning("another")
+    assert len(caplog.records) == 1
 
 
 def test_names() -> None:

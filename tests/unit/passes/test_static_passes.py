@@ -201,7 +201,7 @@ def test_without_scales_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "r.yaml").write_text(text.replace("Static(8", "Static(8,-4"), encoding="utf-8")
     assert main(["compile", str(source), "--recipe", str(tmp_path / "r.yaml"), "-o", str(out)]) == 0
     assert main(["compile", str(source), "--activations", "static", "-o", str(out)]) == 2
-    assert "scheme bbct has no option 'activations'" in capsys.readouterr().err
+    assert "scheme bbct has no option --activations" in capsys.readouterr().err
 
 
 def test_padding_is_not_taken_out(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,59 +25,25 @@ pytest.importorskip("pydantic")
 from bqc.cli import main  # noqa: E402
 from bqc.errors import BqcError  # noqa: E402
 from bqc.evaluate.data import load_examples  # noqa: E402
-from bqc.evaluate.predict import Predictor  # noqa: E402
-from bqc.evaluate.tasks import find_task  # noqa: E402
 from bqc.evaluate.tokens import TextEncoder  # noqa: E402
 from bqc.ir import encoder, import_model  # noqa: E402
 from bqc.plan import Plan  # noqa: E402
-from bqc.runtime.inputs import EncoderInputs  # noqa: E402
-from bqc.runtime.session import session  # noqa: E402
 from bqc.train.distillation import layer_map, logits_loss  # noqa: E402
-from bqc.train.examples import Collator, LengthGroups, Rows  # noqa: E402
+from bqc.train.examples import LengthGroups, Rows  # noqa: E402
 from bqc.train.module import OnnxModule  # noqa: E402
 from bqc.train.recipe import RECIPE_KEY, Recipe  # noqa: E402
 from bqc.train.training import default_recipe, prepare, train  # noqa: E402
 from tests.support.families import Cell, exported  # noqa: E402
-from tests.support.tiny_encoder import VOCABULARY, write_tokenizer  # noqa: E402
-
-TASK = find_task("mrpc")
+from tests.support.trainable import TASK, both_logits, write_trainable  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT with a tokenizer, and MRPC rows whose label is whether both sentences say "good"."""
-    root = tmp_path_factory.mktemp("train")
-    write_tokenizer(root)
-    (root / "model.onnx").write_bytes(exported("torchscript", Cell("bert", "classification")).read_bytes())
-    rng = np.random.default_rng(0)
-    words = [w for w in VOCABULARY if not w.startswith("[")]
-    (root / "glue" / "MRPC").mkdir(parents=True)
-    for split, count in (("train", 96), ("dev", 64)):
-        lines = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"]
-        for row in range(count):
-            texts = [" ".join(rng.choice(words, rng.integers(2, 9))) for _ in range(2)]
-            label = int(all("good" in text.split() for text in texts)) if row % 2 else 1
-            if not row % 2:
-                texts = [f"{text} good" for text in texts]
-            lines.append(f"{label}\t0\t0\t{texts[0]}\t{texts[1]}")
-        (root / "glue" / "MRPC" / f"{split}.tsv").write_text("\n".join(lines), encoding="utf-8")
-    return root
+    """As `write_trainable` makes it."""
+    return write_trainable(tmp_path_factory.mktemp("train"))
 
 
 RECIPE = Recipe.two_stage(epochs=1, learning_rate=2e-3, batch_size=16)
-
-
-def both_logits(folder: Path, path: Path, trained: OnnxModule) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of the torch module and of the written model on the dev rows."""
-    text = TextEncoder(folder, 128)
-    examples = load_examples(TASK, folder)
-    collate = Collator(text, EncoderInputs.of_model(import_model(folder / "model.onnx")[0]))
-    rows = Rows(TASK, examples, text)
-    batch = collate([rows[i] for i in range(len(rows))])
-    feeds = {name: batch[name] for name in trained.input_names}
-    with torch.no_grad():
-        ours = trained(**feeds)["logits"].numpy()
-    return ours, np.stack(Predictor(session(path), text, 64)(text.encode(examples.texts)))
 
 
 def test_groups_of_rows_have_similar_lengths_in_an_order_of_seed_and_epoch(folder: Path) -> None:
@@ -399,102 +364,6 @@ def test_signs_are_trained_and_written(folder: Path, tmp_path: Path, weights: st
         assert all(first != second for first, second in pairs)
 
 
-@pytest.mark.parametrize("by", ["option", "stage"])
-def test_an_ffn_with_relu_is_trained_and_written(folder: Path, tmp_path: Path, by: str) -> None:
-    options: dict[str, Any] = {"activation_bits": 4, "block": 64}
-    if by == "option":
-        options["ffn_activation"] = "relu"
-    first: dict[str, Any] = {"name": "layers", "losses": {"hidden": 1, "scores": 1}, "learning_rate": 2e-3}
-    if by == "stage":
-        first["passes"] = ["relu-ffn"]
-    last = {"name": "split", "losses": {"logits": 1}, "learning_rate": 2e-3, "passes": ["split-ternary"]}
-    recipe = Recipe.checked({"stages": [first, last], "batch_size": 16, "dropout": 0.0}, "recipe")
-    out = tmp_path / "small.onnx"
-    result = train(
-        folder / "model.onnx", TASK, folder, out, scheme="binarybert", options=options, recipe=recipe
-    )
-    np.testing.assert_array_equal(*both_logits(folder, out, result.module))
-    written = ir.load(out)
-    operators = Counter(node.op_type for node in written.graph)
-    assert operators["SignLinearRelu"] == encoder(written).relus == 2
-    assert not [name for name in operators if "Gelu" in name or name == "Relu"]
-
-
-@pytest.mark.parametrize(("weights", "learn"), [("split", "lsq"), ("binary", "pact"), ("binary", "none")])
-def test_static_scales_are_trained_and_written(
-    folder: Path, tmp_path: Path, weights: str, learn: str
-) -> None:
-    options = {"weights": weights, "activations": "static", "activation_bits": 4}
-    asked = {"epochs": 1, "learning_rate": 2e-3, "batch_size": 16, "learn": learn, "scale_learning_rate": 0.1}
-    recipe = default_recipe("binarybert", options, **asked)
-    runs = []
-    for name in ("whole", "again"):
-        out = tmp_path / f"{name}.onnx"
-        more = {"options": options, "recipe": recipe, "checkpoints": tmp_path / "run"}
-        runs.append(
-            train(
-                folder / "model.onnx", TASK, folder, out, scheme="binarybert", **more, resume=name == "again"
-            )
-        )
-        np.testing.assert_array_equal(*both_logits(folder, out, runs[-1].module))
-        last = len(recipe.stages) - 1
-        for leftover in (tmp_path / "run" / f"{last}-{recipe.stages[-1].name}").iterdir():
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    assert runs[0].metrics == runs[1].metrics
-    plans = [Plan.of(ir.load(run.paths[0])) for run in runs]
-    assert plans[0] == plans[1]
-    net = runs[0].module
-    steps = {}
-    for name, point in net.scales.items():
-        value = float(net.parameter(name).detach())
-        assert plans[0].activations[point].exponent == round(value)
-        steps[point] = value - round(value)
-    if learn == "none":
-        assert not any(steps.values())
-    elif learn == "lsq":
-        assert all(steps.values())
-    begun = prepare(import_model(folder / "model.onnx")[0], "binarybert", options)
-    assert set(begun.plan.unscaled) == set(steps)
-
-
-def test_static_scales_settle(folder: Path, tmp_path: Path) -> None:
-    options = {"weights": "binary", "activations": "static", "activation_bits": 4}
-    asked = {"scheme": "binarybert", "options": options, "limit": 32}
-    found = {}
-    for steps in (0.0, 0.5, 1.0):
-        recipe = Recipe.checked(
-            {
-                "stages": [{"name": "a", "losses": {"logits": 1}, "epochs": 4, "learning_rate": 1e-3}],
-                **{"batch_size": 8, "dropout": 0.0, "warmup": 0.0, "learn_steps": steps},
-            },
-            "here",
-        )
-        net = train(
-            folder / "model.onnx",
-            TASK,
-            folder,
-            tmp_path / "out.onnx",
-            recipe=recipe,
-            **asked,
-        ).module
-        found[steps] = torch.cat([net.parameter(name).detach() for name in net.scales])
-    assert torch.equal(found[0.0], found[0.0].round())
-    assert not torch.equal(found[0.5], found[0.0])
-    assert not torch.equal(found[0.5], found[1.0])
-
-
-def test_a_rule_for_static_scales_may_go_with_a_recipe(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "r.yaml").write_text(Recipe.two_stage(epochs=1).to_yaml(), encoding="utf-8")
-    asked = ["train", str(folder / "model.onnx"), "--scheme", "binarybert", "--weights", "binary"]
-    asked += ["--activations", "static", "--task", "mrpc", "--data", str(folder), "--limit", "16", "--json"]
-    asked += ["--recipe", str(tmp_path / "r.yaml"), "--learn", "pact", "-o", str(tmp_path / "out.onnx")]
-    assert main(asked) == 0
-    assert json.loads(capsys.readouterr().out)["recipe"]["learn"] == "pact"
-    assert Recipe.read(tmp_path / "r.yaml").learn == "lsq"
-
-
 def test_a_split_run_goes_on_where_it_was_killed(folder: Path, tmp_path: Path) -> None:
     options = {"weights": "split", "block": 64}
     recipe = default_recipe("binarybert", options, epochs=1, learning_rate=2e-3, batch_size=16)
@@ -560,18 +429,6 @@ def test_widths_that_cannot_be(folder: Path, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(BqcError, match="--width works in one process"):
         train(folder / "model.onnx", TASK, folder, tmp_path / "a.onnx", width=0.5)
     assert not list(tmp_path.iterdir())
-
-
-def test_checkpoints_of_another_run_are_refused(folder: Path, tmp_path: Path) -> None:
-    asked = {"scheme": "binarybert", "checkpoints": tmp_path / "run", "limit": 16}
-    recipe = Recipe.two_stage(epochs=1, batch_size=16)
-    model, out = folder / "model.onnx", tmp_path / "a.onnx"
-    train(model, TASK, folder, out, options={"weights": "ternary"}, recipe=recipe, **asked)
-    with pytest.raises(BqcError, match="checkpoints of a run with another recipe or other formats"):
-        train(model, TASK, folder, out, options={"weights": "binary"}, recipe=recipe, resume=True, **asked)
-    longer = Recipe.two_stage(epochs=2, batch_size=16)
-    with pytest.raises(BqcError, match="checkpoints of a run with another recipe or other formats"):
-        train(model, TASK, folder, out, options={"weights": "ternary"}, recipe=longer, resume=True, **asked)
 
 
 @pytest.mark.parametrize(
