@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -59,19 +60,27 @@ class Distillation(torch.nn.Module):
     Sums over layers of mean squared errors: ``hidden`` of the outputs of the layers and of the embedding at tokens,
     ``scores`` of attention scores between tokens, ``values`` of V at tokens (BinaryBERT's and TinyBERT's terms; what
     padding has is left out). Where widths differ, hidden states go through a linear map that is trained along
-    (TinyBERT, eq. 8).
+    (TinyBERT, eq. 8), and begins as the seed says, whatever was drawn before.
 
     Raises:
         BqcError: the models have different numbers of heads and ``scores`` is asked for, or ``values`` of other widths.
     """
 
     def __init__(
-        self, losses: Losses, layers: Sequence[int], temperature: float, widths: tuple[int, int]
+        self,
+        losses: Losses,
+        layers: Sequence[int],
+        temperature: float,
+        widths: tuple[int, int],
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.losses, self.layers, self.temperature = losses, tuple(layers), temperature
         student, teacher = widths
         self.project = torch.nn.Linear(student, teacher, bias=False) if student != teacher else None
+        if self.project is not None:
+            drawn = torch.Generator().manual_seed(seed)
+            torch.nn.init.kaiming_uniform_(self.project.weight, math.sqrt(5), generator=drawn)
         if losses.values and student != teacher:
             raise BqcError(
                 f"values of width {student} and {teacher} cannot be compared: leave out the loss values"

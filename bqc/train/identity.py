@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,12 @@ __all__ = ["IDENTITY", "begin", "rows_digest", "weights_digest"]
 IDENTITY = "run.yaml"
 """In the folder of a run: what identifies it."""
 _KEY, _VERSION = "bqc_run", 1
-_OWN = re.compile(r"\d+-[a-z0-9-]+|slim|scheme|logs|run\.yaml")
-"""What a run writes into its folder: one folder a stage, those of a run with a width, logs."""
+_PROGRESS = tuple(
+    f"{run}*/{file}"
+    for run in ("", "slim/run/", "scheme/")
+    for file in ("checkpoint-*/complete", "finished.pt")
+)
+"""What a run, or one of the two of a run with a width, has in its folder once there is something to go on from."""
 _WORDS = {
     "model_weights": "digest of the model's weights",
     "teacher_weights": "digest of the teacher's weights",
@@ -59,41 +61,41 @@ def rows_digest(examples: Examples) -> str:
 def begin(folder: Path, identity: Mapping[str, Any], *, resume: bool, first: bool) -> bool:
     """Make the folder of a run ready; return whether it has checkpoints of the same run to go on from.
 
-    Without ``resume`` what an earlier run left there is removed, and nothing else. Only the ``first`` of several
-    processes writes.
+    What is there already stays, whatever it is. Only the ``first`` of several processes writes.
 
     Raises:
-        BqcError: ``resume``, and another run left the checkpoints there; or the folder cannot be written.
+        BqcError: there are checkpoints and not ``resume``, or they are another run's; or the folder cannot be
+            written.
     """
     # As it will be read: no tuples, and keys in their order.
     wanted = {_KEY: _VERSION, **json.loads(json.dumps(identity))}
-    known = resume and _of_the_same(folder, wanted)
-    if known or not first:
-        return known
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            _clear(folder)
-        write_text(folder / IDENTITY, yaml.safe_dump(wanted, sort_keys=False, width=120))
-    except OSError as error:
-        raise BqcError(f"{folder}: checkpoints cannot be written: {error.strerror or error}") from None
+    if _left(folder):
+        if not resume and first:
+            raise BqcError(
+                f"{folder} has the checkpoints of a run: go on with it by --resume, give another folder, or remove it"
+            )
+        if resume:
+            _require_same(folder, wanted)
+            return True
+    if first:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / IDENTITY, yaml.safe_dump(wanted, sort_keys=False, width=120))
+        except OSError as error:
+            raise BqcError(f"{folder}: checkpoints cannot be written: {error.strerror or error}") from None
     return False
 
 
-def _of_the_same(folder: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether the folder has a run to go on from; False if it has none. Raises BqcError if it is another one."""
+def _require_same(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Raise BqcError if the folder has another run."""
     try:
         known = yaml.safe_load((folder / IDENTITY).read_text(encoding="utf-8"))
-    except OSError:
-        if not folder.is_dir() or not any(path.name != "logs" for path in _left(folder)):
-            return False
-        known = None
-    except (UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         known = None
     if not isinstance(known, dict) or known.get(_KEY) != _VERSION:
         raise BqcError(
             f"{folder} has a run of another version of bqc, whose {IDENTITY} does not say what it was made from; "
-            "start again without --resume, or give another folder"
+            "give another folder"
         )
     difference = next(_differences(known, wanted), None)
     if difference is not None:
@@ -102,19 +104,11 @@ def _of_the_same(folder: Path, wanted: Mapping[str, Any]) -> bool:
             f"{folder} has the checkpoints of another run: its {_WORDS.get(key, key)} is {_shown(key, old)}, this "
             f"one's is {_shown(key, new)}; give the options of that run, or another folder"
         )
-    return True
 
 
-def _left(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if _OWN.fullmatch(path.name))
-
-
-def _clear(folder: Path) -> None:
-    for path in list(_left(folder)):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _left(folder: Path) -> bool:
+    """Whether a run has left something to go on from. One that failed before has left its identity only."""
+    return any(True for pattern in _PROGRESS for _ in folder.glob(pattern))
 
 
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -115,7 +115,8 @@ def _stage(run: Run, stage: Stage, folder: Path) -> None:
         good = _last_checkpoint(folder)
         kept = f"the last good checkpoint is {good}" if good else "there was no checkpoint yet"
         raise BqcError(
-            f"stage {stage.name}, step {trainer.state.global_step + 1}: {error}; {kept}; lower the learning rate"
+            f"stage {stage.name}, step {trainer.state.global_step + 1}: {error}; {kept}; lower the learning rate, "
+            "with another folder for checkpoints"
         ) from None
 
 
@@ -127,7 +128,7 @@ def _last_checkpoint(folder: Path) -> Path | None:
 
 def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
     recipe = run.recipe
-    distillation = Distillation(stage.losses, run.layers, recipe.temperature, run.widths)
+    distillation = Distillation(stage.losses, run.layers, recipe.temperature, run.widths, recipe.seed)
     learner = Learner(
         run.student,
         run.teacher if stage.losses.teacher else None,

@@ -82,3 +82,13 @@ def test_taps_are_those_that_some_stage_needs() -> None:
         "*:attention.scores",
         "embedding:embedding.norm",
     )
+
+
+def test_the_map_between_widths_does_not_depend_on_what_was_drawn_before() -> None:
+    maps = []
+    for drawn, seed in ((0, 3), (7, 3), (0, 4)):
+        torch.manual_seed(5)
+        torch.rand(drawn)
+        maps.append(Distillation(Losses(hidden=1), (0,), 1.0, (8, 12), seed).project.weight)
+    assert torch.equal(maps[0], maps[1])
+    assert not torch.equal(maps[0], maps[2])

@@ -151,14 +151,36 @@ def test_the_verb_says_it_in_one_line(
         (line,) = capsys.readouterr().err.splitlines()
         assert "its width is 0.5, this one's is" in line
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == made
-    # Begun anew without a width, the folder has nothing of the run before.
-    (folder / "notes.txt").write_text("mine", encoding="utf-8")
-    assert main(asked) == 0
-    kept = {path.name for path in folder.iterdir()} - {"logs"}
-    assert kept == {"run.yaml", "0-layers", "1-logits", "notes.txt"}
+    assert main([*asked, "--width", "0.5"]) == 2
+    assert "go on with it by --resume, give another folder, or remove it" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == made
 
 
-@pytest.mark.parametrize("left", ["run.yaml", "slim/model.onnx", "0-layers/finished.pt"])
+def test_what_else_a_folder_has_stays(folders: dict[str, Path], tmp_path: Path) -> None:
+    mine = {
+        tmp_path / "notes.txt": "mine",
+        tmp_path / "0-data" / "rows": "mine",
+        tmp_path / IDENTITY: "mine: 1",
+    }
+    for path, text in mine.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    own = folders["own"]
+    train(own / "model.onnx", "sst2", own, tmp_path / "out" / "a.onnx", checkpoints=tmp_path, **ASKED)
+    assert all(
+        path.read_text(encoding="utf-8") == text for path, text in mine.items() if path.name != IDENTITY
+    )
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_is_begun_again(tmp_path: Path) -> None:
+    for resume in (True, False):
+        assert not begin(tmp_path, {"width": 1.0}, resume=resume, first=True)
+        assert not begin(tmp_path, {"width": 0.5}, resume=resume, first=True)
+
+
+@pytest.mark.parametrize(
+    "left", ["0-layers/checkpoint-3/complete", "0-layers/finished.pt", "slim/run/0-slim/finished.pt"]
+)
 def test_runs_of_earlier_versions(folders: dict[str, Path], tmp_path: Path, left: str) -> None:
     place = tmp_path / "run" / left
     place.parent.mkdir(parents=True)
@@ -179,7 +201,11 @@ def test_beginning(tmp_path: Path) -> None:
     assert not begin(folder, identity, resume=True, first=False)
     assert not folder.exists()
     assert not begin(folder, identity, resume=True, first=True)
+    (folder / "0-layers").mkdir()
+    (folder / "0-layers" / "finished.pt").touch()
     assert begin(folder, identity, resume=True, first=True)
+    with pytest.raises(BqcError, match="go on with it by --resume"):
+        begin(folder, identity, resume=False, first=True)
     with pytest.raises(BqcError, match=r"its options\.include\.1 is b, this one's is none"):
         begin(folder, {**identity, "options": {"include": ("a",)}}, resume=True, first=True)
     with pytest.raises(BqcError, match=r"its width is 0\.5, this one's is none"):
