@@ -19,6 +19,7 @@ from bqc.compiler import compile as compile_model
 from bqc.errors import BqcError
 from bqc.evaluate.data import load_examples
 from bqc.evaluate.files import read_json
+from bqc.evaluate.labels import output_count
 from bqc.evaluate.task import Task
 from bqc.evaluate.tasks import find_task
 from bqc.evaluate.tokens import TextEncoder
@@ -361,7 +362,7 @@ def _no_options(options: Mapping[str, Any] | None) -> None:
 
 
 def _scheme(name: str, options: Mapping[str, Any] | None) -> Any:
-    kind = scheme_class(name)
+    kind = scheme_class(name, besides=(FLOAT,))
     unknown = sorted(set(options or {}) - {field.name for field in fields(kind)})
     if unknown:
         raise BqcError(f"scheme {name} has no option {unknown[0]!r}")
@@ -404,7 +405,7 @@ def _teacher(
     loaded, found = import_model(path)
     outputs, wide = trained_head(loaded, task)
     if wide != width:
-        raise BqcError(f"{path}: the teacher has {wide} outputs, the student {width}")
+        raise BqcError(f"{path}: the teacher has {output_count(wide)}, the student {width}")
     theirs = found.encoder
     layers = layer_map(own.layers, theirs.layers, recipe.layer_map)
     taps = taps_for([stage.losses for stage in recipe.stages])
