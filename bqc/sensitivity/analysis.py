@@ -136,6 +136,10 @@ def _checked(
             raise BqcError(f"{metric} is of weights; {part}s can be scored by mse and kl")
     if options.block not in BLOCKS:
         raise BqcError(f"no block '{options.block}'{nearest(options.block, BLOCKS)}")
+    if options.seed < 0:
+        raise BqcError(f"a seed is a number from 0 on, not {options.seed}")
+    if task is not None and inputs is not None:
+        raise BqcError("examples come from --task or from --inputs; give one of them")
     if kind.needs == "labels" and task is None:
         raise BqcError(f"{metric} takes gradients of a loss, which needs labels: give --task")
     if kind.needs == "inputs" and task is None and inputs is None:

@@ -212,6 +212,8 @@ def test_the_verb(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--task", "mnli"], "the model has 2 outputs and MNLI-m needs 3"),
         (["-o", "no/such/folder/s.json"], "no/such/folder: no such folder"),
         (["--inputs", "none.npz"], "none.npz: not a readable .npz file"),
+        (["--task", "sst2", "--inputs", "none.npz"], "examples come from --task or from --inputs"),
+        (["--task", "sst2", "--seed", "-5"], "Invalid value for '--seed': -5 is not in the range x>=0"),
     ],
 )
 def test_the_verbs_errors(
