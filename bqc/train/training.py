@@ -208,6 +208,8 @@ def train(
         raise BqcError("to resume, give the folder of the interrupted run with --checkpoints")
     if width != 1 and scheme == FLOAT:
         raise BqcError("--width is a step before a scheme's training; --scheme none has none")
+    if width != 1 and (options or {}).get("scores"):
+        raise BqcError("scores are of one model, and --width makes another: leave out --scores or --width")
     if width != 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BqcError(
             "--width works in one process; make the slim model first, and give several processes that"
