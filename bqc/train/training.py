@@ -39,6 +39,7 @@ from bqc.train.loop import Run, first_process, run_stages
 from bqc.train.module import OnnxModule, module
 from bqc.train.recipe import RECIPE_KEY, Recipe
 from bqc.train.slimming import MODEL, slim_recipe, slimmed
+from bqc.train.untying import untie
 
 __all__ = ["Prepared", "TrainResult", "default_recipe", "prepare", "train"]
 
@@ -134,6 +135,7 @@ def prepare(model: ir.Model, scheme: str, options: Mapping[str, Any] | None = No
     Raises:
         BqcError: unknown scheme or option, or a scheme that cannot be trained.
     """
+    untie(model)
     if scheme == FLOAT:
         _no_options(options)
         return Prepared(model, model, None)
