@@ -1,4 +1,4 @@
-"""Training recipes that are not quite right."""
+"""Training recipes and options that are not quite right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 from bqc.errors import BqcError
 from bqc.train.recipe import Recipe
-from bqc.train.training import default_recipe
+from bqc.train.training import default_recipe, train
 
 STAGE = "bqc_training: 1\nstages:\n  - name: a\n    losses: {labels: 1}\n"
 
@@ -48,3 +48,9 @@ def test_wrong_recipes(text: str, message: str, tmp_path: Path) -> None:
 def test_an_unknown_scheme_hears_of_all_that_can_be_trained() -> None:
     with pytest.raises(BqcError, match=r"unknown scheme 'xyz'; known: bbct, binarybert.*, none"):
         default_recipe("xyz")
+
+
+def test_scores_are_not_those_of_a_slim_model() -> None:
+    options = {"budget_mib": 1.0, "scores": "s.json"}
+    with pytest.raises(BqcError, match="scores are of one model, and --width makes another"):
+        train("x.onnx", "sst2", scheme="binarybert", options=options, width=0.5)
