@@ -22,7 +22,7 @@ from bqc.formats.block_shift import ACTIVATION_BITS
 from bqc.formats.stored import WeightFormat, stored_format, weight_format
 from bqc.ir.anatomy import TABLE_ROLES
 
-__all__ = ["PARAMETERS", "PLAN_KEY", "ActivationFormat", "Plan", "matching"]
+__all__ = ["PARAMETERS", "PLAN_KEY", "ActivationFormat", "Plan", "load_yaml", "matching"]
 
 PLAN_KEY = "bqc.plan"
 VERSION = 1
@@ -51,6 +51,20 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 class _Twice(Exception):
     """The text names the key."""
+
+
+def load_yaml(text: str, where: str) -> Any:
+    """Plain data of a YAML file.
+
+    Raises:
+        BqcError: a key is there twice; the message begins with ``where``.
+        yaml.YAMLError: it is no YAML.
+    """
+    try:
+        # A SafeLoader, which makes plain data only.
+        return yaml.load(text, Loader=_Loader)
+    except _Twice as error:
+        raise BqcError(f"{where}: {error}") from None
 
 
 @dataclass
@@ -84,10 +98,7 @@ class Plan:
         Raises BqcError that names the line's key for anything that is not a recipe.
         """
         try:
-            # A SafeLoader, which makes plain data only.
-            data = yaml.load(text, Loader=_Loader)
-        except _Twice as error:
-            raise BqcError(f"{where}: {error}") from None
+            data = load_yaml(text, where)
         except yaml.YAMLError as error:
             raise BqcError(f"{where}: not a YAML file: {' '.join(str(error).split())}") from None
         if not isinstance(data, dict) or data.get("bqc_recipe") != VERSION:
@@ -145,7 +156,7 @@ def matching(keys: Iterable[str], patterns: Iterable[str], option: str) -> set[s
     """Keys ``layer:role`` that match any pattern: ``role``, ``layer:role`` or either part with ``*`` and
     ``?``.
 
-    Raises BqcError naming the nearest keys if a pattern matches nothing.
+    Raises BqcError naming every role if a pattern matches nothing.
     """
     known = list(keys)
     found: set[str] = set()
@@ -154,9 +165,11 @@ def matching(keys: Iterable[str], patterns: Iterable[str], option: str) -> set[s
         hits = {key for key in known if fnmatch.fnmatchcase(key, full) or key.split(":")[0] == pattern}
         if not hits:
             names = sorted({key.split(":")[1] for key in known})
-            near = difflib.get_close_matches(pattern.split(":")[-1], names, n=3, cutoff=0.4) or names
+            near = difflib.get_close_matches(pattern.split(":")[-1], names, n=1)
+            hint = f"did you mean {near[0]}? " if near and near[0] != pattern.split(":")[-1] else ""
             raise BqcError(
-                f"{option} {pattern!r} matches no weight; roles here: {', '.join(near)}; layers are 0, 1, ..."
+                f"{option} {pattern!r} matches no weight; {hint}roles here: {', '.join(names)}; "
+                "layers are 0, 1, ..."
             )
         found |= hits
     return found

@@ -5,6 +5,7 @@
 #                                 ENCODER: sentence-transformers/all-MiniLM-L6-v2, or its folder
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
+[ $# -eq 3 ] || { echo "usage: $0 TASK ENCODER OUT" >&2; exit 2; }
 task=$1 encoder=$2 out=$3
 data=${BQC_DATA:?folder of the task files}
 [ -e "$out/start/model.onnx" ] || bqc export "$encoder" --new-head "$task" --seed 0 -o "$out/start/"

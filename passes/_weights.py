@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import onnx_ir as ir
 
 from bqc.errors import BqcError
@@ -11,6 +13,7 @@ from bqc.formats import BlockShift
 from bqc.formats.block_shift import ACTIVATION_BITS
 from bqc.ir.anatomy import LINEAR_ROLES, TABLE_ROLES, role
 from bqc.ir.match import is_transposed
+from bqc.passes._graph import constant, key_of
 
 __all__ = [
     "check_activations",
@@ -21,6 +24,7 @@ __all__ = [
     "tied_tables",
     "weight_inputs",
     "weight_uses",
+    "weights_digest",
 ]
 
 
@@ -99,3 +103,17 @@ def tied_tables(model: ir.Model) -> dict[ir.Value, ir.Value]:
     linears = dict.fromkeys(weight for _, weight, axis in inputs if axis == 0)
     found = ((linear, next((t for t in tables if is_transposed(t, linear)), None)) for linear in linears)
     return {linear: table for linear, table in found if table is not None}
+
+
+def weights_digest(model: ir.Model) -> str:
+    """SHA-256 of the linears and lookup tables by their labels: of the same weights in another file it is the same."""
+    known: dict[ir.Value, str] = {}
+    found = []
+    for node, weight, axis in weight_inputs(model):
+        if role(node) not in LINEAR_ROLES + TABLE_ROLES:
+            continue
+        if weight not in known:
+            data = np.asarray(constant(weight), dtype=np.float32, order="C")
+            known[weight] = hashlib.sha256(data.data).hexdigest()
+        found.append(f"{key_of(node)} {axis} {list(weight.shape or ())} {known[weight]}")
+    return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()

@@ -13,7 +13,7 @@ from bqc.errors import BqcError
 from bqc.formats import BlockShift
 from bqc.ir.anatomy import LINEAR_ROLES, TABLE_ROLES, role
 from bqc.passes._graph import constant, key_of
-from bqc.passes._weights import check_formats, weight_inputs
+from bqc.passes._weights import check_formats, weight_inputs, weights_digest
 
 __all__ = ["METRIC_KEY", "SENSITIVITY_KEY", "AnnotateSensitivity"]
 
@@ -34,7 +34,7 @@ class AnnotateSensitivity(ir.passes.InPlacePass):
     wrote, by any metric and for the formats it was asked for.
 
     Raises:
-        BqcError: there are no such bits or block, the file cannot be read, or has no score for a weight of this model.
+        BqcError: there are no such bits or block, the file cannot be read, or is of another model.
     """
 
     contract = Contract("exact")
@@ -85,5 +85,18 @@ class AnnotateSensitivity(ir.passes.InPlacePass):
                 )
             for key in keys:
                 found[key][fmt] = values[key]
+        known = set(keys)
+        extra = next(
+            (key for fmt in stored.formats for key in stored.values("weight", fmt) if key not in known), None
+        )
+        if extra is not None:
+            raise BqcError(
+                f"{self.scores}: it scores {extra}, which this model does not have: it is of another model"
+            )
+        # Files of earlier versions do not say what weights they are of.
+        if stored.weights and stored.weights != weights_digest(model):
+            raise BqcError(
+                f"{self.scores}: it is of another model: the weights that it scores are not those of this one"
+            )
         model.metadata_props[METRIC_KEY] = stored.metric
         return found

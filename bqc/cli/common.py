@@ -134,7 +134,7 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 seed_option = click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of everything random."
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything random."
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of ONNX Runtime. [default: its own choice]"

@@ -22,6 +22,7 @@ from bqc.cli.common import (
     threads_option,
 )
 from bqc.cli.tasks import chosen_task, task_options
+from bqc.errors import BqcError
 
 if TYPE_CHECKING:
     from bqc.formats.stored import WeightFormat
@@ -102,7 +103,7 @@ _PARTS = {"weights": "weight", "activations": "activation"}
     "--output",
     type=FILE,
     metavar="FILE.json",
-    help="Write the scores; an interrupted run goes on from FILE.json.partial.",
+    help="Write the scores; an interrupted run goes on from FILE.json.partial, a finished one is not repeated.",
 )
 @click.option("--html", type=FILE, metavar="FILE.html", help="Write a heat map, one self-contained page.")
 @threads_option
@@ -131,13 +132,11 @@ def command(
     Scores are for ranking: the larger, the more is lost. `annotate-sensitivity{scores=FILE}` writes them onto the
     graph for plans to read.
     """
-    from bqc.errors import BqcError
     from bqc.evaluate.extras import require
     from bqc.sensitivity import analyze
     from bqc.sensitivity.analysis import DEFAULT_METRIC
     from bqc.sensitivity.heatmap import heat_map
     from bqc.sensitivity.options import Options
-    from bqc.staging import write_text
 
     wanted = columns["task"] is not None or columns["text_column"] is not None
     task = chosen_task(data=data, **columns) if wanted else None
@@ -146,8 +145,9 @@ def command(
     if html is not None:
         require("plotly", "report")  # not after an hour of work
     for path in (output, html):
-        if path is not None and not path.parent.is_dir():
-            raise BqcError(f"{path.parent}: no such folder")
+        if path is not None:
+            _require_writable(path)
+    journal = None if output is None else Path(f"{output}.partial")
     with progress_bar(settings, metric) as progress:
         found = analyze(
             model,
@@ -161,17 +161,17 @@ def command(
             options=Options(examples=count, subsets=subsets, block=block, seed=seed),
             tokenizer=tokenizer,
             threads=threads,
-            journal=None if output is None else Path(f"{output}.partial"),
+            journal=journal,
+            earlier=output,
             progress=progress,
         )
-    try:
-        if output is not None:
-            write_text(output, json.dumps(found.to_dict(), indent=1) + "\n")
-            Path(f"{output}.partial").unlink(missing_ok=True)
-        if html is not None:
-            write_text(html, heat_map(found, model.name))
-    except OSError as error:
-        raise BqcError(f"{error.filename}: cannot be written: {error.strerror}") from error
+    if html is not None:
+        _write(html, heat_map(found, model.name))
+    if output is not None and journal is not None:
+        if not journal.exists():
+            say(settings, f"{output}: has these scores already; nothing was measured", err=True)
+        _write(output, json.dumps(found.to_dict(), indent=1) + "\n")
+        journal.unlink(missing_ok=True)
     if settings.json:
         emit_json(SCHEMA_VERSION, found.to_dict())
         return
@@ -180,6 +180,30 @@ def command(
     for path in (output, html):
         if path is not None:
             say(settings, str(path))
+
+
+def _require_writable(path: Path) -> None:
+    """Raise BqcError, before an hour of work, if a file cannot be written there."""
+    from bqc.staging import staged
+
+    if not path.parent.is_dir():
+        raise BqcError(f"{path.parent}: no such folder")
+    if path.is_dir():
+        raise BqcError(f"{path}: is a folder")
+    try:
+        with staged(path.parent):
+            pass
+    except OSError as error:
+        raise BqcError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _write(path: Path, text: str) -> None:
+    from bqc.staging import write_text
+
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise BqcError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _print(found: Sensitivity, model: Path) -> None:

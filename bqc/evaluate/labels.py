@@ -11,7 +11,7 @@ from bqc.errors import BqcError
 if TYPE_CHECKING:
     from bqc.evaluate.sentences import SentenceTask
 
-__all__ = ["check_labels", "class_names", "generic"]
+__all__ = ["check_labels", "class_names", "generic", "output_count"]
 
 _GENERIC = re.compile(r"label[ _]?(\d+)")
 
@@ -28,7 +28,7 @@ def check_labels(task: SentenceTask, config: Mapping[str, Any], width: int) -> b
     expected = max(len(task.labels), 1)
     if width != expected:
         raise BqcError(
-            f"the model has {width} outputs and {task.title} needs {expected}: "
+            f"the model has {output_count(width)} and {task.title} needs {expected}: "
             f"{', '.join(task.labels) or 'a single score'}"
         )
     id2label = _id2label(config)
@@ -45,9 +45,7 @@ def check_labels(task: SentenceTask, config: Mapping[str, Any], width: int) -> b
     shown = ", ".join(f"{index}={name}" for index, name in sorted(id2label.items()))
     wanted = ", ".join(f"{index}={name}" for index, name in enumerate(task.labels))
     what = "in another order than" if sorted(map(str, meant)) == sorted(task.labels) else "not those of"
-    raise BqcError(
-        f"config.json gives the labels {shown}, {what} {task.title} ({wanted}); nothing was scored"
-    )
+    raise BqcError(f"config.json gives the labels {shown}, {what} {task.title} ({wanted})")
 
 
 def class_names(config: Mapping[str, Any], width: int) -> tuple[str, ...]:
@@ -59,10 +57,15 @@ def class_names(config: Mapping[str, Any], width: int) -> tuple[str, ...]:
     id2label = _id2label(config) or {index: f"LABEL_{index}" for index in range(width)}
     if sorted(id2label) != list(range(width)):
         raise BqcError(
-            f"config.json names {len(id2label)} labels ({', '.join(id2label.values())}) and the model has {width} "
-            "outputs; nothing was scored"
+            f"config.json names {len(id2label)} labels ({', '.join(id2label.values())}) and the model has "
+            f"{output_count(width)}"
         )
     return tuple(id2label[index] for index in range(width))
+
+
+def output_count(count: int) -> str:
+    """``1 output``, ``2 outputs``."""
+    return f"{count} output{'' if count == 1 else 's'}"
 
 
 def generic(name: str, index: int) -> bool:

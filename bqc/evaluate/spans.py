@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bqc.errors import BqcError
+from bqc.evaluate.labels import output_count
 from bqc.evaluate.task import Examples, Features, Floats, Items, Task
 from bqc.evaluate.tokens import TextEncoder
 
@@ -51,7 +52,9 @@ class SpanTask(Task):
 
     def fit(self, config: Mapping[str, Any], width: int) -> tuple[SpanTask, bool]:
         if width != 2:
-            raise BqcError(f"the model has {width} outputs a token and {self.title} needs 2: start and end")
+            raise BqcError(
+                f"the model has {output_count(width)} a token and {self.title} needs 2: start and end"
+            )
         return self, True
 
     def features(self, examples: Examples, encoder: TextEncoder) -> Features:

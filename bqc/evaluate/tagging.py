@@ -10,7 +10,7 @@ import numpy as np
 
 from bqc.errors import BqcError
 from bqc.evaluate.extras import require
-from bqc.evaluate.labels import class_names, generic
+from bqc.evaluate.labels import class_names, generic, output_count
 from bqc.evaluate.task import IGNORED, Examples, Features, Floats, Items, Task
 from bqc.evaluate.tokens import TextEncoder
 
@@ -33,7 +33,7 @@ class TaggingTask(Task):
         if all(generic(name, index) for index, name in enumerate(names)):
             if width != len(self.labels):
                 raise BqcError(
-                    f"the model has {width} outputs a token and {self.title} needs {len(self.labels)}: "
+                    f"the model has {output_count(width)} a token and {self.title} needs {len(self.labels)}: "
                     f"{', '.join(self.labels)}"
                 )
             return self, False
@@ -41,7 +41,7 @@ class TaggingTask(Task):
         if foreign or len(set(names)) < width or OUTSIDE not in names:
             raise BqcError(
                 f"config.json gives the tags {', '.join(names)}, not those of {self.title} "
-                f"({', '.join(self.labels)}); nothing was scored"
+                f"({', '.join(self.labels)})"
             )
         # A tag the model lacks keeps an index beyond its outputs: never predicted, still counted as a miss.
         return replace(self, labels=(*names, *(tag for tag in self.labels if tag not in names))), True

@@ -17,15 +17,18 @@ __all__ = ["scheme_class"]
 _GROUP = "bqc.schemes"
 
 
-def scheme_class(name: str) -> Any:
-    """The class of a scheme. Raises BqcError for an unknown name."""
+def scheme_class(name: str, *, besides: tuple[str, ...] = ()) -> Any:
+    """The class of a scheme. Raises BqcError for an unknown name.
+
+    ``besides`` are names that the caller takes too, for the text of the error.
+    """
     own = {"bbct": "Bbct", "binarybert": "Binarybert"}
     if name in own:
         return getattr(importlib.import_module(f"bqc.schemes.{name}"), own[name])
     installed = {entry.name: entry for entry in entry_points(group=_GROUP)}
     if name in installed:
         return installed[name].load()
-    known = [*own, *sorted(installed)]
+    known = [*own, *sorted(installed), *besides]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
     raise BqcError(f"unknown scheme {name!r}; {hint}")

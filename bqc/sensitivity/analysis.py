@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from bqc.evaluate.rows import nearest
 from bqc.evaluate.tasks import Task
 from bqc.formats import BlockShift
 from bqc.formats.stored import WeightFormat
+from bqc.passes._graph import constant
+from bqc.passes._weights import weights_digest
 from bqc.sensitivity.fisher import Fisher
 from bqc.sensitivity.hessian import Hessian
 from bqc.sensitivity.hessian_trace import HessianTrace
@@ -24,7 +28,7 @@ from bqc.sensitivity.metric import Metric
 from bqc.sensitivity.mse import Mse
 from bqc.sensitivity.options import BLOCKS, Options
 from bqc.sensitivity.parts import ACTIVATION, WEIGHT, Part, activation_parts, weight_parts
-from bqc.sensitivity.resume import Journal
+from bqc.sensitivity.resume import Journal, answered
 from bqc.sensitivity.scores import Score, Sensitivity
 from bqc.sensitivity.subject import Sample, Subject, from_file, from_task
 from bqc.sensitivity.weight_error import WeightError
@@ -57,6 +61,7 @@ def analyze(
     tokenizer: str | Path | None = None,
     threads: int | None = None,
     journal: Path | None = None,
+    earlier: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """Score every part of a float model, each quantised alone.
@@ -74,6 +79,8 @@ def analyze(
         tokenizer: folder of ``tokenizer.json``, if it is not beside the model.
         threads: of ONNX Runtime and torch.
         journal: where finished scores are kept until all are there: an analysis that was killed goes on from it.
+        earlier: a file that may hold the result of an earlier call: if it answers the same question, by the same
+            version of bqc, its scores are returned and nothing is measured.
         progress: called with (parts done, parts in all).
 
     Raises:
@@ -94,11 +101,13 @@ def analyze(
             sample="" if sample is None else sample.description,
             options=asdict(options),
             scores=(),
+            weights=weights_digest(subject.model),
         )
-        kept = Journal(
-            journal,
-            {**asked.to_dict(), "parts": [one.key for one, _ in todo], "bytes": _fingerprint(subject)},
-        )
+        asked = replace(asked, question=_question(asked, todo, subject))
+        known = answered(earlier, asked.question)
+        if known is not None:
+            return known
+        kept = Journal(journal, asked.question)
         measure = kind(subject, options)
         scores = []
         for done, (part, chosen) in enumerate(todo):
@@ -136,6 +145,10 @@ def _checked(
             raise BqcError(f"{metric} is of weights; {part}s can be scored by mse and kl")
     if options.block not in BLOCKS:
         raise BqcError(f"no block '{options.block}'{nearest(options.block, BLOCKS)}")
+    if options.seed < 0:
+        raise BqcError(f"a seed is a number from 0 on, not {options.seed}")
+    if task is not None and inputs is not None:
+        raise BqcError("examples come from --task or from --inputs; give one of them")
     if kind.needs == "labels" and task is None:
         raise BqcError(f"{metric} takes gradients of a loss, which needs labels: give --task")
     if kind.needs == "inputs" and task is None and inputs is None:
@@ -177,11 +190,18 @@ def _parts(
     return found
 
 
-def _fingerprint(subject: Subject) -> str:
-    """Digest of the weights and of the inputs, wherever they came from."""
-    digest = hashlib.sha256()
-    for part in weight_parts(subject.model):
-        digest.update(subject.weight(part).tobytes())
-    for item in subject.sample.features.encodings if subject.sample else ():
-        digest.update(np.asarray([*item.ids, -1, *item.types, -1]).tobytes())
+def _question(asked: Sensitivity, todo: Sequence[tuple[Part, object]], subject: Subject) -> str:
+    """Digest of what is asked, of the numbers of the model, and of inputs and labels, wherever they came from."""
+    about = {**asked.to_dict(), "parts": [f"{one.kind} {one.key}" for one, _ in todo], "bqc": version("bqc")}
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, value in subject.model.graph.initializers.items():
+        data = constant(value)
+        digest.update(f"{name} {None if data is None else (data.dtype, data.shape)}".encode())
+        digest.update(b"" if data is None else data.tobytes())
+    if subject.sample is not None:
+        features = subject.sample.features
+        for item in features.encodings:
+            digest.update(np.asarray([*item.ids, -1, *item.types, -1]).tobytes())
+        for target in features.targets:
+            digest.update(np.asarray(target).tobytes())
     return digest.hexdigest()

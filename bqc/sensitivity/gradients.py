@@ -50,11 +50,11 @@ class Losses:
         sample = subject.sample
         assert sample is not None, "metrics that need labels are given a sample"
         assert sample.task is not None, "metrics that need labels are given a task"
-        self._model, self._sample, self._task = subject.model, sample, sample.task
+        self._sample, self._task = sample, sample.task
         session = subject.float_session
         self._inputs = EncoderInputs.of(session)
         self._outputs = find_head(ranks_of(session), sample.task.kind).outputs
-        model = subject.model.clone()
+        self._model = model = subject.model.clone()
         hoist(model, {""})
         # The fused attention has no second derivative.
         self._module = module(model, fused_attention=False).eval().requires_grad_(False)

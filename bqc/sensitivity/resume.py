@@ -1,8 +1,7 @@
-"""Scores that are kept as they are found, so that a killed analysis goes on where it stopped."""
+"""Scores that are kept as they are found, so that a killed analysis goes on where it stopped; and finished ones."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,23 +10,33 @@ from pathlib import Path
 from typing import Any
 
 from bqc.errors import BqcError
-from bqc.sensitivity.scores import Score
+from bqc.sensitivity.scores import Score, Sensitivity
 from bqc.staging import write_text
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "answered"]
+
+
+def answered(path: Path | None, question: str) -> Sensitivity | None:
+    """The result that a file holds, if it answers this question."""
+    if path is None or not path.is_file():
+        return None
+    with suppress(BqcError):  # whatever else the file is, it will be replaced
+        found = Sensitivity.read(path)
+        return found if found.question == question else None
+    return None
 
 
 class Journal:
-    """A file of one JSON line a score, valid for one fingerprint of what is asked.
+    """A file of one JSON line a score, valid for one question.
 
     Args:
         path: the file; None keeps nothing.
-        asked: everything that the scores depend on. A file that was begun for something else is begun anew.
+        question: digest of all that the scores depend on. A file that was begun for another is begun anew.
     """
 
-    def __init__(self, path: Path | None, asked: dict[str, Any]) -> None:
+    def __init__(self, path: Path | None, question: str) -> None:
         self._path = path
-        self._print = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        self._print = question
         self._begun = False
         self.found = {(score.part, score.key): score for score in self._read()}
 

@@ -51,6 +51,8 @@ class Sensitivity:
         sample: what the model was run on, in words; empty for metrics without data.
         options: of the metric.
         scores: one a part, in graph order.
+        weights: `weights_digest` of the model; empty in files of earlier versions.
+        question: digest of all that the scores depend on; empty in files of earlier versions.
     """
 
     metric: str
@@ -59,6 +61,8 @@ class Sensitivity:
     sample: str
     options: dict[str, Any]
     scores: tuple[Score, ...]
+    weights: str = ""
+    question: str = ""
 
     def ranked(self, part: str, fmt: str) -> list[Score]:
         """Scores of weights or activations in one format, the most sensitive first."""
@@ -96,6 +100,8 @@ class Sensitivity:
                 sample=str(data["sample"]),
                 options=dict(data["options"]),
                 scores=scores,
+                weights=str(data.get("weights", "")),
+                question=str(data.get("question", "")),
             )
             finite = all(np.isfinite(value) for score in scores for value in score.formats.values())
         except (KeyError, TypeError, ValueError, AttributeError) as error:

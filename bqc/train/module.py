@@ -25,6 +25,7 @@ from bqc.plan import PLAN_KEY, Plan
 from bqc.train.deployed import Deployed
 from bqc.train.taps import resolve
 from bqc.train.tracing import Settings, trace
+from bqc.train.untying import untie
 
 __all__ = ["OnnxModule", "module"]
 
@@ -44,7 +45,9 @@ def module(
     """Make a trainable module of a graph.
 
     Args:
-        model: an annotated float or qdq graph, or the path of a float ``.onnx`` file, which is imported.
+        model: an annotated float or qdq graph (`bqc.ir.import_model`), or the path of a float ``.onnx`` file, which
+            is imported. Biases and norms that the graph stores once for several uses get an initializer for each
+            (`bqc.train.untying`), in place.
         weights: formats by ``layer:role``: these float weights are fake-quantised on every forward pass.
         taps: intermediate values to return beside the outputs, by ``layer:role``; see `bqc.train.taps`.
         dropout: probabilities by role, applied in training mode; see `bqc.train.dropout`.
@@ -62,6 +65,7 @@ def module(
     loaded = model
     if not isinstance(loaded, ir.Model) or ANATOMY_KEY not in loaded.metadata_props:
         loaded, _ = import_model(loaded)
+    untie(loaded)
     settings = Settings(
         dict(weights or {}), resolve(loaded, taps), dict(dropout or {}), sparse_tables, fused_attention, learn
     )
@@ -134,11 +138,18 @@ class OnnxModule(torch.nn.Module):
 
         Static scales go into its plan, where it has one, with all of their digits.
 
-        ``model`` is the graph that the module was made of, or an earlier dialect of it with the same initializers.
+        ``model`` is the graph that the module was made of, as `bqc.ir.import_model` returns it, or an earlier dialect
+        of it with the same initializers; not the file's own graph, whose weights have other names and layouts.
 
         Raises:
-            BqcError: it lacks a parameter, or has it in another shape.
+            BqcError: it is not imported, lacks a parameter, or has it in another shape.
         """
+        if ANATOMY_KEY not in model.metadata_props:
+            raise BqcError(
+                "cannot write parameters back into a graph that is not imported: pass the model that "
+                "bqc.ir.import_model returned, to module() too"
+            )
+        untie(model)
         known = model.graph.initializers
         if self.scales and PLAN_KEY in model.metadata_props:
             self._write_scales(model)
@@ -148,7 +159,10 @@ class OnnxModule(torch.nn.Module):
                 continue
             data = parameter.detach().cpu().numpy()
             if value is None or value.const_value is None or value.const_value.shape.numpy() != data.shape:
-                raise BqcError(f"cannot write {name} {data.shape} back: the graph has no such initializer")
+                raise BqcError(
+                    f"cannot write {name} {data.shape} back: the graph has no such initializer; pass the model that "
+                    "module() was given"
+                )
             stored = np.array(data.astype(value.const_value.numpy().dtype))
             value.const_value = ir.Tensor(stored, name=name)
 

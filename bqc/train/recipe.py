@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bqc.errors import BqcError
 from bqc.pipeline.spelling import parse
+from bqc.plan import load_yaml
 
 __all__ = ["RECIPE_KEY", "Losses", "Recipe", "Stage"]
 
@@ -26,6 +28,17 @@ Count = Annotated[int, Field(ge=1)]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, data: Any) -> Any:
+        given = data if isinstance(data, dict) else {}
+        unknown = [key for key in given if key not in cls.model_fields]
+        if unknown:
+            near = difflib.get_close_matches(str(unknown[0]), cls.model_fields, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"unknown key {unknown[0]!r}{hint} (keys: {', '.join(cls.model_fields)})")
+        return data
 
 
 class Losses(_Strict):
@@ -80,11 +93,12 @@ class Stage(_Strict):
 class Recipe(_Strict):
     """All of a training run but its data and model.
 
-    ``layer_map`` names the teacher's layer for each layer of the student; empty is uniform. With ``group_by_length``
-    rows of a batch have similar lengths. ``dropout`` None takes the probabilities of config.json. With ``keep_best``
-    the checkpoint of the best dev score is the result, and training stops after ``patience`` evaluations without a
-    better one (0: never). ``learn`` is how static scales of activations are learned, with their own learning rate,
-    in the first part of a stage's steps that ``learn_steps`` says (no meaning where there are none).
+    ``layer_map`` names the teacher's layer, counted from 0, for each layer of the student; empty is uniform. With
+    ``group_by_length`` rows of a batch have similar lengths. ``dropout`` None takes the probabilities of config.json.
+    With ``keep_best`` the checkpoint of the best dev score is the result, and training stops after ``patience``
+    evaluations without a better one (0: never). ``learn`` is how static scales of activations are learned, with their
+    own learning rate, in the first part of a stage's steps that ``learn_steps`` says (no meaning where there are
+    none).
     """
 
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -169,7 +183,7 @@ class Recipe(_Strict):
     def read(cls, path: Path) -> Recipe:
         """Read a recipe file. Raises BqcError."""
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            data = load_yaml(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise BqcError(f"{path}: cannot read the recipe: {' '.join(str(error).split())}") from None
         if not isinstance(data, dict) or data.pop("bqc_training", None) != VERSION:

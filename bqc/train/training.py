@@ -28,6 +28,7 @@ from bqc.compiler import compile as compile_model
 from bqc.errors import BqcError
 from bqc.evaluate.data import load_examples
 from bqc.evaluate.files import read_json
+from bqc.evaluate.labels import output_count
 from bqc.evaluate.task import Examples, Task
 from bqc.evaluate.tasks import find_task
 from bqc.evaluate.tokens import TextEncoder
@@ -49,6 +50,7 @@ from bqc.train.loop import Run, first_process, run_stages
 from bqc.train.module import OnnxModule, module
 from bqc.train.recipe import RECIPE_KEY, Recipe
 from bqc.train.slimming import MODEL, Kept, slim_recipe, slimmed
+from bqc.train.untying import untie
 
 __all__ = ["Prepared", "TrainResult", "default_recipe", "prepare", "train"]
 
@@ -150,6 +152,7 @@ def prepare(model: ir.Model, scheme: str, options: Mapping[str, Any] | None = No
     Raises:
         BqcError: unknown scheme or option, or a scheme that cannot be trained.
     """
+    untie(model)
     if scheme == FLOAT:
         _no_options(options)
         return Prepared(model, model, None)
@@ -227,6 +230,8 @@ def train(
         raise BqcError("to resume, give the folder of the interrupted run with --checkpoints")
     if width != 1 and scheme == FLOAT:
         raise BqcError("--width is a step before a scheme's training; --scheme none has none")
+    if width != 1 and (options or {}).get("scores"):
+        raise BqcError("scores are of one model, and --width makes another: leave out --scores or --width")
     if width != 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BqcError(
             "--width works in one process; make the slim model first, and give several processes that"
@@ -488,7 +493,7 @@ def _no_options(options: Mapping[str, Any] | None) -> None:
 
 
 def _scheme(name: str, options: Mapping[str, Any] | None) -> Any:
-    kind = scheme_class(name)
+    kind = scheme_class(name, besides=(FLOAT,))
     unknown = sorted(set(options or {}) - {field.name for field in fields(kind)})
     if unknown:
         raise BqcError(f"scheme {name} has no option {unknown[0]!r}")
@@ -530,7 +535,7 @@ def _teacher(
         return None, (), (), (own.hidden, own.hidden)
     outputs, wide = trained_head(loaded, task)
     if wide != width:
-        raise BqcError(f"{path}: the teacher has {wide} outputs, the student {width}")
+        raise BqcError(f"{path}: the teacher has {output_count(wide)}, the student {width}")
     theirs = encoder(loaded)
     layers = layer_map(own.layers, theirs.layers, recipe.layer_map)
     taps = taps_for([stage.losses for stage in recipe.stages])

@@ -2,6 +2,7 @@
 # Makes the model in OUT. Needs bqc[train] and the task's files in BQC_DATA.
 #   ./make.sh OUT
 set -eu
+[ $# -eq 1 ] || { echo "usage: $0 OUT" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 data=${BQC_DATA:?folder of the task files}
 float=$here/../minilm-l6-sst2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -109,3 +110,10 @@ def test_every_page_is_in_the_index() -> None:
     }
     pages = {page.resolve() for page in DOCS.rglob("*.md") if page.parent.name != "operators"}
     assert pages - listed - {DOCS / "index.md"} == set()
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("models/**/make.sh")), ids=lambda path: path.parent.name)
+def test_scripts_without_arguments_say_how_they_are_used(script: Path) -> None:
+    done = subprocess.run(["sh", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"usage: {script} ")

@@ -37,8 +37,9 @@ def test_no_names_prove_nothing(given: dict[str, object]) -> None:
     ],
 )
 def test_wrong_names(names: tuple[str, ...], message: str) -> None:
-    with pytest.raises(BqcError, match=message):
+    with pytest.raises(BqcError, match=message) as error:
         check_labels(TASKS["sst2"], config(*names), 2)
+    assert "scored" not in str(error.value)  # training and sensitivity say it too
 
 
 def test_wrong_count() -> None:
@@ -46,4 +47,6 @@ def test_wrong_count() -> None:
         check_labels(TASKS["sst2"], {}, 3)
     with pytest.raises(BqcError, match="2 outputs and STS-B needs 1: a single score"):
         check_labels(TASKS["stsb"], {}, 2)
+    with pytest.raises(BqcError, match="has 1 output and SST-2 needs 2"):
+        check_labels(TASKS["sst2"], {}, 1)
     assert not check_labels(TASKS["stsb"], config("score"), 1)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bqc.cli import main
 from bqc.errors import BqcError
+from bqc.evaluate.tasks import find_task
 from bqc.formats import BlockShift
 from bqc.ir import import_model
 from bqc.passes.annotate_sensitivity import METRIC_KEY, SENSITIVITY_KEY, AnnotateSensitivity
 from bqc.passes.plan_bbct import PlanBbct
 from bqc.plan import Plan
 from bqc.sensitivity import Score, Sensitivity, analyze
+from bqc.sensitivity.options import Options
 from bqc.sensitivity.weight_error import WeightError
 from tests.support.tiny_task import write_bert
 
@@ -85,6 +88,52 @@ def test_another_question_starts_anew(model: Path, tmp_path: Path, monkeypatch: 
     seen = counted(monkeypatch)
     analyze(model, "weight-error", FORMATS[:1], journal=journal)
     assert len(seen) == 17
+
+
+def test_a_finished_analysis_is_not_repeated(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "s.json"
+    command = ["sensitivity", str(model), "--metric", "weight-error", "-o", str(out)]
+    assert main([*command, "--formats", "8"]) == 0
+    assert "nothing was measured" not in capsys.readouterr().err
+    written = out.read_bytes()
+    seen = counted(monkeypatch)
+    assert main([*command, "--formats", "8"]) == 0
+    assert seen == []
+    assert out.read_bytes() == written
+    said = capsys.readouterr()
+    assert "weight-error of weights" in said.out
+    assert "has these scores already; nothing was measured" in said.err
+    # Another question, another model in the file's place, and a file that is none are measured.
+    for change in ("formats", "model", "file"):
+        seen.clear()
+        if change == "model":
+            write_bert(tmp_path, layers=2, seed=1)
+            command[1] = str(tmp_path / "model.onnx")
+        if change == "file":
+            out.write_text("{", encoding="utf-8")
+        assert main([*command, "--formats", "4"]) == 0
+        assert len(seen) == 17
+        assert sorted(path.suffix for path in tmp_path.glob("s.*")) == [".json"]
+
+
+def test_labels_are_part_of_the_question(model: Path, tmp_path: Path) -> None:
+    questions = []
+    for flipped in (False, True):
+        folder = tmp_path / str(flipped)
+        folder.mkdir()
+        write_bert(folder)
+        if flipped:
+            file = folder / "glue" / "SST-2" / "train.tsv"
+            lines = file.read_text(encoding="utf-8").splitlines()
+            turned = [f"{line[:-1]}{1 - int(line[-1])}" for line in lines[1:]]
+            file.write_text("\n".join([lines[0], *turned]) + "\n", encoding="utf-8")
+        found = analyze(
+            model, "mse", FORMATS[:1], task=find_task("sst2"), data=folder, options=Options(examples=2)
+        )
+        questions.append(found.question)
+    assert questions[0] != questions[1]
 
 
 def scores(**changed: object) -> Sensitivity:
@@ -162,6 +211,52 @@ def test_scores_of_another_model(model: Path, tmp_path: Path) -> None:
         AnnotateSensitivity(scores=str(file))(loaded)
 
 
+def test_scores_of_a_larger_model_or_of_other_weights(model: Path, tmp_path: Path) -> None:
+    def annotate(found: Sensitivity) -> None:
+        file = tmp_path / "s.json"
+        file.write_text(json.dumps(found.to_dict()), encoding="utf-8")
+        loaded, _ = import_model(model)
+        AnnotateSensitivity(scores=str(file))(loaded)
+
+    for folder in ("larger", "other"):
+        (tmp_path / folder).mkdir()
+    larger = analyze(write_bert(tmp_path / "larger", layers=3), "weight-error", FORMATS)
+    with pytest.raises(BqcError, match=r"it scores 2:attention\.query, which this model does not have"):
+        annotate(larger)
+    other = analyze(write_bert(tmp_path / "other", seed=1), "weight-error", FORMATS)
+    with pytest.raises(BqcError, match="the weights that it scores are not those of this one"):
+        annotate(other)
+    annotate(replace(other, weights=""))  # written before the file said so
+    with pytest.raises(BqcError, match="2:attention"):
+        annotate(replace(larger, weights=""))
+
+
+def test_the_same_weights_in_another_file_are_the_same_model(model: Path, tmp_path: Path) -> None:
+    file, copy = tmp_path / "s.json", tmp_path / "imported.onnx"
+    assert main(["sensitivity", str(model), "-o", str(file), "-q"]) == 0
+    passes = "import-canonicalize,annotate-anatomy"
+    assert main(["opt", str(model), "-p", passes, "-o", str(copy), "-q"]) == 0
+    assert copy.read_bytes() != model.read_bytes()
+    annotated = tmp_path / "scored.onnx"
+    step = f"annotate-sensitivity{{scores={file}}}"
+    assert main(["opt", str(copy), "-p", step, "-o", str(annotated), "-q"]) == 0
+
+
+def test_outputs_that_cannot_be_written(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("plotly")
+    seen = counted(monkeypatch)
+    page = "/proc/e.html"
+    out = tmp_path / "s.json"
+    assert main(["sensitivity", str(model), "-o", str(out), "--html", page]) == 2
+    assert f"{page}: cannot be written" in capsys.readouterr().err
+    assert main(["sensitivity", str(model), "-o", str(tmp_path)]) == 2
+    assert f"{tmp_path}: is a folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert seen == []
+
+
 def test_the_verb(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("plotly")
     out, page = tmp_path / "s.json", tmp_path / "s.html"
@@ -212,6 +307,8 @@ def test_the_verb(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--task", "mnli"], "the model has 2 outputs and MNLI-m needs 3"),
         (["-o", "no/such/folder/s.json"], "no/such/folder: no such folder"),
         (["--inputs", "none.npz"], "none.npz: not a readable .npz file"),
+        (["--task", "sst2", "--inputs", "none.npz"], "examples come from --task or from --inputs"),
+        (["--task", "sst2", "--seed", "-5"], "Invalid value for '--seed': -5 is not in the range x>=0"),
     ],
 )
 def test_the_verbs_errors(

@@ -195,6 +195,23 @@ def test_a_layer_as_one_block(model: Path) -> None:
     assert {layer: len(values) for layer, values in by_layer.items()} == {"embedding": 1, "0": 1, "head": 1}
 
 
+def test_parameters_of_a_layer_are_its_own(tmp_path: Path) -> None:
+    """Also where the file stores the equal biases of two layers once."""
+    import onnx
+
+    path = write_bert(tmp_path, layers=2)
+    proto = onnx.load(path)
+    norms = [node for node in proto.graph.node if node.op_type == "LayerNormalization"]
+    for norm in norms:
+        norm.input[2] = norms[0].input[2]
+    onnx.save(proto, path)
+    with Subject(path, sample_of(path)) as subject:
+        losses = Losses(subject)
+        names = [losses.parameters_of(layer) for layer in ("0", "1")]
+    assert [len(found) for found in names] == [16, 16]
+    assert not set(names[0]) & set(names[1])
+
+
 def test_squared_gradients(model: Path) -> None:
     with Subject(model, sample_of(model, 4)) as subject:
         part = part_of(subject, "0:attention.query")

@@ -135,6 +135,8 @@ def test_a_shared_weight_is_scored_once(tmp_path: Path) -> None:
         ),
         ("weight-error", {"parts": ("weights",)}, "no parts 'weights': did you mean weight"),
         ("weight-error", {"options": Options(block="head")}, "no block 'head'"),
+        ("weight-error", {"options": Options(seed=-5)}, "a seed is a number from 0 on, not -5"),
+        ("kl", {"task": find_task("sst2"), "inputs": "x.npz"}, "from --task or from --inputs; give one"),
     ],
 )
 def test_what_cannot_be_asked(model: Path, metric: str, options: dict[str, object], message: str) -> None:

@@ -192,6 +192,8 @@ def test_frozen_and_sparse_tables() -> None:
     frozen = module(path, frozen=["embedding.word", "0:*"])
     word = next(n for n in frozen.initializers() if n.endswith("word_embeddings.weight"))
     assert not frozen.parameter(word).requires_grad
+    with pytest.raises(BqcError, match=r"'nope' matches no weight; roles here: .*attention\.key.*pooler"):
+        module(path, frozen=["nope"])
     left = sum(p.requires_grad for p in frozen.parameters())
     assert 0 < left < len(list(frozen.parameters())) - 16
     sparse = module(path, sparse_tables=True)

@@ -284,7 +284,7 @@ def test_bad_inputs(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         model, "--task", "mrpc", "--data", data, "--recipe", str(recipe), "--epochs", "1"
     )
     recipe.write_text("bqc_training: 1\nstages: [{name: a, losses: {label: 1}}]\n", encoding="utf-8")
-    assert "stages.0.losses.label: Extra inputs" in fails(
+    assert "stages.0.losses: unknown key 'label'" in fails(
         model, "--task", "mrpc", "--data", data, "--recipe", str(recipe)
     )
 
