@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from bqc.cli.common import (
     table,
     threads_option,
 )
-from bqc.cli.tasks import chosen_task, task_options
+from bqc.cli.tasks import chosen_task, metric_options, task_options
 
 if TYPE_CHECKING:
     from bqc.evaluate import EvalResult
@@ -54,18 +53,7 @@ SCHEMA_VERSION = 1
 @click.option(
     "--tokenizer", type=FILE, metavar="DIR", help="Folder of tokenizer.json. [default: the model's]"
 )
-@click.option(
-    "--metric",
-    "metrics",
-    multiple=True,
-    metavar="NAME",
-    help="Metric for a file of your own: accuracy, f1, macro_f1, matthews, pearson, spearman. Repeatable.",
-)
-@click.option(
-    "--metric-fn",
-    metavar="MODULE:FUNCTION",
-    help="Your own metric: function(labels, predictions) gives a number, or names and numbers.",
-)
+@metric_options
 @threads_option
 @click.option("--strict", is_flag=True, help="A node without a kernel is an error, not a warning.")
 @click.option(
@@ -94,11 +82,8 @@ def command(
     JSON output and times 100 in the table.
     """
     from bqc.evaluate import evaluate
-    from bqc.evaluate.metrics import find_function
 
-    task = chosen_task(data=data, metrics=metrics, **columns)
-    if metric_fn is not None:
-        task = replace(task, function=find_function(metric_fn))
+    task = chosen_task(data=data, metrics=metrics, metric_fn=metric_fn, **columns)
     results = []
     for model in models:
         with progress_bar(settings, model.name) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from bqc.cli.common import FILE
 if TYPE_CHECKING:
     from bqc.evaluate.task import Task
 
-__all__ = ["chosen_task", "task_options"]
+__all__ = ["chosen_task", "metric_options", "task_options"]
 
 
 def task_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,6 +40,26 @@ def task_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def metric_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--metric`` of a file of one's own, and ``--metric-fn`` of any task."""
+    for option in (
+        click.option(
+            "--metric-fn",
+            metavar="MODULE:FUNCTION",
+            help="Your own metric: function(labels, predictions) gives a number, or names and numbers.",
+        ),
+        click.option(
+            "--metric",
+            "metrics",
+            multiple=True,
+            metavar="NAME",
+            help="Metric for a file of your own: accuracy, f1, macro_f1, matthews, pearson, spearman. Repeatable.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def chosen_task(
     task: str | None,
     data: Path | None,
@@ -47,6 +68,7 @@ def chosen_task(
     label_column: str | None,
     labels: str | None,
     metrics: tuple[str, ...] = (),
+    metric_fn: str | None = None,
 ) -> Task:
     """The task that the options name.
 
@@ -67,7 +89,7 @@ def chosen_task(
             raise click.UsageError(f"{given[0]} is for a file of your own, and --task {task} has its own")
         from bqc.evaluate.tasks import find_task
 
-        return find_task(task)
+        return _measured(find_task(task), metric_fn)
     if text_column is None or label_column is None:
         raise click.UsageError("give --task, or --text-column and --label-column of a file of your own")
     if data is None:
@@ -75,4 +97,13 @@ def chosen_task(
     from bqc.evaluate.columns import column_task
 
     names = tuple(name.strip() for name in labels.split(",")) if labels else ()
-    return column_task(text_column, label_column, pair_column, labels=names, metrics=metrics)
+    own_task = column_task(text_column, label_column, pair_column, labels=names, metrics=metrics)
+    return _measured(own_task, metric_fn)
+
+
+def _measured(task: Task, metric_fn: str | None) -> Task:
+    if metric_fn is None:
+        return task
+    from bqc.evaluate.metrics import find_function
+
+    return replace(task, function=find_function(metric_fn))

@@ -9,6 +9,7 @@ import click
 
 from bqc.cli.common import FILE, Settings, common_options, emit_json, examples, progress_bar, say, table
 from bqc.cli.scheme_options import option_name, require_options, scheme_options, take_scheme_options
+from bqc.cli.tasks import chosen_task, metric_options, task_options
 from bqc.errors import BqcError
 
 if TYPE_CHECKING:
@@ -25,14 +26,13 @@ SCHEMA_VERSION = 1
         "bqc train model.onnx --weight-bits 2 --task mrpc --data DATA -o small.onnx",
         "bqc train model.onnx --scheme binarybert --task sst2 --epochs 2 -o small/",
         "bqc train model.onnx --scheme none --task sst2 --epochs 3 -o tuned.onnx",
+        "bqc train model.onnx --data reviews/ --text-column review --label-column stars -o small.onnx",
         "bqc train model.onnx --recipe train.yaml --task mrpc --checkpoints RUN --resume -o small.onnx",
     ),
 )
 @click.argument("model", type=FILE, metavar="MODEL")
-@click.option("--task", required=True, metavar="TASK", help="The task to train for, as in bqc eval.")
-@click.option(
-    "--data", type=FILE, metavar="DIR", help="Folder with the task's files. [default: BQC_DATA, else the hub]"
-)
+@task_options
+@metric_options
 @click.option(
     "-o",
     "--output",
@@ -87,8 +87,14 @@ SCHEMA_VERSION = 1
 def command(
     settings: Settings,
     model: Path,
-    task: str,
+    task: str | None,
     data: Path | None,
+    text_column: str | None,
+    pair_column: str | None,
+    label_column: str | None,
+    labels: str | None,
+    metrics: tuple[str, ...],
+    metric_fn: str | None,
     output: str | None,
     scheme: str,
     width: float,
@@ -114,6 +120,12 @@ def command(
     from bqc.staging import write_text
     from bqc.train.training import train
 
+    chosen_for = chosen_task(task, data, text_column, pair_column, label_column, labels, metrics, metric_fn)
+    if task is None and data is not None and data.is_file():
+        raise BqcError(
+            f"{data}: training needs rows to learn from and others to score: give a folder with train{data.suffix} and "
+            f"dev{data.suffix}"
+        )
     options = take_scheme_options(given)
     if scheme != "none":
         require_options(scheme, options)
@@ -129,7 +141,7 @@ def command(
     with progress_bar(settings, f"{scheme}: {model.name}") as progress:
         result = train(
             model,
-            task,
+            chosen_for,
             data,
             output,
             scheme=scheme,

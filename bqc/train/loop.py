@@ -22,6 +22,7 @@ from bqc.train.recipe import Recipe, Stage
 
 __all__ = ["Run", "first_process", "run_stages"]
 
+_log = logging.getLogger(__name__)
 _FINISHED = "finished.pt"
 """In the folder of a stage: the student's state after it."""
 _COMPLETE = "complete"
@@ -169,10 +170,16 @@ def _trainer(run: Run, stage: Stage, folder: Path) -> transformers.Trainer:
         disable_tqdm=True,
         log_level="error",
     )
-    callbacks: list[Any] = [_Guard(), _Marker(), _Progress(run.progress), *_tensorboard(folder)]
+    callbacks: list[Any] = [
+        _Guard(),
+        _Marker(),
+        _Progress(run.progress),
+        _Report(stage.name),
+        *_tensorboard(folder),
+    ]
     if recipe.patience:
         callbacks.append(transformers.EarlyStoppingCallback(recipe.patience))
-    # The trainer prints its log; ours goes through `progress`, and to TensorBoard.
+    # The trainer prints its log; ours goes through `progress`, to `_log` and to TensorBoard.
     logging.getLogger("transformers").setLevel(logging.ERROR)
     trainer = _Trainer(
         model=learner,
@@ -261,6 +268,25 @@ class _Progress(transformers.TrainerCallback):
     def on_step_end(self, _: Any, state: Any, __: Any, **___: Any) -> None:
         if self._progress is not None:
             self._progress(state.global_step, state.max_steps)
+
+
+class _Report(transformers.TrainerCallback):
+    """Says the loss, a mean over the steps since it said so before, some ten times a stage."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage, self._losses = stage, list[float]()
+
+    def on_log(self, _: Any, state: Any, __: Any, logs: dict[str, float] | None = None, **___: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        self._losses.append(float(logs["loss"]))
+        last = state.global_step + state.logging_steps > state.max_steps
+        if last or len(self._losses) * state.logging_steps * 10 >= state.max_steps:
+            mean = sum(self._losses) / len(self._losses)
+            _log.info(
+                "stage %s, step %d of %d: loss %.4g", self._stage, state.global_step, state.max_steps, mean
+            )
+            self._losses.clear()
 
 
 def _tensorboard(folder: Path) -> list[Any]:

@@ -203,3 +203,67 @@ def test_compile_names_options_as_they_are_typed(root: Path, capsys: pytest.Capt
     for option in ("--weight-bits", "--max-error"):
         assert main(["compile", str(root / "model.onnx"), "--scheme", "binarybert", option, "4"]) == 2
         assert f"scheme binarybert has no option {option}\n" in capsys.readouterr().err
+
+
+def own_rows(root: Path) -> Path:
+    """train.csv and dev.csv of the tiny task, with columns of other names."""
+    folder = root / "own"
+    folder.mkdir()
+    for split in ("train", "dev"):
+        lines = (root / "glue" / "SST-2" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[1:]
+        rows = "".join(f'"{text}",{label}\n' for text, label in (line.split("\t") for line in lines))
+        (folder / f"{split}.csv").write_text(f"review,stars\n{rows}", encoding="utf-8")
+    return folder
+
+
+def test_rows_of_your_own(
+    root: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same rows under other names train the same weights; metrics are those that were asked for."""
+    columns = ["--text-column", "review", "--label-column", "stars", "--metric", "macro_f1"]
+    asked = [
+        "train",
+        str(root / "model.onnx"),
+        "--limit",
+        "16",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "1",
+        "--json",
+    ]
+    assert main([*asked, "--task", "sst2", "--data", str(root), "-o", str(root / "a.onnx")]) == 0
+    capsys.readouterr()
+    with caplog.at_level("INFO", logger="bqc"):
+        assert main([*asked, "--data", str(own_rows(root)), *columns, "-o", str(root / "b.onnx")]) == 0
+    assert set(json.loads(capsys.readouterr().out)["metrics"]) == {"macro_f1"}
+    assert (root / "a.onnx.data").read_bytes() == (root / "b.onnx.data").read_bytes()
+    assert any("step 10 of 16: loss " in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--data", "own"], "give --task, or --text-column and --label-column of a file of your own"),
+        (["--task", "sst2", "--text-column", "review"], "--text-column is for a file of your own"),
+        (
+            ["--data", "own/train.csv", "--text-column", "review", "--label-column", "stars"],
+            "give a folder with train.csv and dev.csv",
+        ),
+        (["--data", "own", "--text-column", "reviews", "--label-column", "stars"], "no column 'reviews'"),
+        (["--task", "sst2", "--metric-fn", "nowhere:f"], "nowhere"),
+    ],
+)
+def test_rows_that_cannot_be_trained_on(
+    more: list[str],
+    message: str,
+    root: Path,
+    no_training: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own_rows(root)
+    monkeypatch.chdir(root)
+    assert main(["train", "model.onnx", *more, "-o", "a.onnx"]) == 2
+    assert message in capsys.readouterr().err.splitlines()[0]
+    assert not (root / "a.onnx").exists()
