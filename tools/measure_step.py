@@ -24,7 +24,7 @@ from bqc.evaluate.files import read_json
 from bqc.ir import import_model
 from bqc.train import module
 from bqc.train.dropout import dropout_of
-from bqc.train.training import prepare
+from bqc.train.prepared import prepare
 
 
 def main() -> None:

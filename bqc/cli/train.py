@@ -176,8 +176,8 @@ def _recipe(
     path: Path | None, scheme: str, options: dict[str, Any], given: dict[str, Any], seed: int | None
 ) -> Recipe:
     """The recipe of a file, or the one that the options ask for."""
+    from bqc.train.prepared import default_recipe
     from bqc.train.recipe import Recipe
-    from bqc.train.training import default_recipe
 
     if "learn" in given and options.get("activations") != "static":
         raise BqcError(

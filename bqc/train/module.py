@@ -56,7 +56,7 @@ def module(
         fused_attention: run attention by `scaled_dot_product_attention` where nothing looks inside it. It has no second
             derivative.
         learn: how static scales are learned: ``lsq``, ``pact``, or ``none`` (`bqc.train.quantizers.static_quantize`).
-        lower: makes the compiled graph of the module, as `bqc.train.training.Prepared.lowered` does. With it, the
+        lower: makes the compiled graph of the module, as `bqc.train.prepared.Prepared.lowered` does. With it, the
             module in evaluation mode computes what that graph does, to the last bit, without gradients and taps.
 
     Raises:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,8 @@ from bqc.formats import Static
 from bqc.formats.static import static_exponent
 from bqc.ir import encoder, import_model
 from bqc.passes.plan_binarybert import Spent
-from bqc.pipeline.spelling import parse
 from bqc.plan import Plan
 from bqc.runtime.inputs import EncoderInputs
-from bqc.schemes import scheme_class
-from bqc.train.calibration import calibrate
 from bqc.train.distillation import layer_map, taps_for
 from bqc.train.dropout import dropout_of
 from bqc.train.examples import Collator, Rows
@@ -48,65 +45,11 @@ from bqc.train.heads import trained_head
 from bqc.train.identity import begin, rows_digest, weights_digest
 from bqc.train.loop import Run, first_process, run_stages
 from bqc.train.module import OnnxModule, module
+from bqc.train.prepared import FLOAT, Prepared, chosen_scheme, default_recipe, prepare
 from bqc.train.recipe import RECIPE_KEY, Recipe
 from bqc.train.slimming import MODEL, Kept, slim_recipe, slimmed
-from bqc.train.untying import untie
 
-__all__ = ["Prepared", "TrainResult", "default_recipe", "prepare", "train"]
-
-FLOAT = "none"
-"""The scheme that trains without quantisation."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A model ready to be trained under a scheme.
-
-    Attributes:
-        model: the annotated float model, with its plan; parameters are written back into it.
-        graph: what training runs: ``model`` with quantised activations.
-        plan: formats; None without quantisation.
-        simulation: passes from ``model`` to ``graph``.
-        lowering: passes from ``model`` to the compiled graph.
-    """
-
-    model: ir.Model
-    graph: ir.Model
-    plan: Plan | None
-    simulation: tuple[ir.passes.InPlacePass, ...] = ()
-    lowering: tuple[ir.passes.InPlacePass, ...] = ()
-
-    def lowered(self, trained: OnnxModule) -> ir.Model:
-        """The compiled graph of a module of ``graph``, as `bqc.compile` makes it by ``plan``."""
-        model = self.model.clone()
-        trained.write_back(model)
-        for one in self.lowering:
-            one(model)
-        return model
-
-    def calibrated(self, batches: Iterable[Mapping[str, Tensor]]) -> Prepared:
-        """The same with scales for the static points that have none, from what ``batches`` are in the float model.
-
-        `bqc.train.calibration.calibrate` says how.
-        """
-        if self.plan is None or not self.plan.unscaled:
-            return self
-        plan = Plan.of(self.model)
-        found = calibrate(self.graph, batches)
-        plan.activations.update({key: found[key] for key in plan.unscaled if key in found})
-        plan.attach(self.model)
-        return _simulated(self.model, self.simulation, self.lowering)
-
-    def rewritten(self, trained: OnnxModule, passes: Iterable[str]) -> Prepared:
-        """``model`` with the weights of a module of ``graph`` and rewritten by passes, in place; what to train next.
-
-        Raises:
-            BqcError: a pass that does not exist or cannot be run.
-        """
-        trained.write_back(self.model)
-        for one in (one for text in passes for one in parse(text)):
-            one(self.model)
-        return _simulated(self.model, self.simulation, self.lowering)
+__all__ = ["TrainResult", "train"]
 
 
 @dataclass(frozen=True)
@@ -144,38 +87,6 @@ class TrainResult:
             "recipe": self.recipe.model_dump(mode="json"),
             "seconds": round(self.seconds, 2),
         }
-
-
-def prepare(model: ir.Model, scheme: str, options: Mapping[str, Any] | None = None) -> Prepared:
-    """Plan a float model under a scheme and make the graph that training runs.
-
-    Raises:
-        BqcError: unknown scheme or option, or a scheme that cannot be trained.
-    """
-    untie(model)
-    if scheme == FLOAT:
-        _no_options(options)
-        return Prepared(model, model, None)
-    chosen = _scheme(scheme, options)
-    if not hasattr(chosen, "simulate"):
-        raise BqcError(f"scheme {scheme} cannot be trained: it does not say how to simulate it")
-    for one in chosen.plan():
-        one(model)
-    return _simulated(model, tuple(chosen.simulate()), tuple(chosen.lower()))
-
-
-def default_recipe(scheme: str, options: Mapping[str, Any] | None = None, **settings: Any) -> Recipe:
-    """What ``bqc train`` does without a recipe: what the scheme says, else two stages; for ``none``, fine-tuning.
-
-    Raises:
-        BqcError: unknown scheme, or wrong options or settings.
-    """
-    if scheme == FLOAT:
-        _no_options(options)
-        return Recipe.fine_tuning(**settings)
-    chosen = _scheme(scheme, options)
-    own: Recipe = chosen.recipe(**settings) if hasattr(chosen, "recipe") else Recipe.two_stage(**settings)
-    return own
 
 
 def train(
@@ -430,7 +341,7 @@ def _identity(
     dev: Examples | None = None,
 ) -> dict[str, Any]:
     """What a run that is resumed must have in common with the one before; what a user changes comes first."""
-    options = {} if wanted.scheme == FLOAT else asdict(_scheme(wanted.scheme, wanted.options))
+    options = {} if wanted.scheme == FLOAT else asdict(chosen_scheme(wanted.scheme, wanted.options))
     found: dict[str, Any] = {
         "scheme": wanted.scheme,
         "width": wanted.width,
@@ -457,7 +368,7 @@ def _spent(prepared: Prepared, wanted: _Wanted) -> Spent | None:
     """How the weights use the scheme's budget."""
     if wanted.scheme == FLOAT:
         return None
-    scheme = _scheme(wanted.scheme, wanted.options)
+    scheme = chosen_scheme(wanted.scheme, wanted.options)
     found: Spent | None = scheme.spent(prepared.model) if hasattr(scheme, "spent") else None
     if found is None:
         return None
@@ -485,30 +396,6 @@ def _rounded(plan: Plan) -> Plan:
             exponent = int(static_exponent(np.array(fmt.exponent, np.float32)))
             plan.activations[key] = replace(fmt, exponent=exponent)
     return plan
-
-
-def _no_options(options: Mapping[str, Any] | None) -> None:
-    if options:
-        raise BqcError(f"scheme {FLOAT} trains in float and has no option {next(iter(options))!r}")
-
-
-def _scheme(name: str, options: Mapping[str, Any] | None) -> Any:
-    kind = scheme_class(name, besides=(FLOAT,))
-    unknown = sorted(set(options or {}) - {field.name for field in fields(kind)})
-    if unknown:
-        raise BqcError(f"scheme {name} has no option {unknown[0]!r}")
-    return kind(**(options or {}))
-
-
-def _simulated(
-    model: ir.Model,
-    simulation: tuple[ir.passes.InPlacePass, ...],
-    lowering: tuple[ir.passes.InPlacePass, ...],
-) -> Prepared:
-    graph = model.clone()
-    for one in simulation:
-        one(graph)
-    return Prepared(model, graph, Plan.of(model), simulation, lowering)
 
 
 def _student(prepared: Prepared, recipe: Recipe, config: dict[str, Any]) -> OnnxModule:

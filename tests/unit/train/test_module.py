@@ -24,7 +24,7 @@ from bqc.passes.binarize_inputs import BinarizeInputs  # noqa: E402
 from bqc.plan import Plan  # noqa: E402
 from bqc.train import OnnxModule, module  # noqa: E402
 from bqc.train.operators import supported  # noqa: E402
-from bqc.train.training import prepare  # noqa: E402
+from bqc.train.prepared import prepare  # noqa: E402
 from tests.support.exports import EXPORTS, batches, session  # noqa: E402
 from tests.support.families import Cell, exported, network_of  # noqa: E402
 

@@ -10,8 +10,9 @@ pytest.importorskip("pydantic")
 pytest.importorskip("torch")
 
 from bqc.errors import BqcError
+from bqc.train.prepared import default_recipe
 from bqc.train.recipe import Recipe
-from bqc.train.training import default_recipe, train
+from bqc.train.training import train
 
 STAGE = "bqc_training: 1\nstages:\n  - name: a\n    losses: {labels: 1}\n"
 

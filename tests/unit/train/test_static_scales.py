@@ -21,7 +21,7 @@ from bqc.plan import Plan  # noqa: E402
 from bqc.train import module, quantizers  # noqa: E402
 from bqc.train.calibration import best_exponent, calibrate  # noqa: E402
 from bqc.train.examples import MASK  # noqa: E402
-from bqc.train.training import prepare  # noqa: E402
+from bqc.train.prepared import prepare  # noqa: E402
 
 RNG = np.random.default_rng(0)
 MINIMUM = {"minimum": GELU_MINIMUM}

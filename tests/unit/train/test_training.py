@@ -31,8 +31,9 @@ from bqc.plan import Plan  # noqa: E402
 from bqc.train.distillation import layer_map, logits_loss  # noqa: E402
 from bqc.train.examples import LengthGroups, Rows  # noqa: E402
 from bqc.train.module import OnnxModule  # noqa: E402
+from bqc.train.prepared import default_recipe, prepare  # noqa: E402
 from bqc.train.recipe import RECIPE_KEY, Recipe  # noqa: E402
-from bqc.train.training import default_recipe, prepare, train  # noqa: E402
+from bqc.train.training import train  # noqa: E402
 from tests.support.families import Cell, exported  # noqa: E402
 from tests.support.trainable import TASK, both_logits, write_trainable  # noqa: E402
 

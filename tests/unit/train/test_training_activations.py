@@ -19,8 +19,9 @@ pytest.importorskip("pydantic")
 from bqc.cli import main  # noqa: E402
 from bqc.ir import encoder, import_model  # noqa: E402
 from bqc.plan import Plan  # noqa: E402
+from bqc.train.prepared import default_recipe, prepare  # noqa: E402
 from bqc.train.recipe import Recipe  # noqa: E402
-from bqc.train.training import default_recipe, prepare, train  # noqa: E402
+from bqc.train.training import train  # noqa: E402
 from tests.support.trainable import TASK, both_logits, write_trainable  # noqa: E402
 
 

@@ -16,7 +16,7 @@ from bqc.ir import import_model  # noqa: E402
 from bqc.ir.anatomy import label  # noqa: E402
 from bqc.ir.text import from_text  # noqa: E402
 from bqc.train import module  # noqa: E402
-from bqc.train.training import prepare  # noqa: E402
+from bqc.train.prepared import prepare  # noqa: E402
 from bqc.train.untying import untie  # noqa: E402
 from tests.support import families  # noqa: E402
 from tests.support.exports import batches, session  # noqa: E402
