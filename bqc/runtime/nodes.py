@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bqc.errors import BqcError
 from bqc.runtime.native import Kernel
 from bqc.runtime.scan import DOMAIN, nodes
 from bqc.runtime.session import created_kernels
@@ -77,15 +76,12 @@ def node_runs(path: str | Path) -> ModelRun:
     Raises:
         BqcError: no such file, not a model that ONNX Runtime loads, or no kernel library.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise BqcError(f"{file} is a folder, not a model file" if file.is_dir() else f"{file}: no such file")
     created: dict[str, list[Kernel]] = defaultdict(list)
-    for kernel in created_kernels(file):
+    for kernel in created_kernels(path):
         created[kernel.node].append(kernel)
     runs = []
     standard: Counter[str] = Counter()
-    for node in nodes(file):
+    for node in nodes(path):
         if node.domain != DOMAIN:
             standard[node.op_type] += 1
         elif created[node.name]:
@@ -93,4 +89,4 @@ def node_runs(path: str | Path) -> ModelRun:
             runs.append(NodeRun(node.name, node.op_type, kernel.isa, kernel.by, kernel.reason))
         else:
             runs.append(NodeRun(node.name, node.op_type, BODY, "", "the library has no kernel for it"))
-    return ModelRun(str(file), runs, dict(standard.most_common()))
+    return ModelRun(str(path), runs, dict(standard.most_common()))

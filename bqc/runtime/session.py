@@ -52,17 +52,9 @@ def session(
         BqcError: no such file, not a model, external data that is missing or too short, a library that
             ``BQC_LIBRARY`` names but is not there, or, with ``strict``, missing kernels.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise BqcError(f"{file} is a folder, not a model file" if file.is_dir() else f"{file}: no such file")
-    if file.suffix == ".onnxtxt":
-        raise BqcError(
-            f"{file}: ONNX Runtime runs binary models only; write one: bqc opt {file} -p import-types -o model.onnx"
-        )
+    file = _model_file(path)
     if options is None:
-        options = onnxruntime.SessionOptions()
-        # Errors come as exceptions, and a fallback to function bodies is reported below by node.
-        options.log_severity_level = 4
+        options = _quiet_options()
     if threads is not None:
         options.intra_op_num_threads = threads
     nodes = bqc_nodes(file)
@@ -96,10 +88,27 @@ def created_kernels(path: str | Path) -> list[Kernel]:
     Raises:
         BqcError: as ``session``; also where there is no library.
     """
+    file, options = _model_file(path), _quiet_options()
+    register(options)
+    return _create_noting(file, options, ("CPUExecutionProvider",))[1]
+
+
+def _model_file(path: str | Path) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        raise BqcError(f"{file} is a folder, not a model file" if file.is_dir() else f"{file}: no such file")
+    if file.suffix == ".onnxtxt":
+        raise BqcError(
+            f"{file}: ONNX Runtime runs binary models only; write one: bqc opt {file} -p import-types -o model.onnx"
+        )
+    return file
+
+
+def _quiet_options() -> onnxruntime.SessionOptions:
+    """Errors come as exceptions, and a node that runs as its function body is reported by whoever asks."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    register(options)
-    return _create_noting(Path(path), options, ("CPUExecutionProvider",))[1]
+    return options
 
 
 def _create_noting(

@@ -8,6 +8,7 @@
 namespace bqc::avx512_bf16 {
 
 #include "kernels/avx512/fp16_table.inc"
+#include "kernels/avx512/half_numbers.inc"
 
 namespace {
 
@@ -23,16 +24,6 @@ inline int64_t stride_of(int64_t inputs) {
   return pairs % 256 == 0 ? pairs + 16 : pairs;
 }
 
-inline __m512 within(__mmask16 some, const float* x) {
-  const __m512 all = _mm512_maskz_loadu_ps(some, x);
-  const __m512 number = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(all, all, _CMP_ORD_Q), all);
-  return _mm512_min_ps(_mm512_max_ps(number, _mm512_set1_ps(-65504.0f)), _mm512_set1_ps(65504.0f));
-}
-
-inline __mmask16 first_of_16(int64_t n) {
-  return static_cast<__mmask16>(n <= 0 ? 0 : n >= 16 ? 0xffff : (1u << n) - 1);
-}
-
 void prepare(const float* x, int64_t inputs, int64_t rows, float* panel) {
   const int64_t stride = stride_of(inputs);
   for (int64_t row = 0; row < rows; ++row) {
@@ -40,15 +31,12 @@ void prepare(const float* x, int64_t inputs, int64_t rows, float* panel) {
     float* to = panel + row * stride;
     for (int64_t k = 0; k < inputs; k += 32) {
       const int64_t left = inputs - k;
-      const __m512bh words = _mm512_cvtne2ps_pbh(within(first_of_16(left - 16), from + k + 16),
-                                                 within(first_of_16(left), from + k));
+      const __m512bh words =
+          _mm512_cvtne2ps_pbh(within(_mm512_maskz_loadu_ps(first_of_16(left - 16), from + k + 16)),
+                              within(_mm512_maskz_loadu_ps(first_of_16(left), from + k)));
       _mm512_mask_storeu_epi32(to + k / 2, first_of_16(pairs_of(left)), reinterpret_cast<__m512i>(words));
     }
   }
-}
-
-inline __m512 widened(const uint16_t* x) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
 }
 
 // Weights of two inputs, those of an output side by side.
@@ -115,27 +103,6 @@ inline MultiplyTile product_of(int rows) {
   } else {
     return multiply_tile<1, S>;
   }
-}
-
-inline Table table_of(const HalfTiles& weight) {
-  Table table;
-  if (weight.halves) return table;
-  alignas(64) uint16_t numbers[256];
-  for (int i = 0; i < 256; i += 16) {
-    _mm256_store_si256(
-        reinterpret_cast<__m256i*>(numbers + i),
-        _mm512_cvtps_ph(_mm512_loadu_ps(weight.table + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-  }
-  __m512i all[8];
-  for (int i = 0; i < 8; ++i) all[i] = _mm512_load_si512(numbers + 32 * i);
-  table.set(all);
-  return table;
-}
-
-inline void look_up(const Table& table, const uint8_t* indices, int64_t n, uint16_t* to) {
-  int64_t i = 0;
-  for (; i + Table::kStep <= n; i += Table::kStep) table.step(indices + i, to + i);
-  if (i < n) table.last(indices + i, n - i, to + i);
 }
 
 // The tile after that of S strips from `strip` and of inputs from `at` on, or itself where it is the last.
