@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import time
 from collections import Counter
@@ -38,7 +37,7 @@ from bqc.passes.quantize_activations import require_scales
 from bqc.passes.unpad import Unpad
 from bqc.pipeline import Instrument, Step, run, watching
 from bqc.plan import Plan
-from bqc.schemes import scheme_class
+from bqc.schemes import scheme_with
 from bqc.staging import write_text
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ def compile(
     given = _recipe(recipe, known)
     if given is not None:
         scheme = given.scheme or scheme
-    chosen = _scheme(scheme, known)
+    chosen = scheme_with(scheme, known)
     source = None if isinstance(model, ir.Model) or str(model) == STDIN else _named(model)
     if source is None and output is None and not dry_run:
         raise BqcError(
@@ -291,18 +290,6 @@ def _import(model: ir.Model, explain: bool, *, known: bool) -> tuple[ir.Model, A
             raise
         misses = "; ".join(map(str, explanation.misses)) or "no rule came near enough to record a miss"
         raise BqcError(f"{error}. Misses: {misses}") from None
-
-
-def _scheme(name: str, options: dict[str, Any]) -> Any:
-    kind = scheme_class(name)
-    valid = [f.name for f in fields(kind)]
-    for option in options:
-        if option not in valid:
-            near = difflib.get_close_matches(option, valid, n=1)
-            raise BqcError(
-                f"scheme {name} has no option {option!r}" + (f"; did you mean {near[0]}?" if near else "")
-            )
-    return kind(**options)
 
 
 def _recipe(recipe: str | Path | Plan | None, options: dict[str, Any]) -> Plan | None:

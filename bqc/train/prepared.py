@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from torch import Tensor
 from bqc.errors import BqcError
 from bqc.pipeline.spelling import parse
 from bqc.plan import Plan
-from bqc.schemes import scheme_class
+from bqc.schemes import scheme_with
 from bqc.train.calibration import calibrate
 from bqc.train.module import OnnxModule
 from bqc.train.recipe import Recipe
@@ -113,11 +113,7 @@ def chosen_scheme(name: str, options: Mapping[str, Any] | None) -> Any:
     Raises:
         BqcError: unknown scheme or option.
     """
-    kind = scheme_class(name, besides=(FLOAT,))
-    unknown = sorted(set(options or {}) - {field.name for field in fields(kind)})
-    if unknown:
-        raise BqcError(f"scheme {name} has no option {unknown[0]!r}")
-    return kind(**(options or {}))
+    return scheme_with(name, options or {}, besides=(FLOAT,))
 
 
 def _no_options(options: Mapping[str, Any] | None) -> None:
