@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from bqc.errors import BqcError
+from bqc.ir.labels import save_labelled
 from bqc.ir.load import data_files
 from bqc.ir.skeleton import one_line
 from bqc.staging import staged, uninterrupted
@@ -116,10 +117,10 @@ def write(
         with staged(path.parent) as folder:
             fresh, data = folder / path.name, folder / f"{path.name}.data"
             if single_file:
-                ir.save(model, fresh)
+                save_labelled(model, fresh)
             else:
                 with _external(model, data):
-                    ir.save(model, fresh)
+                    save_labelled(model, fresh)
             _check(path, fresh)
             beside = []
             if side_files_from is not None:

@@ -153,11 +153,11 @@ def _weight(value: ir.Value) -> _Weight:
     tensor = value.const_value
     assert tensor is not None, "labelled weights are initializers"
     stored = stored_dtype(value)
-    stated = value.metadata_props.get(ELEMENTS_KEY, str(tensor.size))
+    packed = FORMAT_KEY in value.metadata_props
+    stated = value.metadata_props.get(ELEMENTS_KEY, "0" if packed else str(tensor.size))
     if not stated.isdecimal():
         raise BqcError(f"{value.name}: its metadata {ELEMENTS_KEY} should be a number, not {stated[:40]!r}")
     elements = int(stated)
-    packed = FORMAT_KEY in value.metadata_props
     return _Weight(
         layer=layer(value) or "",
         role=role(value) or "",

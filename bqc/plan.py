@@ -1,6 +1,7 @@
 """A plan: which format every weight and every quantisation point has. It is also what a recipe file holds.
 
-Weights and points are addressed by ``layer:role`` (docs/canonical-form.md); what is not named stays float.
+Weights and points are addressed by ``layer:role`` (docs/canonical-form.md), those of several layers at once by
+``0-11:role``; what is not named stays float.
 Plan passes write the plan onto the graph, the quantise passes read it from there, and the artifact keeps it.
 """
 
@@ -21,6 +22,7 @@ from bqc.formats import BlockShift, Static, Xnor
 from bqc.formats.block_shift import ACTIVATION_BITS
 from bqc.formats.stored import WeightFormat, stored_format, weight_format
 from bqc.ir.anatomy import TABLE_ROLES
+from bqc.layer_ranges import expanded, grouped
 
 __all__ = ["PARAMETERS", "PLAN_KEY", "ActivationFormat", "Plan", "load_yaml", "matching"]
 
@@ -83,9 +85,9 @@ class Plan:
         data = {
             "bqc_recipe": VERSION,
             "scheme": self.scheme,
-            "weights": {key: str(fmt) for key, fmt in self.weights.items()},
-            "activations": {key: str(fmt) for key, fmt in self.activations.items()},
-            "kept": dict(self.kept),
+            "weights": grouped({key: str(fmt) for key, fmt in self.weights.items()}),
+            "activations": grouped({key: str(fmt) for key, fmt in self.activations.items()}),
+            "kept": grouped(self.kept),
             **({"parameters": self.parameters} if self.parameters != "fp32" else {}),
         }
         text: str = yaml.safe_dump(data, sort_keys=False, width=120)
@@ -209,10 +211,10 @@ def _formats(data: Any, where: str, parse: Callable[[str], _Format]) -> dict[str
             result[str(key)] = parse(str(value))
         except ValueError as error:
             raise BqcError(f"{where}: {key}: {error}") from None
-    return result
+    return expanded(result, where)
 
 
 def _reasons(data: Any, where: str) -> dict[str, str]:
     if data is not None and not isinstance(data, Mapping):
         raise BqcError(f"{where}: must map layer:role to a reason")
-    return {str(key): str(why) for key, why in (data or {}).items()}
+    return expanded({str(key): str(why) for key, why in (data or {}).items()}, where)

@@ -141,7 +141,7 @@ def weight_part(
             **{k: v for k, v in weight.metadata_props.items() if k in (LAYER_KEY, ROLE_KEY)},
             FORMAT_KEY: fmt,
             PART_KEY: part,
-            ELEMENTS_KEY: str(elements),
+            **({ELEMENTS_KEY: str(elements)} if elements else {}),
         },
     )
     graph.register_initializer(value)

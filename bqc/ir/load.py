@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from bqc.errors import BqcError
 from bqc.ir.inference import quiet
+from bqc.ir.labels import put_labels, take_labels
 from bqc.ir.soundness import all_tensors, check_graphs
 from bqc.ir.text import SUFFIX, from_text
 
@@ -110,8 +111,10 @@ def _from_proto(file: Path, read: Callable[[], onnx.ModelProto]) -> ir.Model:
     try:
         check_graphs(proto)
         data = _check_tensors(file, proto)
+        labels = take_labels(proto)
         with quiet():
             model = ir.from_proto(proto)
+        put_labels(model, labels)
         _read_or_map(model, file.parent, data)
         model.meta[_DATA] = set(data.values())
     except BqcError:

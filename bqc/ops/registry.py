@@ -94,11 +94,30 @@ def functions_for(names: Iterable[str]) -> list[onnx.FunctionProto]:
             [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(DOMAIN, VERSION)]
         )
         _order_states(proto)
+        _shorten(proto)
         ordered[body.name] = proto
 
     for name in sorted(names):
         visit(OPERATORS[name].body)
     return list(ordered.values())
+
+
+def _shorten(graph: onnx.FunctionProto | onnx.GraphProto) -> None:
+    """Drop names that onnxscript numbers and nothing reads: those of nodes, and ``tmp`` of values."""
+    for node in graph.node:
+        node.ClearField("name")
+        for names in (node.input, node.output):
+            names[:] = [_short(name) for name in names]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _shorten(attribute.g)
+                for value in (*attribute.g.input, *attribute.g.output):
+                    value.name = _short(value.name)
+
+
+def _short(name: str) -> str:
+    head, _, number = name.partition("_")
+    return f"_{number}" if head == "tmp" and (number.isdecimal() or not number) else name
 
 
 def _order_states(proto: onnx.FunctionProto) -> None:

@@ -20,6 +20,7 @@ from bqc.bench.schedule import Block, Plan
 from bqc.errors import BqcError
 from bqc.formats import Binary, BlockShift, Half, Index8, Sparse, Ternary, Xnor
 from bqc.formats.stored import WeightFormat
+from bqc.ir import load
 from bqc.ir.anatomy import nodes_of
 from bqc.ir.inputs import INPUTS_KEY, input_specs
 from bqc.ir.synthetic import canonical_bert
@@ -43,7 +44,7 @@ def planned(model: ir.Model, formats: dict[str, WeightFormat] | None = None, **o
 def compiled(formats: dict[str, WeightFormat], folder: Path, **options: Any) -> ir.Model:
     recipe = Recipe.of(planned(canonical_bert(layers=1), formats))
     path = bqc.compile(canonical_bert(layers=1), output=folder / "m.onnx", recipe=recipe, **options).paths[0]
-    return ir.load(path)
+    return load(path)
 
 
 def speed(*linears: str, rows: int = 16, ratio: float = 0.9, spread: float = 0.0, fmt: str = "X") -> Speed:

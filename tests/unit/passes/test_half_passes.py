@@ -14,6 +14,7 @@ import pytest
 import bqc
 from bqc.errors import BqcError
 from bqc.formats import BlockShift, Half, Index8
+from bqc.ir import load
 from bqc.ir.synthetic import canonical_bert
 from bqc.passes._graph import key_of
 from bqc.passes._weights import weight_uses
@@ -175,7 +176,7 @@ def test_predicted_bytes_are_those_of_the_file(fmt: Any, tmp_path: Path) -> None
         rows, columns = shape if axis == 1 else shape[::-1]
         expected += plan.weights[key_of(node)].stored_bytes(rows, columns, table=axis == 1)
     result = bqc.compile(canonical_bert(**TINY), output=tmp_path / "a.onnx", recipe=plan)
-    stored = ir.load(result.paths[0]).graph.initializers.values()
+    stored = load(result.paths[0]).graph.initializers.values()
     assert sum(v.const_value.nbytes for v in stored if "bqc.format" in v.metadata_props) == expected
 
 

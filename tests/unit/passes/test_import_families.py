@@ -15,7 +15,7 @@ import pytest
 
 import bqc
 from bqc.errors import BqcError
-from bqc.ir import import_model
+from bqc.ir import import_model, load
 from bqc.ir.anatomy import LAYER_KEY, ROLE_KEY, nodes_of, role, weights_of
 from bqc.ir.probe import WEIGHT_LIMIT
 from bqc.ir.unsupported import unsupported
@@ -101,7 +101,7 @@ def test_a_shared_weight_is_stored_once_for_each_grouping(tmp_path: Path) -> Non
     result = bqc.compile(path, output=tmp_path / "small.onnx", block=16)
     plain, grouped = (result.plan.weights[f"0:attention.{name}"] for name in ("query", "output"))
     assert (plain.group, grouped.group) == (0, 12)
-    tiles = [v.name for v in weights_of(ir.load(result.paths[0]), "0") if str(v.name).endswith(".tiles")]
+    tiles = [v.name for v in weights_of(load(result.paths[0]), "0") if str(v.name).endswith(".tiles")]
     assert len(tiles) == 5
     assert sum(".group12." in str(name) for name in tiles) == 1
     report = verify(result.paths[0], path, bits=True)
@@ -206,7 +206,7 @@ def test_shared_weights_are_stored_once(tmp_path: Path) -> None:
     assert len(products) == 2
     result = bqc.compile(path, output=tmp_path / "small.onnx")
     assert {"0:ffn.output", "1:ffn.output"} <= set(result.plan.weights)
-    compiled = ir.load(result.paths[0])
+    compiled = load(result.paths[0])
     tiles = [v for v in weights_of(compiled, role="ffn.output") if str(v.name).endswith(".tiles")]
     assert len(tiles) == 1
     assert "the decoder is the word table" in dict(result.summary)["note"]

@@ -16,7 +16,9 @@ from bqc.cli import main
 from bqc.errors import BqcError
 from bqc.formats import BlockShift, Sparse
 from bqc.formats.sparse import PATTERNS
+from bqc.formats.stored import weight_format
 from bqc.inspect import inspect
+from bqc.ir import load
 from bqc.ir.synthetic import canonical_bert
 from bqc.passes.plan_bbct import PlanBbct
 from bqc.plan import Plan
@@ -33,13 +35,10 @@ def recipe_of(model: ir.Model, path: Path, linear: Sparse, **more: str) -> Path:
         if not key.startswith("embedding:"):
             assert isinstance(fmt, BlockShift)
             plan.weights[key] = replace(linear, group=fmt.group)
-    text = plan.to_yaml()
     for key, other in more.items():
         layer, role = key.split("__")
-        label = f"{layer}:{role.replace('_', '.')}"
-        before = next(line for line in text.splitlines() if line.strip().startswith(f"{label}: "))
-        text = text.replace(before, f"  {label}: {other}")
-    path.write_text(text)
+        plan.weights[f"{layer}:{role.replace('_', '.')}"] = weight_format(other)
+    path.write_text(plan.to_yaml())
     return path
 
 
@@ -103,7 +102,7 @@ def test_verify_has_no_bounds_for_pruned_weights(mixed: tuple[Path, Path]) -> No
 
 
 def test_stored_bytes_are_those_of_the_format(mixed: tuple[Path, Path]) -> None:
-    model = ir.load(mixed[1])
+    model = load(mixed[1])
     plan = Plan.of(model)
     sizes: Counter[str] = Counter()
     for value in model.graph.initializers.values():

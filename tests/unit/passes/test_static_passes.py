@@ -196,7 +196,7 @@ def test_without_scales_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not out.exists()
     assert main([*asked[:-2], "--dry-run", "--save-recipe", str(tmp_path / "r.yaml")]) == 0
     text = (tmp_path / "r.yaml").read_text(encoding="utf-8")
-    assert "0:ffn.gelu: Static(8,min=-0.17)" in text
+    assert "0-1:ffn.gelu: Static(8,min=-0.17)" in text
     # A recipe that says the scales can be compiled.
     (tmp_path / "r.yaml").write_text(text.replace("Static(8", "Static(8,-4"), encoding="utf-8")
     assert main(["compile", str(source), "--recipe", str(tmp_path / "r.yaml"), "-o", str(out)]) == 0

@@ -26,7 +26,7 @@ from bqc.cli import main  # noqa: E402
 from bqc.errors import BqcError  # noqa: E402
 from bqc.evaluate.data import load_examples  # noqa: E402
 from bqc.evaluate.tokens import TextEncoder  # noqa: E402
-from bqc.ir import encoder, import_model  # noqa: E402
+from bqc.ir import encoder, import_model, load  # noqa: E402
 from bqc.plan import Plan  # noqa: E402
 from bqc.train.distillation import layer_map, logits_loss  # noqa: E402
 from bqc.train.examples import LengthGroups, Rows  # noqa: E402
@@ -358,7 +358,7 @@ def test_signs_are_trained_and_written(folder: Path, tmp_path: Path, weights: st
     formats = {str(fmt) for key, fmt in plan.weights.items() if "ffn" in key}
     assert formats == {"Binary(tensor)" if weights == "binary" else "Binary(tensor,planes=2)"}
     if weights == "split":  # the planes have been trained apart: their scales differ
-        known = ir.load(out).graph.initializers.values()
+        known = load(out).graph.initializers.values()
         scales = [v.const_value.numpy() for v in known if v.metadata_props.get("bqc.part") == "scales"]
         pairs = [pair for pair in scales if pair.shape == (2, 1)]
         assert len(pairs) == 6 * 2 + 1

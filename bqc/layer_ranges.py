@@ -1,0 +1,80 @@
+"""Keys ``layer:role`` of many layers at once, as recipes write them: ``0-11:ffn.output``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import groupby
+from typing import TypeVar
+
+from bqc.errors import BqcError
+
+__all__ = ["MOST_LAYERS", "expanded", "grouped"]
+
+MOST_LAYERS = 1000
+"""Layers of a range: what a recipe may ask for without being read as a mistake, or as an attack."""
+_RANGE = re.compile(r"(\d{1,9})-(\d{1,9}):(.+)", re.DOTALL | re.ASCII)
+_Value = TypeVar("_Value")
+
+
+def grouped(entries: Mapping[str, str]) -> dict[str, str]:
+    """Neighbouring layers whose roles have the same values, in the same order, as ranges.
+
+    `expanded` gives the entries back, in their order, if those of each layer stand together.
+    """
+    runs: list[tuple[int, int, list[tuple[str, str]]]] = []
+    result: dict[str, str] = {}
+
+    def flush() -> None:
+        for first, last, roles in runs:
+            name = str(first) if first == last else f"{first}-{last}"
+            result.update({f"{name}:{role}": value for role, value in roles})
+        runs.clear()
+
+    for layer, items in groupby(entries.items(), lambda item: item[0].partition(":")[0]):
+        roles = [(key.partition(":")[2], value) for key, value in items]
+        if not (layer.isdecimal() and layer.isascii() and layer == str(int(layer))):
+            flush()
+            result.update({f"{layer}:{role}" if role else layer: value for role, value in roles})
+        elif runs and runs[-1][1] + 1 == int(layer) and runs[-1][2] == roles:
+            runs[-1] = (runs[-1][0], int(layer), roles)
+        else:
+            runs.append((int(layer), int(layer), roles))
+    flush()
+    return result
+
+
+def expanded(entries: Mapping[str, _Value], where: str) -> dict[str, _Value]:
+    """Entries with a key for each layer of a range; entries of one range that stand together go layer by layer.
+
+    A layer's own entry, wherever it is, goes before that of a range.
+
+    Raises BqcError, beginning with ``where``, for a range that runs backwards or is longer than `MOST_LAYERS`, and for
+    a key that is in two ranges.
+    """
+    result: dict[str, _Value] = {}
+    for bounds, items in groupby(entries.items(), lambda item: _bounds(item[0], where)):
+        if bounds is None:
+            result.update((key, value) for key, value in items if key not in result)
+            continue
+        roles = [(key, value) for key, value in items]
+        for layer in range(bounds[0], bounds[1] + 1):
+            for name, value in roles:
+                key = f"{layer}:{name.partition(':')[2]}"
+                if key in result and key not in entries:
+                    raise BqcError(f"{where}: {name}: {key} is in two ranges of layers")
+                result[key] = entries.get(key, value)
+    return result
+
+
+def _bounds(key: str, where: str) -> tuple[int, int] | None:
+    """First and last layer; None if the key is of one layer."""
+    match = _RANGE.fullmatch(key)
+    if match is None:
+        return None
+    first, last = int(match[1]), int(match[2])
+    if not first <= last < first + MOST_LAYERS:
+        raise BqcError(
+            f"{where}: {key}: layers {first} to {last} are no range; it rises, and has at most {MOST_LAYERS}"
+        )
+    return first, last
