@@ -43,7 +43,9 @@ void product_by_columns(const Call& call, const Product& product, int64_t rows, 
   call.parallel(panels, [&](int64_t i) {
     product.prepare(first_row(i), first_row(i + 1) - first_row(i), prepared + i * panel_size);
   });
-  const int64_t pairs = ceil_div(strips, 2), chunks = std::min(pairs, 4 * threads);
+  // A task asks for what it multiplies next, but not for its first pair of strips: so they are few, unless
+  // they would be of different sizes.
+  const int64_t pairs = ceil_div(strips, 2), chunks = pairs <= 4 * threads ? pairs : 2 * threads;
   call.parallel(panels * chunks, [&](int64_t task) {
     const int64_t i = task % panels, chunk = task / panels;
     const int64_t from = 2 * (pairs * chunk / chunks),

@@ -25,26 +25,39 @@ constexpr int kMaxRows = 6;
 
 bool supports(int bits) { return bits == 8 || bits == 6 || bits == 4 || bits == 3 || bits == 2; }
 
-// A panel: codes [rows][padded inputs], then corrections and exponents [rows][count].
+// A panel: codes [rows][padded inputs], then corrections and powers [rows][count], then whether a power is
+// far.
+//
+// A power is an exponent where a float has its own. Exponents of activations and of weights that are near can
+// be added there, and a dot product times 2**sum is exact: it is at least 2**-126, and below 2**127.
 inline int64_t codes_bytes(const Geometry& g, int64_t rows) { return padded(rows * padded_inputs(g), 64); }
 
-int64_t panel_bytes(const Geometry* g, int64_t rows) { return codes_bytes(*g, rows) + 8 * rows * g->count; }
+int64_t panel_bytes(const Geometry* g, int64_t rows) {
+  return codes_bytes(*g, rows) + 8 * rows * g->count + 8;
+}
 
-// Copies codes and returns their sum.
-inline int32_t copy_codes(const int8_t* codes, int64_t n, int8_t* to) {
+constexpr int kNearest = -63, kNear = 48, kMantissa = 23, kBias = 127;
+
+inline bool is_far(int exponent) { return exponent < kNearest || exponent > kNear; }
+
+// Copies codes and returns their sum, and whether one is not 0.
+inline int32_t copy_codes(const int8_t* codes, int64_t n, int8_t* to, bool* some) {
   const __m512i ones = _mm512_set1_epi8(1);
-  __m512i sums = _mm512_setzero_si512();
+  __m512i sums = _mm512_setzero_si512(), any = sums;
   int64_t i = 0;
   for (; i + 64 <= n; i += 64) {
     const __m512i x = _mm512_loadu_si512(codes + i);
     _mm512_storeu_si512(to + i, x);
     sums = _mm512_dpbusd_epi32(sums, ones, x);
+    any = _mm512_or_si512(any, x);
   }
   if (i < n) {
     const __m512i x = _mm512_maskz_loadu_epi8(lanes64(n - i), codes + i);
     _mm512_mask_storeu_epi8(to + i, lanes64(n - i), x);
     sums = _mm512_dpbusd_epi32(sums, ones, x);
+    any = _mm512_or_si512(any, x);
   }
+  *some = _mm512_test_epi32_mask(any, any) != 0;
   return _mm512_reduce_add_epi32(sums);
 }
 
@@ -52,17 +65,23 @@ void prepare(const Geometry* g, int bits, const int8_t* codes, int64_t stride, c
              int64_t exponent_stride, int64_t rows, void* panel) {
   int8_t* data = static_cast<int8_t*>(panel);
   int32_t* corrections = reinterpret_cast<int32_t*>(data + codes_bytes(*g, rows));
-  float* powers = reinterpret_cast<float*>(corrections + rows * g->count);
+  int32_t* powers = corrections + rows * g->count;
   const int64_t inputs = padded_inputs(*g);
+  bool far = false;
   for (int64_t r = 0; r < rows; ++r) {
     const int8_t* row = codes + r * stride;
     int8_t* out = data + r * inputs;
     each_padded_block(*g, [&](int64_t i, int64_t start, int64_t size, int64_t at, int64_t wide) {
-      corrections[r * g->count + i] = -(1 << (bits - 1)) * copy_codes(row + start, size, out + at);
-      powers[r * g->count + i] = static_cast<float>(exponents[r * exponent_stride + i]);
+      bool some;
+      corrections[r * g->count + i] = -(1 << (bits - 1)) * copy_codes(row + start, size, out + at, &some);
+      // Nothing but zeros has any power, and often the least there is.
+      const int exponent = some ? exponents[r * exponent_stride + i] : 0;
+      powers[r * g->count + i] = exponent * (1 << kMantissa);
+      far |= is_far(exponent);
       for (int64_t j = size; j < wide; ++j) out[at + j] = 0;
     });
   }
+  powers[rows * g->count] = far;
 }
 
 inline __m512i broadcast(const int8_t* four) {
@@ -106,22 +125,21 @@ inline void three_bit_steps(__m512i (&acc)[Rows][Columns], const uint8_t* pairs,
   }
 }
 
-// A dot product times 2**weight exponent may be beyond float32 where that exponent is larger.
-constexpr int8_t kFarExponent = 96;
-
-// dot * 2**weight exponent * 2**exponent, in this order. Neither product is rounded, but for the last one
-// where it is below the normal numbers: so both powers may be multiplied at once, unless the first product
-// may be too large (`Far`).
+// sum + dot * 2**weight exponent * 2**exponent, in this order. Only where a power may be far (`Far`) is any
+// product rounded, so that elsewhere both powers are multiplied at once, with the sum.
 template <bool Far>
-inline __m512 scaled(__m512i dot, __m512 weight_exponent, __m512 exponent) {
+inline __m512 add_scaled(__m512 sum, __m512i dot, __m512i weight_power, __m512i power) {
   const __m512 x = _mm512_cvtepi32_ps(dot);
-  if constexpr (Far) return _mm512_scalef_ps(_mm512_scalef_ps(x, weight_exponent), exponent);
-  return _mm512_scalef_ps(x, _mm512_add_ps(weight_exponent, exponent));
+  if constexpr (!Far)
+    return _mm512_fmadd_ps(x, _mm512_castsi512_ps(_mm512_add_epi32(weight_power, power)), sum);
+  const auto exponent = [](__m512i p) { return _mm512_cvtepi32_ps(_mm512_srai_epi32(p, kMantissa)); };
+  const __m512 weight_exponent = _mm512_sub_ps(exponent(weight_power), _mm512_set1_ps(kBias));
+  return _mm512_add_ps(sum, _mm512_scalef_ps(_mm512_scalef_ps(x, weight_exponent), exponent(power)));
 }
 
 // Rows x (16 Columns) outputs, all blocks.
 template <int Bits, int Rows, int Columns, bool Far>
-void product(const Geometry& g, const int8_t* x, const int32_t* corrections, const float* exponents,
+void product(const Geometry& g, const int8_t* x, const int32_t* corrections, const int32_t* powers,
              const uint8_t* strip, int64_t inputs, const int8_t* weight_exponents, int64_t exponent_stride,
              Ahead ahead, float* out, int64_t out_stride) {
   const int64_t strip_bytes = tile_bytes(inputs, Bits), share = (ahead.end - ahead.from) * kAskEvery / inputs;
@@ -204,19 +222,20 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
         }
       }
     }
-    __m512 weight_exponent[Columns];
+    __m512i weight_power[Columns];
 #pragma GCC unroll 4
     for (int c = 0; c < Columns; ++c) {
       const __m128i e =
           _mm_loadu_si128(reinterpret_cast<const __m128i*>(weight_exponents + i * exponent_stride + 16 * c));
-      weight_exponent[c] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(e));
+      weight_power[c] =
+          _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtepi8_epi32(e), _mm512_set1_epi32(kBias)), kMantissa);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
-      const __m512 exponent = _mm512_set1_ps(exponents[r * g.count + i]);
+      const __m512i power = _mm512_set1_epi32(powers[r * g.count + i]);
 #pragma GCC unroll 4
       for (int c = 0; c < Columns; ++c) {
-        sums[r][c] = _mm512_add_ps(sums[r][c], scaled<Far>(acc[r][c], weight_exponent[c], exponent));
+        sums[r][c] = add_scaled<Far>(sums[r][c], acc[r][c], weight_power[c], power);
       }
     }
   });
@@ -227,27 +246,28 @@ void product(const Geometry& g, const int8_t* x, const int32_t* corrections, con
   }
 }
 
-using Product = void (*)(const Geometry&, const int8_t*, const int32_t*, const float*, const uint8_t*,
+using Product = void (*)(const Geometry&, const int8_t*, const int32_t*, const int32_t*, const uint8_t*,
                          int64_t, const int8_t*, int64_t, Ahead, float*, int64_t);
 
-template <int Bits, int Columns>
-Product product_for(int64_t rows, bool far) {
+template <int Bits, int Columns, bool Far>
+Product product_for(int64_t rows) {
   static constexpr Product kTable[kMaxRows] = {
-      product<Bits, 1, Columns, false>, product<Bits, 2, Columns, false>, product<Bits, 3, Columns, false>,
-      product<Bits, 4, Columns, false>, product<Bits, 5, Columns, false>, product<Bits, 6, Columns, false>};
-  return far ? product<Bits, 1, Columns, true> : kTable[rows - 1];
+      product<Bits, 1, Columns, Far>, product<Bits, 2, Columns, Far>, product<Bits, 3, Columns, Far>,
+      product<Bits, 4, Columns, Far>, product<Bits, 5, Columns, Far>, product<Bits, 6, Columns, Far>};
+  return kTable[rows - 1];
 }
 
-// Whether an exponent of these strips is beyond kFarExponent.
-bool is_far(const int8_t* exponents, int64_t count, int64_t strips, int64_t first, int64_t last) {
-  __m128i largest = _mm_set1_epi8(-128);
+// Whether a weight exponent of one or two strips is far.
+bool are_far(const int8_t* exponents, int64_t count, int64_t stride, int64_t columns) {
+  const __mmask32 there = columns == 2 ? ~__mmask32{0} : 0xffff;
+  __m256i least = _mm256_setzero_si256(), largest = least;
   for (int64_t i = 0; i < count; ++i) {
-    for (int64_t s = first; s < last; ++s) {
-      const int8_t* strip = exponents + (i * strips + s) * 16;
-      largest = _mm_max_epi8(largest, _mm_loadu_si128(reinterpret_cast<const __m128i*>(strip)));
-    }
+    const __m256i e = _mm256_maskz_loadu_epi8(there, exponents + i * stride);
+    least = _mm256_min_epi8(least, e);
+    largest = _mm256_max_epi8(largest, e);
   }
-  return _mm_cmpgt_epi8_mask(largest, _mm_set1_epi8(kFarExponent)) != 0;
+  return (_mm256_cmplt_epi8_mask(least, _mm256_set1_epi8(kNearest)) |
+          _mm256_cmpgt_epi8_mask(largest, _mm256_set1_epi8(kNear))) != 0;
 }
 
 template <int Bits>
@@ -256,17 +276,20 @@ void multiply_bits(const Geometry& g, const void* panel, int64_t rows, const uin
                    int64_t out_stride) {
   const int8_t* data = static_cast<const int8_t*>(panel);
   const int32_t* corrections = reinterpret_cast<const int32_t*>(data + codes_bytes(g, rows));
-  const float* exponents = reinterpret_cast<const float*>(corrections + rows * g.count);
+  const int32_t* powers = corrections + rows * g.count;
   const int64_t inputs = padded_inputs(g), strip_bytes = tile_bytes(inputs, Bits);
-  const bool far = is_far(weight_exponents, g.count, strips, first, last);
   for (int64_t s = first; s < last;) {
     const int64_t columns = last - s >= 2 ? 2 : 1, then = last - s - columns;
-    // A single tile reads all weights one after the other, which the CPU does foresee.
-    const int64_t soon = rows <= kMaxRows ? 0 : then < 2 ? then : 2;
+    const int64_t soon = then < 2 ? then : 2;
     const Ahead ahead = Ahead::of(weight + (s + columns) * strip_bytes, soon * strip_bytes);
-    each_row_tile(rows, far ? 1 : kMaxRows, [&](int64_t top, int64_t some) {
-      const Product run = columns == 2 ? product_for<Bits, 2>(some, far) : product_for<Bits, 1>(some, far);
-      run(g, data + top * inputs, corrections + top * g.count, exponents + top * g.count,
+    const bool far =
+        powers[rows * g.count] || are_far(weight_exponents + s * 16, g.count, strips * 16, columns);
+    const auto product_of = columns == 2 ? far ? product_for<Bits, 2, true> : product_for<Bits, 2, false>
+                            : far        ? product_for<Bits, 1, true>
+                                         : product_for<Bits, 1, false>;
+    each_row_tile(rows, kMaxRows, [&](int64_t top, int64_t some) {
+      const Product run = product_of(some);
+      run(g, data + top * inputs, corrections + top * g.count, powers + top * g.count,
           weight + s * strip_bytes, inputs, weight_exponents + s * 16, strips * 16,
           ahead.part(top, top + some, rows), out + top * out_stride + s * 16, out_stride);
     });
