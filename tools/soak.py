@@ -1,6 +1,6 @@
 """Run one compiled model from many threads for a while: same bits every time, and no growing memory.
 
-python tools/soak.py MODEL.bqc.onnx [--seconds 300] [--threads 2] [--callers 2]
+python tools/soak.py MODEL.bqc.onnx [--seconds 300] [--threads 2] [--callers 2] [--sessions 1]
 python tools/soak.py MODEL.bqc.onnx --runs 10000
 
 Shapes are drawn at random, with right and left padding. Exit status 1 if any output differs from the first run of the
@@ -43,15 +43,16 @@ def cases(session: onnxruntime.InferenceSession, count: int) -> list[dict[str, n
     return [inputs.feeds(batch) for batch in batches]
 
 
-def soak(model: Path, seconds: float, threads: int, callers: int) -> tuple[int, int, float]:
-    """Runs made, runs whose bits differ, and growth of memory in MiB."""
-    session = bqc.session(model, strict=True, threads=threads)
-    feeds = cases(session, 64)
-    expected = [session.run(None, feed)[0].tobytes() for feed in feeds]
+def soak(model: Path, seconds: float, threads: int, callers: int, sessions: int) -> tuple[int, int, float]:
+    """Runs made, runs whose bits differ, and growth of memory in MiB; callers take turns at the sessions."""
+    every = [bqc.session(model, strict=True, threads=threads) for _ in range(sessions)]
+    feeds = cases(every[0], 64)
+    expected = [every[0].run(None, feed)[0].tobytes() for feed in feeds]
     started = time.monotonic()
 
     def call(seed: int) -> tuple[int, int, float]:
         random = np.random.default_rng(seed)
+        session = every[seed % sessions]
         runs = wrong = 0
         settled = 0.0
         while (elapsed := time.monotonic() - started) < seconds:
@@ -88,6 +89,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--callers", type=int, default=2)
+    parser.add_argument("--sessions", type=int, default=1)
     parser.add_argument("--runs", type=int)
     arguments = parser.parse_args()
     if arguments.runs is not None:
@@ -96,9 +98,12 @@ def main() -> int:
             f"{arguments.runs} runs, {wrong} with other bits, memory grew by {growth:.2f} MiB after the first tenth"
         )
         return int(wrong > 0 or growth > RUNS_GROWTH_MIB)
-    runs, wrong, growth = soak(arguments.model, arguments.seconds, arguments.threads, arguments.callers)
+    runs, wrong, growth = soak(
+        arguments.model, arguments.seconds, arguments.threads, arguments.callers, arguments.sessions
+    )
     print(
-        f"{runs} runs from {arguments.callers} threads, {wrong} with other bits, memory grew by {growth:.1f} MiB"
+        f"{runs} runs from {arguments.callers} threads in {arguments.sessions} sessions, {wrong} with other bits, "
+        f"memory grew by {growth:.1f} MiB"
     )
     return int(wrong > 0 or growth > GROWTH_MIB)
 

@@ -117,7 +117,11 @@ Choice choose_kernels(int64_t weight_bits) {
       if (!std::strcmp(all[i].set->name, cap)) limit = i + 1;
     }
   }
-  std::string reason = limit < all.size() ? "BQC_MAX_ISA=" + std::string(cap) : "the fastest of this library";
+  const std::string asked = cap && *cap ? "BQC_MAX_ISA=" + std::string(cap) : "";
+  std::string reason = limit < all.size() ? asked : "the fastest of this library";
+  if (limit == all.size() && !asked.empty() && asked.substr(12) != all.back().set->name) {
+    reason += "; it has no level of " + asked;
+  }
   size_t i = limit - 1;
   for (; i > 0; --i) {
     if (const char* missing = missing_feature(all[i])) {

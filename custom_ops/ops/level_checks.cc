@@ -214,19 +214,41 @@ class Comparison {
     return out;
   }
 
+  enum class Exponents { tame, wild, near, low, high };
+
+  // Exponents that kernels may add up as they are lie in -63 .. 48. Low and high ones lie at an end, with
+  // some beyond.
+  std::vector<int8_t> some_exponents(Exponents kind, int64_t n) {
+    if (kind == Exponents::tame) return random_.bytes<int8_t>(n, -12, -2);
+    if (kind == Exponents::wild) return random_.bytes<int8_t>(n, -126, 126);
+    if (kind == Exponents::near) return random_.bytes<int8_t>(n, -63, 48);
+    const bool low = kind == Exponents::low;
+    auto out = random_.bytes<int8_t>(n, low ? -63 : 46, low ? -61 : 48);
+    const int64_t beyond = random_.between(0, 3);
+    for (int64_t i = 0; i < beyond; ++i) {
+      out[static_cast<size_t>(random_.between(0, n - 1))] = static_cast<int8_t>(low ? -64 : 49);
+    }
+    return out;
+  }
+
   void product(int bits) {
     static const int64_t kInputs[] = {26, 64, 96, 130, 312, 384, 768};
     const Geometry g = geometry(kInputs[random_.between(0, 6)]);
     const int64_t rows = random_.between(1, 40), strips = random_.between(1, 6);
     const int64_t first = random_.between(0, strips - 1), last = random_.between(first + 1, strips);
     const int64_t inputs = g.groups * round_up(g.span, 16);
-    const bool wild = random_.between(0, 2) == 0;
-    const int64_t low = wild ? -126 : -12, high = wild ? 126 : -2;
-    const auto codes = random_.bytes<int8_t>(rows * g.length, -128, 127);
-    const auto exponents = random_.bytes<int8_t>(rows * g.count, low, high);
+    const auto kind = static_cast<Exponents>(random_.between(0, 4));
+    auto codes = random_.bytes<int8_t>(rows * g.length, -128, 127);
+    auto exponents = some_exponents(kind, rows * g.count);
+    // A block of zeros has the least exponent.
+    if (random_.between(0, 2) == 0) {
+      const int64_t row = random_.between(0, rows - 1);
+      std::fill_n(codes.begin() + row * g.length, g.length, int8_t{0});
+      std::fill_n(exponents.begin() + row * g.count, g.count, int8_t{-126});
+    }
     // One byte more, so that the weights are not aligned.
     const auto weight = random_.bytes<uint8_t>(strips * tile_count(inputs, bits) * 64 + 1, 0, 255);
-    const auto weight_exponents = random_.bytes<int8_t>(strips * 16 * g.count, low, high);
+    const auto weight_exponents = some_exponents(kind, strips * 16 * g.count);
     const auto a = multiply(x_, g, bits, rows, codes, exponents, weight.data() + 1, weight_exponents, strips,
                             first, last);
     const auto b = multiply(y_, g, bits, rows, codes, exponents, weight.data() + 1, weight_exponents, strips,
