@@ -149,15 +149,23 @@ class _Cost:
     pair: str = ""
 
 
+def stated_elements(value: ir.Value) -> int:
+    """How many weights a part of a packed weight stands for: all for one of its parts, 0 for the others.
+
+    Raises BqcError if the file says no number.
+    """
+    stated = value.metadata_props.get(ELEMENTS_KEY, "0")
+    if not (stated.isdecimal() and stated.isascii() and len(stated) < 20):
+        raise BqcError(f"{value.name}: its metadata {ELEMENTS_KEY} should be a number, not {stated[:40]!r}")
+    return int(stated)
+
+
 def _weight(value: ir.Value) -> _Weight:
     tensor = value.const_value
     assert tensor is not None, "labelled weights are initializers"
     stored = stored_dtype(value)
     packed = FORMAT_KEY in value.metadata_props
-    stated = value.metadata_props.get(ELEMENTS_KEY, "0" if packed else str(tensor.size))
-    if not stated.isdecimal():
-        raise BqcError(f"{value.name}: its metadata {ELEMENTS_KEY} should be a number, not {stated[:40]!r}")
-    elements = int(stated)
+    elements = stated_elements(value) if packed else tensor.size
     return _Weight(
         layer=layer(value) or "",
         role=role(value) or "",

@@ -14,7 +14,7 @@ from bqc.diff.alignment import Alignment
 from bqc.diff.hashing import operator_name
 from bqc.diff.view import NOWHERE, Label, View
 from bqc.formats.stored import StoredFormat, stored_format
-from bqc.inspect import ELEMENTS_KEY, FORMAT_KEY
+from bqc.inspect import FORMAT_KEY, stated_elements
 from bqc.ir.structure import is_small
 from bqc.passes._graph import PART_KEY
 
@@ -110,7 +110,7 @@ def weights_of(view: View) -> list[Weight]:
                 one = found.setdefault((value, False), _plain(value, tensor))
                 one.uses.append((node, slot))
                 continue
-            if value.metadata_props.get(ELEMENTS_KEY, "0") != "0":
+            if stated_elements(value):
                 made = _quantised(view, node, value, tensor)
                 made.twin = (value, not made.turned) in found
                 current = found.setdefault((value, made.turned), made)
@@ -165,7 +165,7 @@ def _plain(value: ir.Value, tensor: ir.TensorProtocol) -> Weight:
 
 def _quantised(view: View, node: ir.Node, value: ir.Value, tensor: ir.TensorProtocol) -> Weight:
     """A weight of a format; its shape follows from its elements and from what its node makes of it."""
-    elements = int(value.metadata_props[ELEMENTS_KEY])
+    elements = stated_elements(value)
     inside = value.metadata_props[PART_KEY] in _ROWS
     made = node.outputs[0].shape
     first, last = tensor.shape[-2] if inside else 0, None if made is None else made[-1]

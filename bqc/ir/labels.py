@@ -18,29 +18,17 @@ Labels = dict[str, dict[str, str]]
 
 
 def save_labelled(model: ir.Model, path: Path) -> None:
-    """Write a model file with the labels of the main graph's initializers at their tensors."""
+    """Write a model file with the labels of the main graph's initializers at their tensors, which have none yet."""
     proto = ir.to_proto(model)
     graph = proto.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    others = []
-    for value in graph.value_info:
+    for i in reversed(range(len(graph.value_info))):
+        value = graph.value_info[i]
         tensor = tensors.get(value.name)
-        if tensor is None or value.doc_string:
-            others.append(value)
-        else:
-            del tensor.metadata_props[:]
+        if tensor is not None and not value.doc_string:
             tensor.metadata_props.extend(value.metadata_props)
-    kept = [copied(value) for value in others]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
+            del graph.value_info[i]
     onnx.save(proto, path)
-
-
-def copied(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    """What stays when the list that holds the value is emptied."""
-    fresh = onnx.ValueInfoProto()
-    fresh.CopyFrom(value)
-    return fresh
 
 
 def take_labels(proto: onnx.ModelProto) -> Labels:

@@ -62,7 +62,7 @@ class Binarybert:
         if self.ffn_activation not in ("keep", "relu"):
             raise BqcError(f"FFNs have no activation {self.ffn_activation}; use keep or relu")
         if self.scores and self.budget_mib is None:
-            raise BqcError("scores say how to spend a budget; give budget_mib too")
+            raise BqcError("scores say how to spend a budget; give budget_mib (--budget-mib) too")
 
     def plan(self, recipe: str | None = None, where: str = "recipe") -> list[ir.passes.InPlacePass]:
         """Passes that end with a plan on the model: from the options, or from a recipe's text."""

@@ -409,7 +409,7 @@ def test_a_budget_keeps_the_weights_that_gain_most() -> None:
             PlanBinarybert(budget_mib=wrong)
     with pytest.raises(BqcError, match="with weights binary none is"):
         PlanBinarybert(weights="binary", budget_mib=1)
-    with pytest.raises(BqcError, match="give budget_mib too"):
+    with pytest.raises(BqcError, match=r"give budget_mib \(--budget-mib\) too"):
         Binarybert(scores="s.json")
 
 
