@@ -106,13 +106,13 @@ def option_name(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def require_options(scheme: str, options: Iterable[str]) -> None:
-    """Raise BqcError if a scheme lacks one of these options, or there is no such scheme."""
+def require_options(scheme: str, options: Iterable[str], *, besides: tuple[str, ...] = ()) -> None:
+    """Raise BqcError if a scheme lacks one of these options, or there is no such scheme; ``besides`` as there."""
     from dataclasses import fields
 
     from bqc.schemes import scheme_class
 
-    known = {field.name for field in fields(scheme_class(scheme))}
+    known = {field.name for field in fields(scheme_class(scheme, besides=besides))}
     for name in options:
         if name not in known:
             raise BqcError(f"scheme {scheme} has no option {option_name(name)}")

@@ -128,7 +128,7 @@ def command(
         )
     options = take_scheme_options(given)
     if scheme != "none":
-        require_options(scheme, options)
+        require_options(scheme, options, besides=("none",))
     elif options:
         raise BqcError(f"scheme none trains in float and has no option {option_name(next(iter(options)))}")
     settings_given = {name: value for name, value in given.items() if value is not None}

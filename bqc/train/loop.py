@@ -98,7 +98,13 @@ def run_stages(run: Run) -> dict[str, float]:
         _stage(run, stage, folder)
         if first_process():
             torch.save(run.student.state_dict(), finished)
-    known = _trainer(run, run.recipe.stages[-1], run.folder).evaluate()
+    try:
+        known = _trainer(run, run.recipe.stages[-1], run.folder).evaluate()
+    except BqcError as error:
+        # Weights that the last step spoiled: no later one could notice.
+        raise BqcError(
+            f"after training: {error}; lower the learning rate, with another folder for checkpoints"
+        ) from None
     return {name: float(known[f"eval_{name}"]) for name in run.task.metrics}
 
 

@@ -243,6 +243,16 @@ def losses(folder: Path) -> list[float]:
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
 
+def test_a_run_that_diverges_in_its_last_step_says_what_to_do(folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe.fine_tuning(epochs=1, learning_rate=1e30, batch_size=64, dropout=0.0, warmup=0.0)
+    with pytest.raises(
+        BqcError,
+        match=r"^after training: the model's output holds NaN .*; lower the learning rate, with another",
+    ):
+        train(folder / "model.onnx", TASK, folder, tmp_path / "out.onnx", recipe=recipe, limit=16)
+    assert not (tmp_path / "out.onnx").exists()
+
+
 def test_a_diverging_run_stops_and_names_its_checkpoint(folder: Path, tmp_path: Path) -> None:
     recipe = Recipe.fine_tuning(epochs=4, learning_rate=1e30, batch_size=16, dropout=0.0, warmup=0.0)
     out = tmp_path / "out.onnx"
