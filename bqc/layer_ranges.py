@@ -14,6 +14,7 @@ __all__ = ["MOST_LAYERS", "expanded", "grouped"]
 MOST_LAYERS = 1000
 """Layers of a range: what a recipe may ask for without being read as a mistake, or as an attack."""
 _RANGE = re.compile(r"(\d{1,9})-(\d{1,9}):(.+)", re.DOTALL | re.ASCII)
+_NUMBER = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)
 _Value = TypeVar("_Value")
 
 
@@ -33,7 +34,7 @@ def grouped(entries: Mapping[str, str]) -> dict[str, str]:
 
     for layer, items in groupby(entries.items(), lambda item: item[0].partition(":")[0]):
         roles = [(key.partition(":")[2], value) for key, value in items]
-        if not (layer.isdecimal() and layer.isascii() and layer == str(int(layer))):
+        if not _NUMBER.fullmatch(layer):
             flush()
             result.update({f"{layer}:{role}" if role else layer: value for role, value in roles})
         elif runs and runs[-1][1] + 1 == int(layer) and runs[-1][2] == roles:
