@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from bqc.contract import Contract
 from bqc.errors import BqcError
-from bqc.ops.registry import DOMAIN, OPERATORS, VERSION, functions_for
+from bqc.ops.functions import functions_for
+from bqc.ops.registry import DOMAIN, OPERATORS, VERSION
 
 __all__ = ["AttachFunctions"]
 

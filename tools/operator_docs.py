@@ -16,7 +16,8 @@ from typing import Any
 
 import onnx
 
-from bqc.ops.registry import DOMAIN, OPERATORS, OPSET, VERSION, Operator, functions_for
+from bqc.ops.functions import functions_for
+from bqc.ops.registry import DOMAIN, OPERATORS, OPSET, VERSION, Operator
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "operators"

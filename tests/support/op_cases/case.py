@@ -10,7 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from bqc.ops.registry import DOMAIN, OPERATORS, functions_for
+from bqc.ops.functions import functions_for
+from bqc.ops.registry import DOMAIN, OPERATORS
 
 __all__ = [
     "Array",
