@@ -23,25 +23,19 @@ def grouped(entries: Mapping[str, str]) -> dict[str, str]:
 
     `expanded` gives the entries back, in their order, if those of each layer stand together.
     """
-    runs: list[tuple[int, int, list[tuple[str, str]]]] = []
-    result: dict[str, str] = {}
-
-    def flush() -> None:
-        for first, last, roles in runs:
-            name = str(first) if first == last else f"{first}-{last}"
-            result.update({f"{name}:{role}": value for role, value in roles})
-        runs.clear()
-
+    runs: list[tuple[str, int | None, list[tuple[str, str]]]] = []
     for layer, items in groupby(entries.items(), lambda item: item[0].partition(":")[0]):
-        roles = [(key.partition(":")[2], value) for key, value in items]
-        if not _NUMBER.fullmatch(layer):
-            flush()
-            result.update({f"{layer}:{role}" if role else layer: value for role, value in roles})
-        elif runs and runs[-1][1] + 1 == int(layer) and runs[-1][2] == roles:
-            runs[-1] = (runs[-1][0], int(layer), roles)
+        rest = [(key[len(layer) :], value) for key, value in items]
+        number = int(layer) if _NUMBER.fullmatch(layer) else None
+        first, last, before = runs[-1] if runs else ("", None, [])
+        if number is not None and last == number - 1 and before == rest:
+            runs[-1] = (first, number, rest)
         else:
-            runs.append((int(layer), int(layer), roles))
-    flush()
+            runs.append((layer, number, rest))
+    result: dict[str, str] = {}
+    for first, last, rest in runs:
+        name = first if last is None or first == str(last) else f"{first}-{last}"
+        result.update({name + end: value for end, value in rest})
     return result
 
 
@@ -56,9 +50,9 @@ def expanded(entries: Mapping[str, _Value], where: str) -> dict[str, _Value]:
     result: dict[str, _Value] = {}
     for bounds, items in groupby(entries.items(), lambda item: _bounds(item[0], where)):
         if bounds is None:
-            result.update((key, value) for key, value in items if key not in result)
+            result.update(items)
             continue
-        roles = [(key, value) for key, value in items]
+        roles = list(items)
         for layer in range(bounds[0], bounds[1] + 1):
             for name, value in roles:
                 key = f"{layer}:{name.partition(':')[2]}"

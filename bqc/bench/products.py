@@ -21,9 +21,10 @@ from bqc.bench.schedule import Plan, Run, alternate
 from bqc.errors import BqcError
 from bqc.formats import BlockShift
 from bqc.formats.stored import WeightFormat, weight_format
+from bqc.inspect import stated_elements
 from bqc.ops.registry import DOMAIN, OPERATORS, OPSET, VERSION
 from bqc.ops.xnor_reference import binarize
-from bqc.passes._graph import ELEMENTS_KEY, FORMAT_KEY, PART_KEY, attributes_of, constant, key_of
+from bqc.passes._graph import FORMAT_KEY, PART_KEY, attributes_of, constant, key_of
 from bqc.passes._padding import once_a_sequence
 from bqc.runtime.session import session
 
@@ -90,7 +91,7 @@ def find_products(model: ir.Model, inputs: Mapping[str, BlockShift]) -> list[Pro
         one = Product(
             format=weight_format(weight.metadata_props[FORMAT_KEY]),
             inputs=inputs.get(key_of(node)),
-            columns=int(weight.metadata_props[ELEMENTS_KEY]) // rows,
+            columns=stated_elements(weight) // rows,
             rows=rows,
             once=once_a_sequence(node),
             nodes=(),
@@ -253,7 +254,7 @@ def _weight(node: ir.Node) -> ir.Value | None:
     if node.domain != DOMAIN:
         return None
     for value in node.inputs:
-        if value is not None and value.metadata_props.get(ELEMENTS_KEY, "0") != "0":
+        if value is not None and stated_elements(value):
             family = weight_format(value.metadata_props[FORMAT_KEY]).family
             return value if node.op_type.startswith(f"{family}Linear") else None
     return None

@@ -112,16 +112,16 @@ Choice choose_kernels(int64_t weight_bits) {
   const char* cap = std::getenv("BQC_MAX_ISA");
   const auto& all = levels();
   size_t limit = all.size();
+  bool known = true;
   if (cap && *cap) {
+    known = false;
     for (size_t i = 0; i < all.size(); ++i) {
-      if (!std::strcmp(all[i].set->name, cap)) limit = i + 1;
+      if (std::strcmp(all[i].set->name, cap)) continue;
+      limit = i + 1;
+      known = true;
     }
   }
-  const std::string asked = cap && *cap ? "BQC_MAX_ISA=" + std::string(cap) : "";
-  std::string reason = limit < all.size() ? asked : "the fastest of this library";
-  if (limit == all.size() && !asked.empty() && asked.substr(12) != all.back().set->name) {
-    reason += "; it has no level of " + asked;
-  }
+  std::string reason = limit < all.size() ? "BQC_MAX_ISA=" + std::string(cap) : "the fastest of this library";
   size_t i = limit - 1;
   for (; i > 0; --i) {
     if (const char* missing = missing_feature(all[i])) {
@@ -132,6 +132,7 @@ Choice choose_kernels(int64_t weight_bits) {
       break;
     }
   }
+  if (!known) reason += "; no level is called BQC_MAX_ISA=" + std::string(cap);
   return {all[i].set, reason};
 }
 
