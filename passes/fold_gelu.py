@@ -12,7 +12,7 @@ from bqc.passes._fold import DOMAIN, FoldRule, apply, linear
 from bqc.passes._graph import made_with
 from bqc.passes.fold_matmul import out_attributes
 
-__all__ = ["FoldGelu"]
+__all__ = ["FoldGelu", "gelu_form"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,13 @@ class FoldGelu(ir.passes.InPlacePass):
     After:  ``BlockLinearGelu(...)``, ``BlockLinearRelu(...)``
 
     and so with weights of signs, ``SignLinear``, ``SignLinearGelu`` and ``SignLinearRelu``, and sparse ones,
-    ``SparseLinear``, ``SparseLinearGelu`` and ``SparseLinearRelu``. Where signs are all that is read, GELU and ReLU
+    ``SparseLinear``, ``SparseLinearGelu`` and ``SparseLinearRelu``. Linears in fp16 give float, and need no
+    quantisation behind them::
+
+        Gelu(HalfLinear(...)), Relu(HalfLinear(...))      ->  HalfLinearGelu(...), HalfLinearRelu(...)
+        Gelu(IndexLinear(...)), Relu(IndexLinear(...))    ->  IndexLinearGelu(...), IndexLinearRelu(...)
+
+    Where signs are all that is read, GELU and ReLU
     disappear, as they are above 0 where their input is::
 
         Binarize(Gelu(y)), Binarize(Relu(y))    ->  Binarize(y)
@@ -41,10 +47,16 @@ class FoldGelu(ir.passes.InPlacePass):
             model,
             *(_LinearGelu, _SignLinearGelu, _SparseLinearGelu),
             *(_LinearRelu, _SignLinearRelu, _SparseLinearRelu),
+            *(_HalfLinearGelu, _IndexLinearGelu, _HalfLinearRelu, _IndexLinearRelu),
             *(_SignOfGelu, _SignOfRelu),
         )
         second = apply(model, _XnorLinearBinarize)
         return ir.passes.PassResult(model, first.modified or second.modified)
+
+
+def gelu_form(gelu: ir.Value) -> dict[str, int]:
+    """Attributes of an operator of ``ai.bqc`` that say which form of GELU a value was made by."""
+    return {"approximate": int(made_with(gelu).get("approximate", "none") == "tanh")}
 
 
 class _LinearGelu(FoldRule):
@@ -70,7 +82,7 @@ class _LinearGelu(FoldRule):
     ) -> Any:
         attributes = {**made_with(y), **out_attributes(codes)}
         if self.activation == "Gelu":
-            attributes["approximate"] = int(made_with(g).get("approximate", "none") == "tanh")
+            attributes.update(gelu_form(g))
         inputs = [x, ex, w, ew, bias]
         name = f"{self.family}Linear{self.activation}"
         return self.fused(op, name, inputs, attributes, last=codes, like=y, through=[y, g])
@@ -94,6 +106,42 @@ class _SignLinearRelu(_LinearRelu):
 
 class _SparseLinearRelu(_LinearRelu):
     family = "Sparse"
+
+
+class _HalfLinearGelu(FoldRule):
+    family = "Half"
+    activation = "Gelu"
+
+    def pattern(self, op: Any, x: Any, w: Any, bias: Any) -> Any:
+        return self.ending(op, [x, w, bias])
+
+    def ending(self, op: Any, inputs: list[Any]) -> Any:
+        """In a pattern: the linear of these inputs and what follows."""
+        y = linear(self, op, "Linear", inputs, "y")
+        return getattr(op, self.activation)(y, _outputs=["g"], _allow_other_attributes=True)
+
+    def rewrite(self, op: Any, y: ir.Value, g: ir.Value, **_: Any) -> Any:
+        product = y.producer()
+        assert product is not None, "matched values have producers"
+        attributes = {**made_with(y), **gelu_form(g)} if self.activation == "Gelu" else made_with(y)
+        name = f"{self.family}Linear{self.activation}"
+        inputs = [value for value in product.inputs if value is not None]
+        return self.fused(op, name, inputs, attributes, last=g, like=y, through=[y])
+
+
+class _HalfLinearRelu(_HalfLinearGelu):
+    activation = "Relu"
+
+
+class _IndexLinearGelu(_HalfLinearGelu):
+    family = "Index"
+
+    def pattern(self, op: Any, x: Any, w: Any, table: Any, bias: Any) -> Any:  # type: ignore[override]
+        return self.ending(op, [x, w, table, bias])
+
+
+class _IndexLinearRelu(_IndexLinearGelu):
+    activation = "Relu"
 
 
 class _SignOfGelu(FoldRule):

@@ -10,7 +10,7 @@ from onnxscript.rewriter import pattern
 
 from bqc.contract import Contract
 from bqc.passes._fold import DOMAIN, FoldRule, apply, linear
-from bqc.passes._graph import made_with
+from bqc.passes._graph import dims, made_with
 from bqc.passes.fold_matmul import out_attributes
 
 __all__ = ["FoldLayerNorm"]
@@ -29,13 +29,32 @@ class FoldLayerNorm(ir.passes.InPlacePass):
         BlockLinearAddNorm(..., r, er, gamma, beta)
 
     and so with weights of signs, SignLinear, SignLinearAddNorm, and sparse ones, SparseLinear, SparseLinearAddNorm; and
-    XnorLinear, XnorLinearAddNorm. Contract: ulp (the operator sums rows in integers).
+    XnorLinear, XnorLinearAddNorm. Linears in fp16 take a residual in float and give float::
+
+        LayerNormalization(Add(HalfLinear(...), r), gamma, beta)     ->  HalfLinearAddNorm(..., r, gamma, beta)
+        LayerNormalization(Add(IndexLinear(...), r), gamma, beta)    ->  IndexLinearAddNorm(..., r, gamma, beta)
+
+    Contract: ulp (the operator sums rows in integers).
     """
 
     contract = Contract("ulp")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return apply(model, _LinearAddNorm, _SignLinearAddNorm, _SparseLinearAddNorm, _XnorLinearAddNorm)
+        return apply(
+            model,
+            *(_LinearAddNorm, _SignLinearAddNorm, _SparseLinearAddNorm, _XnorLinearAddNorm),
+            *(_HalfLinearAddNorm, _IndexLinearAddNorm),
+        )
+
+
+def _norm_is_plain(norm: ir.Value, gamma: ir.Value, beta: ir.Value) -> Any:
+    result = pattern.MatchResult()
+    if not (gamma.is_initializer() and beta.is_initializer()):
+        return result.fail("gamma and beta are not both initializers", norm)
+    axis = made_with(norm).get("axis", -1)
+    if norm.shape is not None and axis not in (-1, len(norm.shape) - 1):
+        return result.fail(f"LayerNormalization over axis {axis}, not the last", norm)
+    return result
 
 
 class _LinearAddNorm(FoldRule):
@@ -54,12 +73,8 @@ class _LinearAddNorm(FoldRule):
         norm = op.LayerNormalization(total, gamma, beta, _outputs=["norm"], _allow_other_attributes=True)
         return op.BlockQuantize(norm, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True)
 
-    def check(self, context: Any, norm: ir.Value, **_: Any) -> Any:
-        result = pattern.MatchResult()
-        axis = made_with(norm).get("axis", -1)
-        if norm.shape is not None and axis not in (-1, len(norm.shape) - 1):
-            return result.fail(f"LayerNormalization over axis {axis}, not the last", norm)
-        return result
+    def check(self, context: Any, norm: ir.Value, gamma: ir.Value, beta: ir.Value, **_: Any) -> Any:
+        return _norm_is_plain(norm, gamma, beta)
 
     def rewrite(
         self,
@@ -95,6 +110,49 @@ class _SignLinearAddNorm(_LinearAddNorm):
 
 class _SparseLinearAddNorm(_LinearAddNorm):
     family = "Sparse"
+
+
+class _HalfLinearAddNorm(FoldRule):
+    family = "Half"
+
+    def pattern(self, op: Any, x: Any, w: Any, bias: Any, r: Any, gamma: Any, beta: Any) -> Any:
+        return self.ending(op, [x, w, bias], r, gamma, beta)
+
+    def ending(self, op: Any, inputs: list[Any], r: Any, gamma: Any, beta: Any) -> Any:
+        """In a pattern: all from the linear of these inputs on."""
+        total = op.Add(linear(self, op, "Linear", inputs, "y"), r)
+        return op.LayerNormalization(total, gamma, beta, _outputs=["norm"], _allow_other_attributes=True)
+
+    def check(
+        self,
+        context: Any,
+        y: ir.Value,
+        r: ir.Value,
+        norm: ir.Value,
+        gamma: ir.Value,
+        beta: ir.Value,
+        **_: Any,
+    ) -> Any:
+        if y.shape is None or r.shape is None or dims(y) != dims(r):
+            return pattern.MatchResult().fail("the residual has another shape than the linear's output", r)
+        return _norm_is_plain(norm, gamma, beta)
+
+    def rewrite(self, op: Any, r: Any, gamma: Any, beta: Any, y: ir.Value, norm: ir.Value, **_: Any) -> Any:
+        product = y.producer()
+        assert product is not None, "matched values have producers"
+        attributes = {**made_with(y), "epsilon": made_with(norm).get("epsilon", 1e-5)}
+        inputs = [*product.inputs, r, gamma, beta]
+        name = f"{self.family}LinearAddNorm"
+        return self.fused(op, name, inputs, attributes, last=norm, like=y, through=[y])
+
+
+class _IndexLinearAddNorm(_HalfLinearAddNorm):
+    family = "Index"
+
+    def pattern(  # type: ignore[override]
+        self, op: Any, x: Any, w: Any, table: Any, bias: Any, r: Any, gamma: Any, beta: Any
+    ) -> Any:
+        return self.ending(op, [x, w, table, bias], r, gamma, beta)
 
 
 class _XnorLinearAddNorm(_LinearAddNorm):

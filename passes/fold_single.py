@@ -14,6 +14,7 @@ from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import take_place
 from bqc.passes._fold import DOMAIN, FoldRule, apply
 from bqc.passes._graph import attributes_of, block_node, made_with
+from bqc.passes.fold_gelu import gelu_form
 
 __all__ = ["FoldSingle"]
 
@@ -60,7 +61,7 @@ def _before_static(model: ir.Model) -> int:
         if node.op_type == "LayerNormalization" and len(node.inputs) == 3 and _is_last(out):
             attributes: dict[str, Any] = {"epsilon": attributes_of(node).get("epsilon", 1e-5)}
         elif node.op_type in ("Gelu", "Tanh"):
-            attributes = _form(out) if node.op_type == "Gelu" else {}
+            attributes = gelu_form(out) if node.op_type == "Gelu" else {}
         else:
             continue
         name = "LayerNorm" if attributes.keys() == {"epsilon"} else node.op_type
@@ -106,7 +107,7 @@ class _Gelu(FoldRule):
         return op.BlockQuantize(g, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True)
 
     def rewrite(self, op: Any, x: Any, g: ir.Value, codes: ir.Value, **_: Any) -> Any:
-        exact = self.fused(op, "Gelu", [x], _form(g), last=g, like=g)
+        exact = self.fused(op, "Gelu", [x], gelu_form(g), last=g, like=g)
         return self.fused(op, "BlockQuantize", [exact], made_with(codes), last=codes, like=g, through=[g])
 
 
@@ -116,10 +117,6 @@ class _GeluNorm(FoldRule):
         return op.LayerNorm(g, gamma, beta, _domain=DOMAIN, _outputs=["norm"], _allow_other_attributes=True)
 
     def rewrite(self, op: Any, x: Any, gamma: Any, beta: Any, g: ir.Value, norm: ir.Value) -> Any:
-        exact = self.fused(op, "Gelu", [x], _form(g), last=g, like=g)
+        exact = self.fused(op, "Gelu", [x], gelu_form(g), last=g, like=g)
         inputs = [exact, gamma, beta]
         return self.fused(op, "LayerNorm", inputs, made_with(norm), last=norm, like=norm)
-
-
-def _form(gelu: ir.Value) -> dict[str, int]:
-    return {"approximate": int(made_with(gelu).get("approximate", "none") == "tanh")}

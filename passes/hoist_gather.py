@@ -16,7 +16,7 @@ from bqc.passes._padding import by_token, token_index
 
 __all__ = ["HoistGather", "hoist"]
 
-_PRODUCTS = ("BlockLinear", "SignLinear", "SparseLinear", "XnorLinear")
+_PRODUCTS = ("BlockLinear", "SignLinear", "SparseLinear", "XnorLinear", "HalfLinear", "IndexLinear")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class HoistGather(ir.passes.InPlacePass):
 
     again and again, up to the attention of the last layer: of a classifier, three quarters of that layer's work. Only
     where nothing else reads what the operator makes, and of operators of ``ai.bqc`` and residual ``Add`` of their
-    products of codes, where these are not folded: that of an output linear in float, Half or Index8 ends it. Contract:
-    exact.
+    products, where these are not folded: that of an output linear in float ends it. Contract: exact.
     """
 
     contract = Contract("exact")

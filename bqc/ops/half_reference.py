@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bqc.formats.half import to_half
 from bqc.formats.strips import unpack_strips
-from bqc.ops.reference import finite
+from bqc.ops.reference import finite, gelu, layer_norm
 
 __all__ = [
     "half_dequantize",
@@ -19,12 +19,18 @@ __all__ = [
     "half_gather",
     "half_gather_tiles",
     "half_linear",
+    "half_linear_add_norm",
+    "half_linear_gelu",
+    "half_linear_relu",
     "half_round",
     "index_dequantize",
     "index_dequantize_tiles",
     "index_gather",
     "index_gather_tiles",
     "index_linear",
+    "index_linear_add_norm",
+    "index_linear_gelu",
+    "index_linear_relu",
 ]
 
 F16 = NDArray[np.float16]
@@ -60,6 +66,24 @@ def half_linear(x: F32, tiles: F16, bias: F32) -> F32:
     return finite(acc + bias)
 
 
+def half_linear_gelu(x: F32, tiles: F16, bias: F32, *, approximate: int) -> F32:
+    """`half_linear`, then `gelu`."""
+    return gelu(half_linear(x, tiles, bias), approximate=approximate)
+
+
+def half_linear_relu(x: F32, tiles: F16, bias: F32) -> F32:
+    """`half_linear`, then what of it is above 0."""
+    return np.asarray(np.maximum(half_linear(x, tiles, bias), np.float32(0)))
+
+
+@np.errstate(over="ignore")
+def half_linear_add_norm(
+    x: F32, tiles: F16, bias: F32, residual: F32, gamma: F32, beta: F32, *, epsilon: float
+) -> F32:
+    """`layer_norm` of `half_linear` plus the residual [..., N]."""
+    return layer_norm(half_linear(x, tiles, bias) + residual, gamma, beta, epsilon=epsilon)
+
+
 def half_gather(ids: I64, rows: F16, *, columns: int) -> F32:
     """Rows [..., columns] of a table. Ids in [-V, V)."""
     return rows[ids].astype(np.float32)
@@ -83,6 +107,23 @@ def index_dequantize_tiles(tiles: U8, table: F16, *, rows: int, columns: int) ->
 def index_linear(x: F32, tiles: U8, table: F16, bias: F32) -> F32:
     """`half_linear`, the weight stored as indices of the numbers of a table [256]."""
     return half_linear(x, table[tiles], bias)
+
+
+def index_linear_gelu(x: F32, tiles: U8, table: F16, bias: F32, *, approximate: int) -> F32:
+    """`half_linear_gelu` of indices."""
+    return half_linear_gelu(x, table[tiles], bias, approximate=approximate)
+
+
+def index_linear_relu(x: F32, tiles: U8, table: F16, bias: F32) -> F32:
+    """`half_linear_relu` of indices."""
+    return half_linear_relu(x, table[tiles], bias)
+
+
+def index_linear_add_norm(
+    x: F32, tiles: U8, table: F16, bias: F32, residual: F32, gamma: F32, beta: F32, *, epsilon: float
+) -> F32:
+    """`half_linear_add_norm` of indices."""
+    return half_linear_add_norm(x, table[tiles], bias, residual, gamma, beta, epsilon=epsilon)
 
 
 def index_gather(ids: I64, codes: U8, table: F16, *, columns: int) -> F32:

@@ -91,6 +91,14 @@ def _linear_shape(inputs: Sequence[Shape]) -> list[Dim]:
     return [*inputs[0][:-1], inputs[4][0]]
 
 
+def _half_linear(inputs: Sequence[Shape], _: Attributes) -> Inferred:
+    return [(F32, [*inputs[0][:-1], inputs[2][0]])]
+
+
+def _index_linear(inputs: Sequence[Shape], _: Attributes) -> Inferred:
+    return [(F32, [*inputs[0][:-1], inputs[3][0]])]
+
+
 def _xnor_shape(inputs: Sequence[Shape]) -> list[Dim]:
     return [*inputs[0][:-1], inputs[3][0]]
 
@@ -368,12 +376,10 @@ _ALL = (
         lambda i, a: [(F32, [a["columns"], a["rows"]])],
         has_kernel=False,
     ),
-    Operator(
-        "HalfLinear",
-        "half",
-        half_reference.half_linear,
-        lambda i, _: [(F32, [*i[0][:-1], i[2][0]])],
-    ),
+    Operator("HalfLinear", "half", half_reference.half_linear, _half_linear),
+    Operator("HalfLinearGelu", "half", half_reference.half_linear_gelu, _half_linear),
+    Operator("HalfLinearRelu", "half", half_reference.half_linear_relu, _half_linear),
+    Operator("HalfLinearAddNorm", "half", half_reference.half_linear_add_norm, _half_linear),
     Operator("HalfGather", "half", half_reference.half_gather, _gathered),
     Operator("HalfGatherTiles", "half", half_reference.half_gather_tiles, _gathered),
     Operator("IndexDequantize", "half", half_reference.index_dequantize, _same, has_kernel=False),
@@ -384,12 +390,10 @@ _ALL = (
         lambda i, a: [(F32, [a["columns"], a["rows"]])],
         has_kernel=False,
     ),
-    Operator(
-        "IndexLinear",
-        "half",
-        half_reference.index_linear,
-        lambda i, _: [(F32, [*i[0][:-1], i[3][0]])],
-    ),
+    Operator("IndexLinear", "half", half_reference.index_linear, _index_linear),
+    Operator("IndexLinearGelu", "half", half_reference.index_linear_gelu, _index_linear),
+    Operator("IndexLinearRelu", "half", half_reference.index_linear_relu, _index_linear),
+    Operator("IndexLinearAddNorm", "half", half_reference.index_linear_add_norm, _index_linear),
     Operator("IndexGather", "half", half_reference.index_gather, _gathered),
     Operator("IndexGatherTiles", "half", half_reference.index_gather_tiles, _gathered),
     Operator("Binarize", "xnor", xnor_reference.binarize, lambda i, _: _bits(i[0])),

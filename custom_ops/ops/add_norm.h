@@ -5,6 +5,19 @@
 
 namespace bqc {
 
+// Inputs `first` and first + 1 of a node, gamma and beta, for rows of so many columns.
+class Norm {
+ public:
+  Norm(const Node& node, int64_t columns, size_t first);
+
+  // y [columns] = x normalised.
+  void apply(const KernelSet* set, const float* x, float* y) const;
+
+ private:
+  float epsilon_;
+  Numbers gamma_, beta_;
+};
+
 // Inputs `first` to first + 3 of a linear of so many columns: residual, residual exponents, gamma, beta.
 class AddNorm {
  public:
@@ -21,8 +34,7 @@ class AddNorm {
  private:
   Geometry geometry_;
   size_t first_;
-  float epsilon_;
-  Numbers gamma_, beta_;
+  Norm norm_;
 };
 
 }  // namespace bqc

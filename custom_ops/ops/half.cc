@@ -1,7 +1,9 @@
-// HalfLinear, IndexLinear, HalfRound and lookups: weights of fp16 numbers, as they are or as indices.
+// HalfLinear, IndexLinear and their fused forms, HalfRound and lookups: weights of fp16 numbers, as they are
+// or as indices.
 #include <vector>
 
 #include "kernels/dispatch.h"
+#include "ops/add_norm.h"
 #include "ops/gather.h"
 #include "ops/product.h"
 
@@ -54,6 +56,7 @@ Tensor strips_of(const Node& node, const char* name, size_t index, int64_t rows)
   return tiles;
 }
 
+// What the linears share: x W^T of an input x in float32, whose rows a form ends in its way.
 template <class Elements>
 class Linear : public Kernel {
  public:
@@ -71,22 +74,38 @@ class Linear : public Kernel {
     weight_ = elements_.tiles(tiles);
   }
 
-  void compute(const Call& call) const override {
-    const Tensor x = call.input(0);
-    BQC_REQUIRE(x.rank() >= 1 && x.last() == weight_.inputs, "input ", x.shape(),
-                " should end in the inputs of the weight, ", weight_.inputs);
-    const int64_t rows = rows_of(x), columns = bias_.count();
-    BQC_REQUIRE(rows <= kMaxRows, "input ", x.shape(), " has more than ", kMaxRows, " rows");
-    float* y = call.output<float>(0, with_last(x.dims, columns));
-    run_product(call, Product{products_, &weight_, strips_, x.as<float>()}, rows,
-                [&](int64_t row, const float* products) {
-                  set->rows->add_bias(products, bias_.data(), columns, y + row * columns);
-                });
-  }
-
   static void infer(const Inference& node) {
     const std::vector<Dim> x = node.input(0), bias = node.input(1 + Elements::kInputs);
     if (!x.empty()) node.output(0, Type::f32, with_last(x, bias.size() == 1 ? bias[0] : Dim()));
+  }
+
+ protected:
+  static constexpr size_t kNextInput = 2 + Elements::kInputs;  // behind the bias
+
+  int64_t columns() const { return bias_.count(); }
+
+  // Calls end(row, products without bias, y [columns]) for every row.
+  template <class End>
+  void run(const Call& call, const End& end) const {
+    const Tensor x = call.input(0);
+    BQC_REQUIRE(x.rank() >= 1 && x.last() == weight_.inputs, "input ", x.shape(),
+                " should end in the inputs of the weight, ", weight_.inputs);
+    const int64_t rows = rows_of(x);
+    BQC_REQUIRE(rows <= kMaxRows, "input ", x.shape(), " has more than ", kMaxRows, " rows");
+    float* y = call.output<float>(0, with_last(x.dims, columns()));
+    run_product(call, Product{products_, &weight_, strips_, x.as<float>()}, rows,
+                [&](int64_t row, const float* products) { end(row, products, y + row * columns()); });
+  }
+
+  void add_bias(const float* products, float* y) const {
+    set->rows->add_bias(products, bias_.data(), columns(), y);
+  }
+
+  // A row of products with bias, in scratch memory.
+  float* biased(const float* products) const {
+    float* y = scratch<float>(Slot::row, columns());
+    add_bias(products, y);
+    return y;
   }
 
  private:
@@ -116,6 +135,68 @@ class Linear : public Kernel {
   const HalfProducts* products_;
   int64_t strips_;
   HalfTiles weight_;
+};
+
+template <class Elements>
+class PlainLinear : public Linear<Elements> {
+ public:
+  using Linear<Elements>::Linear;
+
+  void compute(const Call& call) const override {
+    this->run(call, [&](int64_t, const float* products, float* y) { this->add_bias(products, y); });
+  }
+};
+
+template <class Elements>
+class LinearGelu : public Linear<Elements> {
+ public:
+  LinearGelu(const Node& node, const KernelSet* kernels)
+      : Linear<Elements>(node, kernels), approximate_(node.integer("approximate", 0) != 0) {}
+
+  void compute(const Call& call) const override {
+    this->run(call, [&](int64_t, const float* products, float* y) {
+      this->set->rows->gelu(this->biased(products), this->columns(), approximate_, y);
+    });
+  }
+
+ private:
+  int approximate_;
+};
+
+template <class Elements>
+class LinearRelu : public Linear<Elements> {
+ public:
+  using Linear<Elements>::Linear;
+
+  void compute(const Call& call) const override {
+    this->run(call, [&](int64_t, const float* products, float* y) {
+      this->add_bias(products, y);
+      for (int64_t i = 0; i < this->columns(); ++i) y[i] = y[i] > 0.0f ? y[i] : 0.0f;
+    });
+  }
+};
+
+template <class Elements>
+class LinearAddNorm : public Linear<Elements> {
+ public:
+  LinearAddNorm(const Node& node, const KernelSet* kernels)
+      : Linear<Elements>(node, kernels), norm_(node, this->columns(), this->kNextInput + 1) {}
+
+  void compute(const Call& call) const override {
+    const Tensor x = call.input(0), residual = call.input(this->kNextInput);
+    BQC_REQUIRE(x.rank() == 0 || residual.dims == with_last(x.dims, this->columns()), "residual ",
+                residual.shape(), " should have the shape of input ", x.shape(), " but for its ",
+                this->columns(), " columns");
+    this->run(call, [&](int64_t row, const float* products, float* y) {
+      const int64_t columns = this->columns();
+      float* sum = scratch<float>(Slot::row2, columns);
+      this->set->rows->add_bias(this->biased(products), residual.as<float>() + row * columns, columns, sum);
+      norm_.apply(this->set, sum, y);
+    });
+  }
+
+ private:
+  Norm norm_;
 };
 
 // A table as it is.
@@ -211,19 +292,35 @@ OpSpec spec(const char* name, const std::vector<Type>& inputs) {
   return {name, inputs, {Type::f32}, make_kernel<Kind>, Kind::infer};
 }
 
+struct Names {
+  const char *linear, *gelu, *relu, *add_norm, *gather, *gather_tiles;
+};
+
+// float32 or float16.
+constexpr Type kReal = Type::undefined;
+
 template <class Elements>
-void add_family(const char* linear, const char* gather, const char* gather_tiles, std::vector<OpSpec>* all) {
-  all->push_back(spec<Linear<Elements>>(linear, around<Elements>(Type::f32, {Type::undefined})));
-  all->push_back(spec<Gather<Rows<Elements>>>(gather, around<Elements>(Type::i64, {})));
-  all->push_back(spec<Gather<Lanes<Elements>>>(gather_tiles, around<Elements>(Type::i64, {})));
+void add_family(const Names& names, std::vector<OpSpec>* all) {
+  const std::vector<Type> product = around<Elements>(Type::f32, {kReal});
+  all->push_back(spec<PlainLinear<Elements>>(names.linear, product));
+  all->push_back(spec<LinearGelu<Elements>>(names.gelu, product));
+  all->push_back(spec<LinearRelu<Elements>>(names.relu, product));
+  all->push_back(spec<LinearAddNorm<Elements>>(
+      names.add_norm, around<Elements>(Type::f32, {kReal, Type::f32, kReal, kReal})));
+  all->push_back(spec<Gather<Rows<Elements>>>(names.gather, around<Elements>(Type::i64, {})));
+  all->push_back(spec<Gather<Lanes<Elements>>>(names.gather_tiles, around<Elements>(Type::i64, {})));
 }
 
 }  // namespace
 
 std::vector<OpSpec> half_ops() {
   std::vector<OpSpec> all = {spec<Round>("HalfRound", {Type::f32})};
-  add_family<Halves>("HalfLinear", "HalfGather", "HalfGatherTiles", &all);
-  add_family<Indices>("IndexLinear", "IndexGather", "IndexGatherTiles", &all);
+  add_family<Halves>({"HalfLinear", "HalfLinearGelu", "HalfLinearRelu", "HalfLinearAddNorm", "HalfGather",
+                      "HalfGatherTiles"},
+                     &all);
+  add_family<Indices>({"IndexLinear", "IndexLinearGelu", "IndexLinearRelu", "IndexLinearAddNorm",
+                       "IndexGather", "IndexGatherTiles"},
+                      &all);
   return all;
 }
 

@@ -53,6 +53,23 @@ TEST(HalfLinear, RefusesWhatDoesNotFit) {
   expect_refusal(with_dims(half_linear(true), 2, {255}), "table of numbers [255] should be [256]");
 }
 
+TEST(HalfLinearAddNorm, RefusesWhatDoesNotFit) {
+  Case node = half_linear(false);
+  node.op = "HalfLinearAddNorm";
+  for (const std::vector<int64_t>& dims : {std::vector<int64_t>{3, 20}, {20}, {20}}) {
+    node.inputs.push_back(zeros(Type::f32, dims));
+  }
+  node.constants.insert({4, 5});
+  EXPECT_EQ(refusal(node), "");
+  expect_refusal(with_dims(node, 3, {2, 20}),
+                 "residual [2, 20] should have the shape of input [3, 40] but for its 20 columns");
+  expect_refusal(with_dims(node, 3, {1, 3, 20}),
+                 "residual [1, 3, 20] should have the shape of input [3, 40]");
+  expect_refusal(with_dims(node, 0, {}), "input [] should end in");
+  expect_refusal(with_dims(node, 4, {19}), "gamma [19] and beta [20] should be [20]");
+  expect_refusal(with_attribute(node, "epsilon", -1.0f), "attribute epsilon is negative");
+}
+
 // Indices of numbers give the bits of the numbers.
 TEST(HalfLinear, IsIndexLinearOfItsNumbers) {
   Random random(7);

@@ -6,7 +6,7 @@ from onnxscript import opset21 as op
 from onnxscript import script
 
 from bqc.ops import constants as k
-from bqc.ops.bodies.elementary import Finite, ai_bqc
+from bqc.ops.bodies.elementary import Finite, Gelu, LayerNorm, ai_bqc
 
 HALF_MAX = k.HALF_MAX
 INPUT_STEP = numpy_helper.from_array(np.array([16], np.int64))
@@ -98,6 +98,25 @@ def HalfLinear(x, tiles, bias, layout: str = "n16"):
 
 
 @script(ai_bqc)
+def HalfLinearGelu(x, tiles, bias, approximate: int = 0, layout: str = "n16"):
+    """`HalfLinear`, then `Gelu`."""
+    return Gelu(HalfLinear(x, tiles, bias, layout=layout), approximate=approximate)
+
+
+@script(ai_bqc)
+def HalfLinearRelu(x, tiles, bias, layout: str = "n16"):
+    """`HalfLinear`, then what of it is above 0."""
+    return op.Max(HalfLinear(x, tiles, bias, layout=layout), op.Constant(value_float=0.0))
+
+
+@script(ai_bqc)
+def HalfLinearAddNorm(x, tiles, bias, residual, gamma, beta, epsilon: float = 1e-12, layout: str = "n16"):
+    """`LayerNorm` of `HalfLinear` plus the residual, float [..., N]."""
+    y = HalfLinear(x, tiles, bias, layout=layout)
+    return LayerNorm(op.Add(y, residual), gamma, beta, epsilon=epsilon)
+
+
+@script(ai_bqc)
 def HalfGather(ids, rows, columns: int = 768, layout: str = "row"):
     """Rows of a table in fp16, float [..., columns]."""
     return op.Cast(op.Gather(rows, ids), to=1)
@@ -125,6 +144,27 @@ def IndexDequantizeTiles(tiles, table, rows: int = 768, columns: int = 768, layo
 def IndexLinear(x, tiles, table, bias, layout: str = "n16"):
     """`HalfLinear` of a weight whose fp16 numbers are stored as indices into a table."""
     return HalfProduct(x, UnpackStrips(FromTable(tiles, table)), bias)
+
+
+@script(ai_bqc)
+def IndexLinearGelu(x, tiles, table, bias, approximate: int = 0, layout: str = "n16"):
+    """`IndexLinear`, then `Gelu`."""
+    return Gelu(IndexLinear(x, tiles, table, bias, layout=layout), approximate=approximate)
+
+
+@script(ai_bqc)
+def IndexLinearRelu(x, tiles, table, bias, layout: str = "n16"):
+    """`IndexLinear`, then what of it is above 0."""
+    return op.Max(IndexLinear(x, tiles, table, bias, layout=layout), op.Constant(value_float=0.0))
+
+
+@script(ai_bqc)
+def IndexLinearAddNorm(
+    x, tiles, table, bias, residual, gamma, beta, epsilon: float = 1e-12, layout: str = "n16"
+):
+    """`LayerNorm` of `IndexLinear` plus the residual, float [..., N]."""
+    y = IndexLinear(x, tiles, table, bias, layout=layout)
+    return LayerNorm(op.Add(y, residual), gamma, beta, epsilon=epsilon)
 
 
 @script(ai_bqc)
