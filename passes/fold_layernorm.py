@@ -57,6 +57,16 @@ def _norm_is_plain(norm: ir.Value, gamma: ir.Value, beta: ir.Value) -> Any:
     return result
 
 
+def _same_shape(a: ir.Value, b: ir.Value) -> bool:
+    """Whether two values are of one shape. Inference may have named a dimension twice."""
+    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
+        return False
+    return all(
+        isinstance(m, int) == isinstance(n, int) and (m == n or not isinstance(m, int))
+        for m, n in zip(dims(a), dims(b), strict=True)
+    )
+
+
 class _LinearAddNorm(FoldRule):
     reads_dequantized = True
 
@@ -133,7 +143,7 @@ class _HalfLinearAddNorm(FoldRule):
         beta: ir.Value,
         **_: Any,
     ) -> Any:
-        if y.shape is None or r.shape is None or dims(y) != dims(r):
+        if not _same_shape(y, r):
             return pattern.MatchResult().fail("the residual has another shape than the linear's output", r)
         return _norm_is_plain(norm, gamma, beta)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ __all__ = ["FoldSingle"]
 
 @dataclass(frozen=True)
 class FoldSingle(ir.passes.InPlacePass):
-    """Replace the float operators before a quantisation that stand alone.
+    """Replace the float operators that stand alone, before a quantisation and behind weights in fp16.
 
     Before::
 
@@ -33,8 +34,9 @@ class FoldSingle(ir.passes.InPlacePass):
         BlockQuantize(LayerNorm(x, gamma, beta))                BlockQuantize(ai.bqc.Gelu(x))
         LayerNorm(ai.bqc.Gelu(x), gamma, beta)
 
-    and so before a StaticQuantize, where the pooler's Tanh is one of them and others may read what they make.
-    An embedding of two tables, and a head that ends in a LayerNormalization, have no operator of their own.
+    and so before a StaticQuantize, and behind linears and tables in fp16 and indices, or sums of these. There the
+    pooler's Tanh is one of them, and others may read what they make. An embedding of two tables, and a head that ends
+    in a LayerNormalization, have no operator of their own.
     Contract: ulp (integer sums of rows; a GELU polynomial within 1.5e-6).
     """
 
@@ -43,36 +45,57 @@ class FoldSingle(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         first = apply(model, _Norm, _Gelu)
         second = apply(model, _GeluNorm)
-        third = _before_static(model)
+        third = _before_static(model) + _behind_halves(model)
         return ir.passes.PassResult(model, first.modified or second.modified or third > 0)
 
 
 def _before_static(model: ir.Model) -> int:
     """Replace what StaticQuantize and StaticQuantizeValues read; how many nodes were."""
-    count = 0
-    for reader in list(model.graph):
-        if reader.domain != DOMAIN or not reader.op_type.startswith("StaticQuantize"):
-            continue
-        value = reader.inputs[0]
-        node = None if value is None else value.producer()
-        if node is None or node.domain or not may_rewrite(node):
-            continue
-        out = node.outputs[0]
-        if node.op_type == "LayerNormalization" and len(node.inputs) == 3 and _is_last(out):
-            attributes: dict[str, Any] = {"epsilon": attributes_of(node).get("epsilon", 1e-5)}
-        elif node.op_type in ("Gelu", "Tanh"):
-            attributes = gelu_form(out) if node.op_type == "Gelu" else {}
-        else:
-            continue
-        name = "LayerNorm" if attributes.keys() == {"epsilon"} else node.op_type
-        inputs = [given for given in node.inputs if given is not None]
-        made = block_node(name, inputs, attributes, like=node)
-        made.metadata_props[VALUE_KEY] = value_key(node)
-        model.graph.insert_before(node, made)
-        take_place(out, made.outputs[0])
-        model.graph.remove(node, safe=True)
-        count += 1
-    return count
+    read = [
+        node.inputs[0].producer()
+        for node in model.graph
+        if node.domain == DOMAIN and node.op_type.startswith("StaticQuantize") and node.inputs[0] is not None
+    ]
+    return sum(_replace(model, node) for node in dict.fromkeys(read) if node is not None)
+
+
+def _behind_halves(model: ir.Model) -> int:
+    """Replace what reads linears and tables in fp16, or sums of these; how many nodes were."""
+    return sum(_replace(model, node) for node in list(model.graph) if _sums_halves(node.inputs[:1]))
+
+
+def _sums_halves(values: Sequence[ir.Value | None]) -> bool:
+    nodes = [value.producer() for value in values if value is not None]
+    return any(
+        node is not None
+        and (
+            node.op_type.startswith(("Half", "Index"))
+            if node.domain == DOMAIN
+            else node.op_type == "Add" and _sums_halves(node.inputs)
+        )
+        for node in nodes
+    )
+
+
+def _replace(model: ir.Model, node: ir.Node) -> bool:
+    """Put the operator of ``ai.bqc`` in the place of a LayerNormalization, Gelu or Tanh; whether there is one."""
+    if node.domain or not may_rewrite(node):
+        return False
+    out = node.outputs[0]
+    if node.op_type == "LayerNormalization" and len(node.inputs) == 3 and _is_last(out):
+        name = "LayerNorm"
+        attributes: dict[str, Any] = {"epsilon": attributes_of(node).get("epsilon", 1e-5)}
+    elif node.op_type in ("Gelu", "Tanh"):
+        name, attributes = node.op_type, gelu_form(out) if node.op_type == "Gelu" else {}
+    else:
+        return False
+    inputs = [given for given in node.inputs if given is not None]
+    made = block_node(name, inputs, attributes, like=node)
+    made.metadata_props[VALUE_KEY] = value_key(node)
+    model.graph.insert_before(node, made)
+    take_place(out, made.outputs[0])
+    model.graph.remove(node, safe=True)
+    return True
 
 
 def _is_last(norm: ir.Value) -> bool:

@@ -83,7 +83,7 @@ def test_all_linears_fold(fmt: Any) -> None:
     assert ops[f"{fmt.family}Gather"] == 3
     assert ops["MatMul"] == 4  # attention is float
     assert ops["Softmax"] == 2
-    assert ops["LayerNormalization"] == 1  # of the embedding
+    assert ops["LayerNorm"] == 1  # of the embedding
     assert not [op for op in ops if op.startswith("Block") or "Dequantize" in op or op == "HalfRound"]
 
 
