@@ -58,7 +58,7 @@ class KeyMasks:
         # The ids, or where no lookup of words is recognised the hidden state [B, S, H], say how many.
         model = self._model
         word = next((n for n in nodes_of(model, role="embedding.word") if n.op_type == "Gather"), None)
-        like = word or next(iter(nodes_of(model, role="attention.query")))
+        like = word or next(n for n in nodes_of(model, role="attention.query") if _reads_hidden(n))
         sized = like.inputs[1 if like is word else 0]
         assert sized is not None, "both have inputs"
         one = self._writer.shared("bqc.one", np.array(1, np.int64))
@@ -73,3 +73,8 @@ class KeyMasks:
         )
         model.graph.insert_before(like, [size, ones])
         return ones.outputs[0]
+
+
+def _reads_hidden(node: ir.Node) -> bool:
+    """Whether a node that makes queries reads the hidden state: others restore its weight."""
+    return node.inputs[0] is not None and not node.inputs[0].is_initializer()

@@ -33,8 +33,9 @@ class FoldFloatAttention(ir.passes.InPlacePass):
         FloatAttention(q, k, v, mask)
 
     where heads is Reshape [0, 0, h, d] and Transpose. Only where mask_bias is that of a key padding mask, or there is
-    none: then the mask is all ones. Attention to which more is added, as a bias of positions, and whose probabilities
-    are read otherwise too stays as it is. Contract: ulp; and sums come in an order that no ONNX Runtime chooses.
+    none: then the mask is all ones. Attention to which more is added, as a bias of positions, or whose probabilities
+    are read otherwise too, stays as it is. Contract: ulp; the operator's sums have an order, those of MatMul and
+    Softmax none.
     """
 
     contract = Contract("ulp")

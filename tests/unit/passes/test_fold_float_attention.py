@@ -78,10 +78,10 @@ def test_probabilities_that_are_outputs_stay() -> None:
     assert (ops["FloatAttention"], ops["Softmax"]) == (1, 1)
 
 
-@pytest.mark.parametrize("unpad", [False, True])
-def test_compiled(unpad: bool, tmp_path: Path) -> None:
-    """The same bits at every level, at one and two threads, and without the library."""
-    model = canonical_bert(**TINY)
+@pytest.mark.parametrize(("mask", "unpad"), [(True, False), (True, True), (False, False)])
+def test_compiled(mask: bool, unpad: bool, tmp_path: Path) -> None:
+    """The same bits at one and two threads, and without the library."""
+    model = canonical_bert(**TINY, mask=mask)
     plan = Plan("bbct", {key_of(node): Half() for node, _, _ in weight_uses(model)})
     given = feeds(model)
     result = bqc.compile(model, output=tmp_path / "a.onnx", recipe=plan, unpad=unpad)
