@@ -216,15 +216,27 @@ def _once(node: ir.Node, weight: ir.Value) -> bool:
     return node.inputs[0] is not weight and once_a_sequence(node)
 
 
+_ATTENTION = (
+    "BlockScores",
+    "BlockContext",
+    "BlockAttention",
+    "RaggedBlockAttention",
+    "FloatAttention",
+    "RaggedFloatAttention",
+)
+"""Operators of attention's products."""
+
+
 def _attended(model: ir.Model, place: str, name: str) -> str:
     """Types of the attention products of a layer."""
     for node in (*nodes_of(model, place, name), *nodes_of(model, place, "attention.context")):
-        if node.op_type in ("BlockScores", "BlockAttention", "BlockContext", "RaggedBlockAttention"):
+        if node.op_type in _ATTENTION:
             given = dict(zip(OPERATORS[node.op_type].inputs, node.inputs, strict=False))
             if name == "attention.scores" and "q" in given and "key" in given:
                 return f"{_type(given['q'])} x {_type(given['key'])}"
             if name == "attention.context" and "values" in given:
-                return f"uint8 x {_type(given['values'])}"
+                values = _type(given["values"])
+                return f"{values if values == 'float' else 'uint8'} x {values}"
         if node.op_type == "MatMul":
             return " x ".join(map(_type, node.inputs))
     return ""

@@ -72,6 +72,7 @@ _MODULES = (
     "fold_layernorm",
     "fold_softmax",
     "fold_attention",
+    "fold_float_attention",
     "fold_head",
     "fold_single",
     "hoist_gather",

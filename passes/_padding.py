@@ -14,6 +14,7 @@ from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import attributes_of, constant, key_of
 
 __all__ = [
+    "ATTENTION",
     "TOKENS",
     "by_token",
     "check_by_token",
@@ -26,6 +27,8 @@ __all__ = [
 
 TOKENS = "tokens"
 """The dimension of all tokens of a batch without padding."""
+ATTENTION = ("BlockAttention", "FloatAttention")
+"""Operators that are attention whole, and have a form for sequences without padding."""
 _BY_TOKEN = frozenset(
     (
         "BinarizeCodes",
@@ -67,13 +70,15 @@ def check_by_token(nodes: Iterable[ir.Node]) -> None:
 
 def mask_of(nodes: Iterable[ir.Node]) -> ir.Value:
     """The mask [B, S] that the attention of every layer reads. Raises BqcError where there is none, or several."""
-    masks = {node.inputs[-1] for node in nodes if node.op_type == "BlockAttention"}
+    masks = {node.inputs[-1] for node in nodes if node.domain == DOMAIN and node.op_type in ATTENTION}
     if not masks:
-        raise BqcError("padding cannot be taken out: no layer's attention is compiled to BlockAttention")
+        raise BqcError(
+            f"padding cannot be taken out: no layer's attention is compiled to {' or '.join(ATTENTION)}"
+        )
     if len(masks) > 1:
         raise BqcError("padding cannot be taken out: layers have different attention masks")
     (mask,) = masks
-    assert mask is not None, "BlockAttention has a mask"
+    assert mask is not None, "attention has a mask"
     if not any(value.is_graph_input() for value in _data(mask)):
         raise BqcError(
             "padding cannot be taken out: the model has no attention mask, so that it knows no padding"
@@ -133,9 +138,7 @@ def by_token(node: ir.Node) -> bool:
 
 
 def _has_ragged_form(node: ir.Node) -> bool:
-    return node.domain == DOMAIN and (
-        node.op_type == "BlockAttention" or node.op_type.endswith("QuantizeValues")
-    )
+    return node.domain == DOMAIN and (node.op_type in ATTENTION or node.op_type.endswith("QuantizeValues"))
 
 
 def _inside_tokens(node: ir.Node) -> bool:

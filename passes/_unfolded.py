@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -48,18 +48,28 @@ def _attention(model: ir.Model) -> Iterator[FloatPart]:
     named = {part.part for part in found.float_parts}
     lowered = any(node.domain == DOMAIN for node in model.graph)
     for node in model.graph:
-        operands, place = _OPERANDS.get(role(node) or ""), layer(node)
-        if operands is None or (node.op_type, node.domain) != ("MatMul", "") or f"{place}:attention" in named:
+        place = layer(node)
+        if f"{place}:attention" in named:
             continue
-        formats = {operand: points.get(f"{place}:{operand}") for operand in operands}
-        lacking = [operand for operand, fmt in formats.items() if fmt is None]
-        if lacking:
-            why = f"the plan has no point {' and no point '.join(lacking)}"
-        elif lowered:
-            why = _differing(formats, found.head_dim)
-        else:
-            continue
-        yield FloatPart(key_of(node), f"multiplied in float: {why}")
+        for product in _float_products(node):
+            operands = _OPERANDS[product]
+            formats = {operand: points.get(f"{place}:{operand}") for operand in operands}
+            lacking = [operand for operand, fmt in formats.items() if fmt is None]
+            if lacking:
+                why = f"the plan has no point {' and no point '.join(lacking)}"
+            elif lowered:
+                why = _differing(formats, found.head_dim)
+            else:
+                continue
+            yield FloatPart(f"{place}:{product}", f"multiplied in float: {why}")
+
+
+def _float_products(node: ir.Node) -> Sequence[str]:
+    """Roles of the products of attention that a node makes of float numbers."""
+    if node.domain == DOMAIN and node.op_type.endswith("FloatAttention"):
+        return tuple(_OPERANDS)
+    kind = role(node) or ""
+    return (kind,) if kind in _OPERANDS and (node.op_type, node.domain) == ("MatMul", "") else ()
 
 
 def _differing(formats: Mapping[str, BlockShift | Static | None], head_dim: int) -> str:

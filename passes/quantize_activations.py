@@ -16,7 +16,8 @@ from bqc.ir.build import Writer
 from bqc.ir.counting import may_rewrite
 from bqc.ir.rewrite import drop_dead, take_place
 from bqc.ops.registry import DOMAIN
-from bqc.passes._graph import block_node, dims, key_of, produced_by, standard_node
+from bqc.passes._graph import block_node, dims, key_of, standard_node
+from bqc.passes._key_mask import KeyMasks, mask_cast, masked
 from bqc.passes._points import is_point
 from bqc.passes._weights import is_linear
 from bqc.plan import Plan
@@ -72,17 +73,13 @@ class QuantizeActivations(ir.passes.InPlacePass):
         writer = Writer(model.graph)
         if not self.uncalibrated:
             require_scales(plan)
-        masks: dict[ir.Value | None, ir.Value] = {}
+        masks = KeyMasks(model)
         count = 0
         for key, fmt in plan.activations.items():
             layer, kind = key.split(":")
             mask = None
             if kind in ("attention.value", "attention.softmax"):
-                cast = _mask_cast(model, layer)
-                key_mask = None if cast is None else cast.inputs[0]
-                if key_mask not in masks:
-                    masks[key_mask] = _integer_mask(model, writer, cast)
-                mask = masks[key_mask]
+                mask = masks.of(_mask_cast(model, layer))
             if kind == "attention.softmax":
                 assert mask is not None, "made above"
                 count += _softmax(model, layer, mask)
@@ -294,8 +291,8 @@ def _softmax(model: ir.Model, layer: str, mask: ir.Value) -> int:
         if node.op_type != "Softmax" or not may_rewrite(node):
             continue
         scores = node.inputs[0]
-        masked, hides = _masked(node)
-        scaled = masked.inputs[0] if masked is not None and hides is not None else scores
+        add, hides = masked(node)
+        scaled = add.inputs[0] if add is not None and hides is not None else scores
         assert scaled is not None, "canonical scores"
         codes = block_node("MaskedSoftmax", [scaled, mask], {}, like=node)
         back = block_node("SoftmaxDequantize", codes.outputs, {}, like=node)
@@ -306,51 +303,11 @@ def _softmax(model: ir.Model, layer: str, mask: ir.Value) -> int:
     return count
 
 
-def _masked(softmax: ir.Node) -> tuple[ir.Node | None, ir.Node | None]:
-    """The Add under a Softmax, and what makes the mask that it adds: a bias of positions is none."""
-    add = produced_by(softmax.inputs[0], "Add")
-    added = add.inputs[1].producer() if add is not None and add.inputs[1] is not None else None
-    return add, added if added is not None and role(added) == "attention.mask" else None
-
-
 def _mask_cast(model: ir.Model, layer: str) -> ir.Node | None:
     """Where the mask of a layer starts: optimizers may leave layers with different ones."""
-    for softmax in nodes_of(model, layer, "attention.softmax"):
-        node = _masked(softmax)[1] if softmax.op_type == "Softmax" else None
-        for op_type, at in (("Mul", 0), ("Sub", 1), ("Unsqueeze", 0)):
-            if node is not None and node.op_type == op_type:
-                source = node.inputs[at]
-                node = None if source is None else source.producer()
-        if node is not None and node.op_type == "Cast":
-            return node
-    return None
-
-
-def _integer_mask(model: ir.Model, writer: Writer, cast: ir.Node | None) -> ir.Value:
-    """The key padding mask int64 [B, S] that `cast` reads; all ones where there is none."""
-    if cast is not None:
-        source = cast.inputs[0]
-        assert source is not None, "a Cast has an input"
-        if source.dtype == INT64:
-            return source
-        shape = None if source.shape is None else list(source.shape)
-        made = standard_node("Cast", [source], {"to": INT64}, like=cast, dtype=INT64, shape=shape)
-        model.graph.insert_before(cast, made)
-        return made.outputs[0]
-    # The ids, or where no lookup of words is recognised the hidden state [B, S, H], say how many.
-    word = next((n for n in nodes_of(model, role="embedding.word") if n.op_type == "Gather"), None)
-    like = word or next(n for n in nodes_of(model, role="attention.query") if n.op_type == "MatMul")
-    sized = like.inputs[1 if like is word else 0]
-    assert sized is not None, "both have two inputs"
-    one = writer.shared("bqc.one", np.array(1, np.int64))
-    size = standard_node("Shape", [sized], {"start": 0, "end": 2}, like=like, dtype=INT64, shape=[2])
-    ones = standard_node(
-        "Expand",
-        [one, size.outputs[0]],
-        {},
-        like=like,
-        dtype=INT64,
-        shape=None if sized.shape is None else list(sized.shape)[:2],
+    casts = (
+        mask_cast(masked(node)[1])
+        for node in nodes_of(model, layer, "attention.softmax")
+        if node.op_type == "Softmax"
     )
-    model.graph.insert_before(like, [size, ones])
-    return ones.outputs[0]
+    return next((cast for cast in casts if cast is not None), None)

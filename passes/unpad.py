@@ -14,11 +14,12 @@ from bqc.ir.build import Writer
 from bqc.ir.counting import may_rewrite
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import attributes_of, block_node, constant, dims, infer_types
-from bqc.passes._padding import TOKENS, check_by_token, check_readers, mask_of, reads_first
+from bqc.passes._padding import ATTENTION, TOKENS, check_by_token, check_readers, mask_of, reads_first
 
 __all__ = ["Unpad"]
 
 I64, BOOL = ir.DataType.INT64, ir.DataType.BOOL
+_RAGGED = tuple(f"Ragged{one}" for one in ATTENTION)
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ class Unpad(ir.passes.InPlacePass):
         c, ec = RaggedBlockAttention(q, eq, k, ek, v, ev, mask', seq_start)
         first = Gather(y' [tokens, H], firsts; axis=0)
 
-    ``places`` are where the mask is not 0, the first of every sequence, and all of a sequence that the mask hides
-    whole. Who reads more than the first tokens gets [B, S, H] back with zeros at the places left out. Contract: exact
-    where every linear is compiled (a float MatMul may sum other rows in another order), but for outputs of tokens at
-    hidden places.
+    and so with FloatAttention. ``places`` are where the mask is not 0, the first of every sequence, and all of a
+    sequence that the mask hides whole. Who reads more than the first tokens gets [B, S, H] back with zeros at the
+    places left out. Contract: exact where the layers are compiled whole (a float MatMul may sum other rows in another
+    order, and ONNX Runtime fuse norms of [B, S, H] alone), but for outputs of tokens at hidden places.
 
     Raises:
         BqcError: a layer is not compiled whole, or has another mask; there is no mask; or what follows the layers reads
@@ -51,7 +52,7 @@ class Unpad(ir.passes.InPlacePass):
     contract = Contract("ulp", but_hidden=True)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        if any(node.op_type == "RaggedBlockAttention" for node in model.graph):
+        if any(node.op_type in _RAGGED for node in model.graph):
             return ir.passes.PassResult(model, False)
         layers = _layers(model)
         check_by_token(layers)
@@ -151,7 +152,7 @@ class _Batch:
             made.append(block_node(product, inputs[:-1], attributes, like=node))
             values = [made[0].outputs[0], self._mask, self._seq_start]
             made.append(block_node("RaggedBlockQuantizeValues", values, own, like=node))
-        elif node.op_type in ("BlockQuantizeValues", "BlockAttention"):
+        elif node.op_type in ("BlockQuantizeValues", *ATTENTION):
             made.append(
                 block_node(f"Ragged{node.op_type}", [*inputs, self._seq_start], attributes, like=node)
             )

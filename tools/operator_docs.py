@@ -27,6 +27,7 @@ FAMILIES = {
     "static": "Activations of given scales",
     "linear": "Linear layers over packed weights",
     "attention": "Attention over quantised heads",
+    "float_attention": "Attention over float32 numbers",
     "embedding": "Embedding",
     "signs": "Weights made of signs",
     "ragged": "Sequences without padding",
@@ -111,8 +112,16 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("StaticQuantizeValues", "x"): ("float32", ("B", "S", "H"), "any values"),
     ("RaggedBlockQuantizeValues", "x"): ("float32", ("T", "H"), "any values"),
     **{
-        (f"RaggedBlock{form}", "mask"): ("int64", ("T",), "0 hides a token")
-        for form in ("QuantizeValues", "Attention")
+        (f"Ragged{form}", "mask"): ("int64", ("T",), "0 hides a token")
+        for form in ("BlockQuantizeValues", "BlockAttention", "FloatAttention")
+    },
+    **{
+        (operator, name): ("float32", tokens, f"{meaning}, head by head")
+        for operator, tokens in (
+            ("FloatAttention", ("B", "S", "H")),
+            ("RaggedFloatAttention", ("T", "H")),
+        )
+        for name, meaning in (("q", "queries"), ("key", "keys"), ("values", "values"))
     },
     **{
         ("RaggedBlockAttention", name): (

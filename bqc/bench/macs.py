@@ -36,9 +36,9 @@ def _attention(inputs: Shapes, outputs: Shapes) -> int:
 
 
 def _ragged_attention(inputs: Shapes, outputs: Shapes) -> int:
-    """Of tokens [T, H] in sequences (inputs 5, [B, n]) that are taken to be equally long, which gives least."""
+    """Of tokens [T, H] in sequences (last input, [B + 1]) that are taken to be equally long, which gives least."""
     tokens, width = inputs[0]
-    return 2 * tokens * tokens * width // max(inputs[5][0], 1)
+    return 2 * tokens * tokens * width // max(inputs[-1][0] - 1, 1)
 
 
 def _scores(inputs: Shapes, outputs: Shapes) -> int:
@@ -90,6 +90,8 @@ _OPERATORS: dict[str, tuple[Arithmetic, Callable[[Shapes, Shapes], int]]] = {
     "BlockContext": ("int8", _product),
     "BlockAttention": ("int8", _attention),
     "RaggedBlockAttention": ("int8", _ragged_attention),
+    "FloatAttention": ("fp32", _attention),
+    "RaggedFloatAttention": ("fp32", _ragged_attention),
 }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 __all__ = [
     "EXP2",
+    "FLOAT_SOFTMAX_LOW",
     "FLT_MAX",
     "FLT_MIN",
     "GELU_ERF",
@@ -63,6 +64,9 @@ SOFTMAX_SCALE = 255.0
 """Code of a row's largest score."""
 SOFTMAX_LOW = -24.0
 """Base-2 logarithms below this give code 0 in any case."""
+FLOAT_SOFTMAX_LOW = -64.0
+"""The same of float weights, which are never less than 2 to this: all keys that far below the largest one together
+are less than its last bit, and their products with values of 2**-62 and more are normal numbers."""
 
 TANH_LIMIT = 9.0
 """|x| from which tanh is 1 in binary32 (to within one code of any block format)."""

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bqc.ops.float_reference import float_attention
 from bqc.ops.reference import F32, I8, I64, Quantized, block_attention, block_quantize_values
 
-__all__ = ["ragged_block_attention", "ragged_block_quantize_values"]
+__all__ = ["ragged_block_attention", "ragged_block_quantize_values", "ragged_float_attention"]
 
 
 def ragged_block_quantize_values(
@@ -56,6 +57,15 @@ def ragged_block_attention(
     )
     taken = _taken(seq_start)
     return codes[taken], exponents[taken]
+
+
+def ragged_float_attention(
+    q: F32, key: F32, values: F32, mask: I64, seq_start: I64, *, heads: int, scale: float
+) -> F32:
+    """`float_attention` of queries, keys and values [T, H] by a mask [T], as if every sequence were padded to the
+    longest and masked there: [T, H]."""
+    padded = (_padded(part, seq_start) for part in (q, key, values, mask))
+    return float_attention(*padded, heads=heads, scale=scale)[_taken(seq_start)]
 
 
 def _taken(seq_start: I64) -> NDArray[np.bool_]:

@@ -37,11 +37,15 @@ __all__ = [
     "block_scores",
     "embedding_layer_norm",
     "embedding_layer_norm_tiles",
+    "exp2_parts",
+    "finite",
     "gelu",
     "layer_norm",
+    "masked_logarithms",
     "masked_softmax",
     "quantize_out",
     "softmax_dequantize",
+    "split_heads",
     "tanh",
 ]
 
@@ -103,7 +107,7 @@ def tanh(x: F32) -> F32:
     """tanh by 1 - 2 / (2**(2 |x| log2 e) + 1)."""
     x = sanitize(x)
     t = np.minimum(np.abs(x), f32(k.TANH_LIMIT))
-    fraction, power = _exp2_parts(t * f32(2 * k.LOG2E))
+    fraction, power = exp2_parts(t * f32(2 * k.LOG2E))
     grown = fraction * power
     y = f32(1) - f32(2) / (grown + f32(1))
     return y * np.where(x < 0, f32(-1), f32(1))
@@ -228,8 +232,8 @@ def block_scores(
     """Scores [B, h, S, S] = (Q K^T) * scale from quantised [B, S, H] with blocks inside heads."""
     width = q.shape[-1] // heads
     blocks = Blocks(width, block)
-    q4, k4 = (_split_heads(x, heads).astype(np.int32) for x in (q, key))
-    qe, ke = (_split_heads(x, heads) for x in (q_exponents, key_exponents))
+    q4, k4 = (split_heads(x, heads).astype(np.int32) for x in (q, key))
+    qe, ke = (split_heads(x, heads) for x in (q_exponents, key_exponents))
     acc = np.zeros((*q4.shape[:3], key.shape[1]), np.float32)
     for i, (start, size) in enumerate(zip(blocks.starts, blocks.sizes, strict=True)):
         part = slice(start, start + size)
@@ -239,19 +243,13 @@ def block_scores(
     return finite(acc * f32(scale))
 
 
-@np.errstate(over="ignore")
 def masked_softmax(scores: F32, mask: I64) -> U8:
     """Unnormalised codes uint8 of exp(score - row maximum); 255 for the maximum, 0 for masked keys.
 
     Scores [B, h, Sq, Sk], mask [B, Sk]. A sequence that the mask empties attends to all its keys alike.
     """
-    keep = effective_mask(mask)[:, None, None, :]
-    alive = (mask != 0).any(axis=-1)[:, None, None, None]
-    s = np.where(alive, sanitize(scores), f32(0))
-    top = np.where(keep, s, f32(-k.FLT_MAX)).max(axis=-1, keepdims=True, initial=-k.FLT_MAX)
-    fraction, power = _exp2_parts(
-        np.minimum(np.maximum((s - top) * f32(k.LOG2E), f32(k.SOFTMAX_LOW)), f32(0))
-    )
+    t, keep = masked_logarithms(scores, mask, k.SOFTMAX_LOW)
+    fraction, power = exp2_parts(t)
     codes = np.rint(fraction * (power * f32(k.SOFTMAX_SCALE)))
     return np.where(keep, codes, f32(0)).astype(np.uint8)
 
@@ -265,7 +263,7 @@ def block_context(probabilities: U8, values: I8, value_exponents: I8, *, heads: 
     """Context [B, S, H] = softmax codes [B, h, S, S] times values, divided by the sum of the row's codes."""
     width = values.shape[-1] // heads
     owner = Blocks(width, block).owner
-    v4 = _split_heads(values, heads).astype(np.int32)
+    v4 = split_heads(values, heads).astype(np.int32)
     exponents = value_exponents.reshape(value_exponents.shape[0], heads, value_exponents.shape[1] // heads)
     dot = probabilities.astype(np.int32) @ v4
     total = probabilities.sum(axis=-1, keepdims=True, dtype=np.int32)
@@ -392,18 +390,33 @@ def quantize_out(y: F32, *, out_bits: int, out_block: int, out_group: int) -> Qu
     return block_quantize(y, bits=out_bits, block=out_block, group=out_group)
 
 
+@np.errstate(over="ignore")
+def masked_logarithms(scores: F32, mask: I64, low: float) -> tuple[F32, NDArray[np.bool_]]:
+    """(score - row maximum) * log2(e) between ``low`` and 0, and the keys that a mask [B, Sk] keeps, [B, 1, 1, Sk].
+
+    All scores [B, h, Sq, Sk] of a sequence that the mask empties are alike.
+    """
+    keep = effective_mask(mask)[:, None, None, :]
+    alive = (mask != 0).any(axis=-1)[:, None, None, None]
+    s = np.where(alive, sanitize(scores), f32(0))
+    top = np.where(keep, s, f32(-k.FLT_MAX)).max(axis=-1, keepdims=True, initial=-k.FLT_MAX)
+    return np.minimum(np.maximum((s - top) * f32(k.LOG2E), f32(low)), f32(0)), keep
+
+
+def exp2_parts(t: F32) -> tuple[F32, F32]:
+    """2**t as a fraction in [1, 2] and a power of two, for t in [-126, 127]."""
+    whole = np.floor(t)
+    return _horner(k.EXP2, t - whole), power_of_two(whole)
+
+
+def split_heads(x: NDArray[Any], heads: int) -> NDArray[Any]:
+    """[B, S, H] as [B, h, S, d]."""
+    batch, length, width = x.shape
+    return x.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
+
+
 def _horner(coefficients: tuple[float, ...], x: F32) -> F32:
     acc = np.full_like(x, f32(coefficients[-1]))
     for c in coefficients[-2::-1]:
         acc = acc * x + f32(c)
     return acc
-
-
-def _exp2_parts(t: F32) -> tuple[F32, F32]:
-    whole = np.floor(t)
-    return _horner(k.EXP2, t - whole), power_of_two(whole)
-
-
-def _split_heads(x: NDArray[Any], heads: int) -> NDArray[Any]:
-    batch, length, width = x.shape
-    return x.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)

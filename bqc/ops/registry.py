@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from bqc.formats.geometry import Blocks
 from bqc.ops import (
+    float_reference,
     half_reference,
     ragged_reference,
     reference,
@@ -224,6 +225,7 @@ _ALL = (
         reference.block_attention,
         lambda i, a: _heads_quantized(i[0], a["heads"], a["block"]),
     ),
+    Operator("FloatAttention", "float_attention", float_reference.float_attention, _same),
     Operator(
         "RaggedBlockQuantizeValues",
         "ragged",
@@ -236,6 +238,7 @@ _ALL = (
         ragged_reference.ragged_block_attention,
         lambda i, a: _heads_quantized(i[0], a["heads"], a["block"]),
     ),
+    Operator("RaggedFloatAttention", "ragged", ragged_reference.ragged_float_attention, _same),
     Operator(
         "BlockGather",
         "embedding",

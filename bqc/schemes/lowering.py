@@ -9,6 +9,7 @@ from bqc.passes.binarize_inputs import BinarizeInputs
 from bqc.passes.finalize import Finalize
 from bqc.passes.fold_attention import FoldAttention
 from bqc.passes.fold_embedding import FoldEmbedding
+from bqc.passes.fold_float_attention import FoldFloatAttention
 from bqc.passes.fold_gelu import FoldGelu
 from bqc.passes.fold_head import FoldHead
 from bqc.passes.fold_layernorm import FoldLayerNorm
@@ -37,6 +38,7 @@ def lowering(cosine_min: float = 0.8) -> list[ir.passes.InPlacePass]:
         FoldLayerNorm(),
         FoldSoftmax(),
         FoldAttention(),
+        FoldFloatAttention(),
         FoldHead(),
         FoldSingle(),
         HoistGather(),

@@ -223,6 +223,22 @@ void mix(benchmark::State& state, const KernelSet& set, int64_t keys, int64_t wi
   count_macs(state, set, kRows * keys * width, watch);
 }
 
+// One head of FloatAttention with as many queries as keys.
+void float_attention(benchmark::State& state, const KernelSet& set, int64_t keys, int64_t width) {
+  constexpr int64_t kHidden = 768;
+  const auto q = random_floats(keys * kHidden), key = random_floats(keys * width),
+             values = random_floats(keys * width);
+  const bqc::FloatHead head = {key.data(), values.data(), width, keys, 0.125f, 0, 0};
+  float* memory = bqc::scratch<float>(bqc::Slot::tile, set.float_attention->memory(&head));
+  std::vector<float> y(q.size());
+  const Stopwatch watch;
+  for (auto _ : state) {
+    set.float_attention->attend(&head, q.data(), kHidden, keys, memory, y.data());
+    benchmark::ClobberMemory();
+  }
+  count_macs(state, set, 2 * keys * keys * width, watch, &bqc::PeakLoops::fp32);
+}
+
 // Keys and values of one head, read with the stride of the hidden layer.
 void pack(benchmark::State& state, const KernelSet& set, bool values, int64_t keys, int64_t width) {
   constexpr int64_t kHidden = 768;
@@ -353,6 +369,9 @@ void register_attention(const KernelSet& set) {
       benchmark::RegisterBenchmark(
           name({"mix", set.name, size}).c_str(),
           [&set, keys, width](benchmark::State& state) { mix(state, set, keys, width); });
+      benchmark::RegisterBenchmark(
+          name({"float_attention", set.name, size}).c_str(),
+          [&set, keys, width](benchmark::State& state) { float_attention(state, set, keys, width); });
       benchmark::RegisterBenchmark(
           name({"pack_keys", set.name, size}).c_str(),
           [&set, keys, width](benchmark::State& state) { pack(state, set, false, keys, width); });

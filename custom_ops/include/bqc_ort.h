@@ -177,6 +177,7 @@ std::vector<OpSpec> xnor_linear_ops();
 std::vector<OpSpec> binarize_ops();
 std::vector<OpSpec> sparse_linear_ops();
 std::vector<OpSpec> attention_ops();
+std::vector<OpSpec> float_attention_ops();
 std::vector<OpSpec> embedding_ops();
 
 }  // namespace bqc

@@ -9,6 +9,7 @@ constexpr int kNormBits = 20;
 constexpr float kLog2E = 0x1.715476p+0f;
 constexpr float kSoftmaxScale = 0x1.fep+7f;
 constexpr float kSoftmaxLow = -0x1.8p+4f;
+constexpr float kFloatSoftmaxLow = -0x1.0p+6f;
 constexpr float kTanhLimit = 0x1.2p+3f;
 constexpr float kGeluLimit = 0x1.4p+2f;
 constexpr float kFltMax = 0x1.fffffep+127f;

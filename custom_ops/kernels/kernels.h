@@ -125,6 +125,28 @@ struct HalfKernels {
   HalfProducts products;
 };
 
+// One head of a sequence, as its queries see it.
+struct FloatHead {
+  const float *keys, *values;  // [count][width] of the keys that a mask keeps, sanitized
+  int64_t width, count;
+  float scale;
+  // Not 0 where it hides all: then they are alike, and with them so many of padding, whose values are 0.
+  int alike;
+  int64_t padding;
+};
+
+// Attention of float32 numbers, summed in float32, keys and channels in ascending order.
+struct FloatAttentionKernels {
+  const char* products;  // the instructions of its products
+  // y = x with NaN and subnormal numbers as 0, infinities as the largest number; in place too.
+  void (*sanitize)(const float* x, int64_t n, float* y);
+  // Floats of scratch memory that `attend` needs.
+  int64_t (*memory)(const FloatHead* head);
+  // Context [rows][width] of queries, both with a stride.
+  void (*attend)(const FloatHead* head, const float* q, int64_t stride, int64_t rows, float* memory,
+                 float* out);
+};
+
 // A weight of signs for inputs that are signs too.
 struct BitTiles {
   const uint8_t* bits;  // n16k64 [strips][ceil64(columns) / 64][8][16]
@@ -177,6 +199,7 @@ struct KernelSet {
   const XnorKernels* xnor;
   const HalfKernels* half;
   const SparseKernels* sparse;
+  const FloatAttentionKernels* float_attention;
 };
 
 namespace portable {
@@ -185,6 +208,7 @@ extern const SignKernels kSigns;
 extern const HalfKernels kHalf;
 extern const XnorKernels kXnor;
 extern const SparseKernels kSparse;
+extern const FloatAttentionKernels kFloatAttention;
 }  // namespace portable
 #if defined(BQC_X86)
 namespace avx2 {
@@ -193,11 +217,13 @@ extern const SignKernels kSigns;
 extern const HalfKernels kHalf;
 extern const XnorKernels kXnor;
 extern const SparseKernels kSparse;
+extern const FloatAttentionKernels kFloatAttention;
 }  // namespace avx2
 namespace avx512 {
 extern const KernelSet kKernels;
 extern const HalfKernels kHalf;
 extern const SparseKernels kSparse;
+extern const FloatAttentionKernels kFloatAttention;
 }  // namespace avx512
 namespace avx512_vbmi {
 extern const KernelSet kKernels;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "ops/values.h"
+#include "ops/heads.h"
 
 namespace bqc {
 namespace {
@@ -23,11 +23,7 @@ struct HeadAttributes {
   }
 
   // Blocks of one head of `columns`.
-  Geometry head(int64_t columns) const {
-    BQC_REQUIRE(columns >= 1 && columns % heads == 0, columns, " columns are not a whole number of ", heads,
-                " heads");
-    return make_geometry(columns / heads, block, 0);
-  }
+  Geometry head(int64_t columns) const { return make_geometry(head_width(columns, heads), block, 0); }
 };
 
 // Rows [H] as heads.
@@ -42,16 +38,6 @@ struct Heads {
   }
   int64_t exponents() const { return heads * head.count; }
 };
-
-// A tensor with at least one dimension, or Error.
-const Tensor& require_rank(const Tensor& x, int64_t rank, const char* what, const char* shape) {
-  BQC_REQUIRE(x.rank() == rank, what, " ", x.shape(), " should be ", shape);
-  return x;
-}
-
-void check_length(int64_t tokens) {
-  BQC_REQUIRE(tokens <= kMaxSum, "a sequence has ", tokens, " tokens; it can have ", kMaxSum);
-}
 
 // [B, S, H] as heads.
 struct Sizes : Heads {
@@ -154,27 +140,6 @@ class PackedValues {
   const int8_t* exponents_;
   const int8_t* tiles_;
 };
-
-// Tasks are (batch, head) times chunks of queries: enough of them for all threads, few enough that packing is
-// cheap.
-int64_t query_chunks(int64_t heads, int64_t tokens) {
-  return std::clamp<int64_t>(ceil_div(4 * likely_threads(), std::max<int64_t>(heads, 1)), 1,
-                             std::max<int64_t>(1, tokens / 64));
-}
-
-// body(b, h, first query, last query) for sequences of at most `longest` tokens; queries count from the
-// beginning of their sequence.
-template <class Body>
-void each_head(const Call& call, const std::vector<Sequence>& sequences, int64_t longest, int64_t heads,
-               const Body& body) {
-  const int64_t all = static_cast<int64_t>(sequences.size()) * heads, chunks = query_chunks(all, longest);
-  call.parallel(all * chunks, [&](int64_t task) {
-    const int64_t chunk = task % chunks, head = task / chunks;
-    const int64_t tokens = sequences[static_cast<size_t>(head / heads)].tokens;
-    const int64_t first = tokens * chunk / chunks, last = tokens * (chunk + 1) / chunks;
-    if (first < last) body(head / heads, head % heads, first, last);
-  });
-}
 
 template <class Body>
 void each_head(const Call& call, const Sizes& s, const Body& body) {
@@ -372,8 +337,7 @@ class RaggedBlockAttention : public Attention {
     const Heads s(require_rank(q, 2, "query", "[tokens, hidden]"), heads_);
     const int64_t tokens = q.dims[0];
     const std::vector<Sequence> sequences = ragged_sequences(call.input(7), tokens);
-    int64_t longest = 0;
-    for (const Sequence& one : sequences) longest = std::max(longest, one.tokens);
+    const int64_t longest = longest_of(sequences);
     check_length(longest);
     const std::vector<int64_t> rows = {tokens, s.columns}, counts = {tokens, s.exponents()};
     const char* names[] = {"query", "query exponents", "key", "key exponents", "values"};

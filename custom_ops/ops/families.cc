@@ -11,6 +11,7 @@ const std::vector<Family>& families() {
                                           {"xnor linear", xnor_linear_ops, Work::xnor},
                                           {"half", half_ops, Work::halves},
                                           {"attention", attention_ops, Work::codes},
+                                          {"float attention", float_attention_ops, Work::floats},
                                           {"embedding", embedding_ops, Work::rows},
                                           {"conversion", conversion_ops, Work::rows},
                                           {"static", static_ops, Work::rows},
@@ -32,6 +33,7 @@ std::string instructions(const KernelSet& set, Work work) {
     return std::string("loops compiled for ") + owner->name;
   }
   if (work == Work::halves) return set.half->products.by;
+  if (work == Work::floats) return set.float_attention->products;
   if (work == Work::xnor) return set.xnor->products;
   if (work == Work::sparse) return set.sparse->products;
   return work == Work::signs ? set.signs->products : set.products;

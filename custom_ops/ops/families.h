@@ -9,8 +9,8 @@
 namespace bqc {
 
 // How a family's operators do most of their work: products with packed weights, with signs, with sparse
-// weights, of signs by signs, with fp16 numbers, products of codes, or loops over rows.
-enum class Work { weights, signs, sparse, xnor, halves, codes, rows };
+// weights, of signs by signs, with fp16 numbers, products of codes or of float32 numbers, or loops over rows.
+enum class Work { weights, signs, sparse, xnor, halves, codes, floats, rows };
 
 struct Family {
   const char* name;

@@ -100,6 +100,7 @@ class Comparison {
     for (int i = 0; i < 12; ++i) xnor();
     for (int i = 0; i < 16; ++i) sparse(i);
     for (int i = 0; i < 6; ++i) attention();
+    for (int i = 0; i < 8; ++i) float_attention();
     return std::move(checks_);
   }
 
@@ -419,6 +420,27 @@ class Comparison {
     x_.rows->context(dot.a.data(), exponents.data(), &g, 1000, y.a.data());
     y_.rows->context(dot.a.data(), exponents.data(), &g, 1000, y.b.data());
     note(dot.same() && y.same(), "context of ", rows, " rows, ", keys, " keys of ", width);
+  }
+
+  void float_attention() {
+    static const int64_t kWidths[] = {1, 26, 32, 64, 80};
+    const int64_t width = kWidths[random_.between(0, 4)], keys = random_.between(1, 70),
+                  rows = random_.between(1, 70), stride = width + random_.between(0, 40);
+    const auto q = random_.floats(rows * stride);
+    Both<float> packed(random_.floats(2 * keys * width));
+    x_.float_attention->sanitize(packed.a.data(), 2 * keys * width, packed.a.data());
+    y_.float_attention->sanitize(packed.b.data(), 2 * keys * width, packed.b.data());
+    const float* key = packed.a.data();
+    const int alike = random_.between(0, 3) == 0;
+    const FloatHead head = {key,   key + keys * width, width, keys, random_.between(0, 1) ? 0.125f : 1.0f,
+                            alike, alike ? 3 : 0};
+    Both<float> y(rows * stride);
+    for (const bool first : {true, false}) {
+      const FloatAttentionKernels& kernels = *(first ? x_ : y_).float_attention;
+      float* memory = scratch<float>(Slot::tile, kernels.memory(&head));
+      kernels.attend(&head, q.data(), stride, rows, memory, (first ? y.a : y.b).data());
+    }
+    note(packed.same() && y.same(), "float attention of ", rows, " queries, ", keys, " keys of ", width);
   }
 
   const KernelSet &x_, &y_;

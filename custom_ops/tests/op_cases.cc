@@ -168,6 +168,7 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
   const auto sparse_linear = [&](int64_t in, int64_t n) { return m.sparse_linear(b, s, in, n, sparsity); };
   const Attributes head = {{"heads", heads}, {"block", block}};
   const Attributes scaled = with(head, {{"scale", 0.125f}});
+  const Attributes attention = {{"heads", heads}, {"scale", 0.125f}};
   const Dims x = {b, s, hidden};
   const int64_t tokens = b * s;
   const auto linear = [&](int64_t in, int64_t n) { return m.linear(b, s, in, n); };
@@ -306,6 +307,12 @@ std::vector<Case> cases(Random& random, int64_t b, int64_t s, int64_t heads, int
       {"BlockAttention",
        with(scaled, {{"out_bits", int64_t{8}}}),
        joined(joined(joined(query, key), values), {m.mask({b, s})}),
+       {}},
+      {"FloatAttention", attention, {m.floats(x), m.floats(x), m.floats(x), m.mask({b, s})}, {}},
+      {"RaggedFloatAttention",
+       attention,
+       {m.floats({tokens, hidden}), m.floats({tokens, hidden}), m.floats({tokens, hidden}), m.mask({tokens}),
+        m.starts(b, tokens)},
        {}},
       {"RaggedBlockQuantizeValues",
        with(head, {{"bits", int64_t{8}}}),

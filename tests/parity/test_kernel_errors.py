@@ -326,6 +326,7 @@ def test_constants_of_header() -> None:
         "kLog2E": constants.LOG2E,
         "kSoftmaxScale": constants.SOFTMAX_SCALE,
         "kSoftmaxLow": constants.SOFTMAX_LOW,
+        "kFloatSoftmaxLow": constants.FLOAT_SOFTMAX_LOW,
         "kTanhLimit": constants.TANH_LIMIT,
         "kGeluLimit": constants.GELU_LIMIT,
         "kFltMax": constants.FLT_MAX,

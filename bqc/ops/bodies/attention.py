@@ -65,8 +65,9 @@ def BlockScores(q, q_exponents, key, key_exponents, heads: int = 12, block: int 
 
 
 @script(ai_bqc)
-def MaskedSoftmax(scores, mask):
-    """Codes uint8 of exp(score - row maximum) * 255; masked keys 0; an empty mask keeps all keys alike."""
+def MaskedLogarithms(scores, mask, low):
+    """(score - row maximum) * log2(e) between low and 0, and the keys kept [B, 1, 1, S]; all scores of an empty mask
+    are alike."""
     keep, alive = EffectiveMask(mask)
     keep4 = op.Unsqueeze(keep, op.Constant(value_ints=[1, 2]))
     alive4 = op.Unsqueeze(
@@ -80,10 +81,16 @@ def MaskedSoftmax(scores, mask):
     shown = op.Where(keep4, s, op.Constant(value_float=-FLT_MAX))
     top = op.ReduceMax(shown, op.Constant(value_ints=[-1]), keepdims=1)
     t = op.Mul(op.Sub(s, top), op.Constant(value_float=LOG2E))
-    t = op.Min(op.Max(t, op.Constant(value_float=SOFTMAX_LOW)), zero)
+    return op.Min(op.Max(t, low), zero), keep4
+
+
+@script(ai_bqc)
+def MaskedSoftmax(scores, mask):
+    """Codes uint8 of exp(score - row maximum) * 255; masked keys 0; an empty mask keeps all keys alike."""
+    t, keep4 = MaskedLogarithms(scores, mask, op.Constant(value_float=SOFTMAX_LOW))
     fraction, power = Exp2(t)
     codes = op.Round(op.Mul(fraction, op.Mul(power, op.Constant(value_float=SOFTMAX_SCALE))))
-    return op.Cast(op.Where(keep4, codes, zero), to=2)
+    return op.Cast(op.Where(keep4, codes, op.Constant(value_float=0.0)), to=2)
 
 
 @script(ai_bqc)

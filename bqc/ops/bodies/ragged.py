@@ -9,6 +9,7 @@ from onnxscript import script
 
 from bqc.ops.bodies.attention import BlockAttention
 from bqc.ops.bodies.elementary import ai_bqc
+from bqc.ops.bodies.float_attention import FloatAttention
 from bqc.ops.bodies.linear import BlockQuantizeValues
 
 
@@ -85,3 +86,18 @@ def RaggedBlockAttention(
         out_bits=out_bits,
     )
     return UnpadTokens(codes, taken), UnpadTokens(exponents, taken)
+
+
+@script(ai_bqc)
+def RaggedFloatAttention(q, key, values, mask, seq_start, heads: int = 12, scale: float = 1.0):
+    """`FloatAttention` of sequences without padding, as if each were padded to the longest and masked there."""
+    grid, taken = RaggedGrid(seq_start)
+    context = FloatAttention(
+        PadTokens(q, grid),
+        PadTokens(key, grid),
+        PadTokens(values, grid),
+        PadTokens(mask, grid),
+        heads=heads,
+        scale=scale,
+    )
+    return UnpadTokens(context, taken)

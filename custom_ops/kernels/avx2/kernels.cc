@@ -427,6 +427,7 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 #include "kernels/avx2/rows.inc"
 
 extern const KernelSet kKernels = {
-    "avx2", "vpmaddwd on 16-bit codes", &kFastRows, &kGemm, &kSigns, &kXnor, &kHalf, &kSparse};
+    "avx2",          "vpmaddwd on 16-bit codes", &kFastRows, &kGemm, &kSigns, &kXnor, &kHalf, &kSparse,
+    &kFloatAttention};
 
 }  // namespace bqc::avx2

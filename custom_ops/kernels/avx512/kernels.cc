@@ -362,14 +362,15 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 }  // namespace
 
 // What this level has no kernels of, those of AVX2 do.
-extern const KernelSet kKernels = {"avx512",      "vpdpbusd",   &kFastRows, &kGemm,
-                                   &avx2::kSigns, &avx2::kXnor, &kHalf,     &kSparse};
+extern const KernelSet kKernels = {"avx512",     "vpdpbusd", &kFastRows, &kGemm,          &avx2::kSigns,
+                                   &avx2::kXnor, &kHalf,     &kSparse,   &kFloatAttention};
 
 }  // namespace bqc::avx512
 
 namespace bqc::avx512_vbmi {
 
-extern const KernelSet kKernels = {
-    "avx512_vbmi", "vpdpbusd", &avx512::kFastRows, &avx512::kGemm, &kSigns, &kXnor, &kHalf, &kSparse};
+extern const KernelSet kKernels = {"avx512_vbmi",  "vpdpbusd", &avx512::kFastRows,
+                                   &avx512::kGemm, &kSigns,    &kXnor,
+                                   &kHalf,         &kSparse,   &avx512::kFloatAttention};
 
 }  // namespace bqc::avx512_vbmi

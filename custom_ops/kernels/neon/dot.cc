@@ -28,7 +28,14 @@ struct Sums {
 
 #include "kernels/neon/gemm.inc"
 
-extern const KernelSet kKernels = {"neon_dot",        "sdot",       &kRows,           &kGemm,
-                                   &portable::kSigns, &neon::kXnor, &portable::kHalf, &portable::kSparse};
+extern const KernelSet kKernels = {"neon_dot",
+                                   "sdot",
+                                   &kRows,
+                                   &kGemm,
+                                   &portable::kSigns,
+                                   &neon::kXnor,
+                                   &portable::kHalf,
+                                   &portable::kSparse,
+                                   &portable::kFloatAttention};
 
 }  // namespace bqc::neon_dot

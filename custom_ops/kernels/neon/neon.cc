@@ -34,6 +34,6 @@ struct Sums {
 
 extern const KernelSet kKernels = {"neon",           "smull and sadalp", &kRows,
                                    &kGemm,           &portable::kSigns,  &kXnor,
-                                   &portable::kHalf, &portable::kSparse};
+                                   &portable::kHalf, &portable::kSparse, &portable::kFloatAttention};
 
 }  // namespace bqc::neon

@@ -129,7 +129,7 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 
 }  // namespace
 
-extern const KernelSet kKernels = {"portable", "plain loops", &kRows, &kGemm,
-                                   &kSigns,    &kXnor,        &kHalf, &kSparse};
+extern const KernelSet kKernels = {"portable", "plain loops", &kRows,   &kGemm,          &kSigns,
+                                   &kXnor,     &kHalf,        &kSparse, &kFloatAttention};
 
 }  // namespace bqc::portable

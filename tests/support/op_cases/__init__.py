@@ -6,6 +6,7 @@ import numpy as np
 
 from tests.support.op_cases.block import block_cases
 from tests.support.op_cases.case import Case, Sizes, expected, feeds, model, same_bits
+from tests.support.op_cases.float_attention import float_attention_cases
 from tests.support.op_cases.half import half_cases
 from tests.support.op_cases.sign import sign_cases
 from tests.support.op_cases.sparse import sparse_cases
@@ -18,7 +19,7 @@ def bert_cases(s: Sizes) -> list[Case]:
     """A case of every operator at one set of sizes."""
     rng = np.random.default_rng(s.seed)
     cases = block_cases(s, rng)
-    for family in (sign_cases, sparse_cases, half_cases, xnor_cases):
+    for family in (sign_cases, sparse_cases, half_cases, xnor_cases, float_attention_cases):
         cases += family(s, rng, cases)
     for case in cases:
         case.label = f"b{s.batch}s{s.length}h{s.heads}x{s.width}-w{s.bits}-k{s.block}-{s.seed}"
