@@ -196,7 +196,9 @@ extern const SparseKernels kSparse;
 }  // namespace avx2
 namespace avx512 {
 extern const KernelSet kKernels;
+extern const SignKernels kSigns;
 extern const HalfKernels kHalf;
+extern const XnorKernels kXnor;
 extern const SparseKernels kSparse;
 }  // namespace avx512
 namespace avx512_vbmi {

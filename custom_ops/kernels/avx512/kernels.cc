@@ -361,9 +361,8 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 
 }  // namespace
 
-// What this level has no kernels of, those of AVX2 do.
-extern const KernelSet kKernels = {"avx512",      "vpdpbusd",   &kFastRows, &kGemm,
-                                   &avx2::kSigns, &avx2::kXnor, &kHalf,     &kSparse};
+extern const KernelSet kKernels = {"avx512", "vpdpbusd", &kFastRows, &kGemm,
+                                   &kSigns,  &kXnor,     &kHalf,     &kSparse};
 
 }  // namespace bqc::avx512
 
