@@ -75,7 +75,7 @@ void prepare(const Geometry* g, int bits, const int8_t* codes, int64_t stride, c
       bool some;
       corrections[r * g->count + i] = -(1 << (bits - 1)) * copy_codes(row + start, size, out + at, &some);
       // Nothing but zeros has any power, and often the least there is.
-      const int exponent = some ? exponents[r * exponent_stride + i] : 0;
+      const int exponent = some ? looked_up(exponents[r * exponent_stride + i]) : 0;
       powers[r * g->count + i] = exponent * (1 << kMantissa);
       far |= is_far(exponent);
       for (int64_t j = size; j < wide; ++j) out[at + j] = 0;
