@@ -163,8 +163,8 @@ class PackedValues {
 
 // Tasks are (batch, head) times chunks of queries: enough of them for all threads, few enough that packing is
 // cheap.
-int64_t query_chunks(int64_t heads, int64_t tokens) {
-  return std::clamp<int64_t>(ceil_div(4 * likely_threads(), std::max<int64_t>(heads, 1)), 1,
+int64_t query_chunks(int64_t threads, int64_t heads, int64_t tokens) {
+  return std::clamp<int64_t>(ceil_div(4 * threads, std::max<int64_t>(heads, 1)), 1,
                              std::max<int64_t>(1, tokens / 64));
 }
 
@@ -173,7 +173,8 @@ int64_t query_chunks(int64_t heads, int64_t tokens) {
 template <class Body>
 void each_head(const Call& call, const std::vector<Sequence>& sequences, int64_t longest, int64_t heads,
                const Body& body) {
-  const int64_t all = static_cast<int64_t>(sequences.size()) * heads, chunks = query_chunks(all, longest);
+  const int64_t all = static_cast<int64_t>(sequences.size()) * heads,
+                chunks = query_chunks(call.threads(), all, longest);
   call.parallel(all * chunks, [&](int64_t task) {
     const int64_t chunk = task % chunks, head = task / chunks;
     const int64_t tokens = sequences[static_cast<size_t>(head / heads)].tokens;
