@@ -78,7 +78,7 @@ def require_own_files(output: Path, source: Path | None, model: ir.Model) -> Non
 
 
 def require_writable(output: Path) -> None:
-    """Raise BqcError if a model cannot be written there; leave no trace."""
+    """Raise BqcError if a file cannot be written there; leave no trace."""
     try:
         if output.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

@@ -144,7 +144,7 @@ def compile(
     path, with_side_files = output_path(source or Path("model.onnx"), None if output is None else str(output))
 
     notes = [("note", chosen.note)] if not isinstance(recipe, Plan) and hasattr(chosen, "note") else []
-    planning = chosen.plan(None if given is None else given.to_yaml(), str(recipe))
+    planning = chosen.plan(None if recipe is None else _recipe_text(recipe), str(recipe))
     lowering = [] if dry_run and not shapes else chosen.lower()
     if unpad and lowering:
         ready = next((i for i, one in enumerate(lowering) if isinstance(one, AttachFunctions)), len(lowering))
@@ -298,6 +298,11 @@ def _recipe(recipe: str | Path | Plan | None, options: dict[str, Any]) -> Plan |
     if options:
         raise BqcError(f"a recipe is a whole plan: leave out {', '.join(sorted(options))} or the recipe")
     return recipe if isinstance(recipe, Plan) else Plan.read(Path(recipe))
+
+
+def _recipe_text(recipe: str | Path | Plan) -> str:
+    """As it was written, for messages that name its keys."""
+    return recipe.to_yaml() if isinstance(recipe, Plan) else Path(recipe).read_text(encoding="utf-8")
 
 
 def _operators(model: ir.Model) -> dict[str, int]:

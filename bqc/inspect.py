@@ -32,6 +32,7 @@ from bqc.ir.anatomy import (
 )
 from bqc.ir.load import STDIN
 from bqc.ir.match import stored_dtype
+from bqc.ir.text import SUFFIX
 from bqc.ops.registry import OPERATORS
 from bqc.passes._graph import attributes_of
 from bqc.passes._padding import once_a_sequence
@@ -88,7 +89,7 @@ def inspect(model: str | os.PathLike[str] | ir.Model, batch: int = 1, sequence: 
     a compiled model, has compiled), `cost` (parameters and MACs for `batch` x `sequence`), `roles` and `layers` (the
     same by role and by layer), `mac_pairs` (MACs by the types multiplied, codes by their bits), `bit_widths` (bits
     include scales and exponents), `activations` (formats of a compiled model's quantisation points), `bytes` (payload
-    is weights, metadata the rest of the file). A float model object is imported in place.
+    is weights, metadata the rest of the file, None for text). A float model object is imported in place.
 
     Raises:
         BqcError: the file cannot be read, holds no encoder, or states sizes that are no numbers.
@@ -333,7 +334,8 @@ def _bytes(path: Path | None, model: ir.Model, payload: int) -> dict[str, int | 
         if isinstance(v.const_value, ir.ExternalTensor)
     }
     total = path.stat().st_size + sum(file.stat().st_size for file in beside)
-    return {"file": total, "payload": payload, "metadata": total - payload}
+    # A text leaves weights out, or has other bytes for them.
+    return {"file": total, "payload": payload, "metadata": None if path.suffix == SUFFIX else total - payload}
 
 
 def _by_role(name: str) -> tuple[int, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import TypeVar
 
 from bqc.errors import BqcError
 
-__all__ = ["MOST_LAYERS", "expanded", "grouped"]
+__all__ = ["MOST_LAYERS", "expanded", "grouped", "written"]
 
 MOST_LAYERS = 1000
 """Layers of a range: what a recipe may ask for without being read as a mistake, or as an attack."""
@@ -60,6 +60,13 @@ def expanded(entries: Mapping[str, _Value], where: str) -> dict[str, _Value]:
                     raise BqcError(f"{where}: {name}: {key} is in two ranges of layers")
                 result[key] = entries.get(key, value)
     return result
+
+
+def written(key: str, entries: Iterable[str]) -> str:
+    """Of entries that `expanded` takes, the one that gives ``key``: its own, else a range."""
+    keys = list(entries)
+    ranges = (name for name in keys if key in expanded({name: ""}, ""))
+    return key if key in keys else next(ranges, key)
 
 
 def _bounds(key: str, where: str) -> tuple[int, int] | None:

@@ -116,10 +116,12 @@ class Plan:
         parameters = data.get("parameters", "fp32")
         if parameters not in PARAMETERS:
             raise BqcError(f"{where}: parameters: {parameters!r} is not {' or '.join(PARAMETERS)}")
+        weights = _formats(data.get("weights"), f"{where}: weights", weight_format)
+        activations = _formats(data.get("activations"), f"{where}: activations", _activation_format)
         return cls(
             str(data.get("scheme", "")),
-            _tables_checked(_formats(data.get("weights"), f"{where}: weights", weight_format), where),
-            _formats(data.get("activations"), f"{where}: activations", _activation_format),
+            expanded(_tables_checked(weights, where), f"{where}: weights"),
+            expanded(activations, f"{where}: activations"),
             _reasons(data.get("kept"), f"{where}: kept"),
             parameters,
         )
@@ -211,7 +213,7 @@ def _formats(data: Any, where: str, parse: Callable[[str], _Format]) -> dict[str
             result[str(key)] = parse(str(value))
         except ValueError as error:
             raise BqcError(f"{where}: {key}: {error}") from None
-    return expanded(result, where)
+    return result
 
 
 def _reasons(data: Any, where: str) -> dict[str, str]:

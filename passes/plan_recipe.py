@@ -13,10 +13,11 @@ from bqc.contract import Contract
 from bqc.errors import BqcError
 from bqc.formats.stored import WeightFormat
 from bqc.ir.anatomy import encoder, role
+from bqc.layer_ranges import written
 from bqc.passes._graph import dims, key_of
 from bqc.passes._points import POINT_ROLES, is_point
 from bqc.passes._weights import latents, weight_uses
-from bqc.plan import ActivationFormat, Plan
+from bqc.plan import ActivationFormat, Plan, load_yaml
 
 __all__ = ["PlanRecipe"]
 
@@ -37,20 +38,22 @@ class PlanRecipe(ir.passes.InPlacePass):
         weights = {key_of(node) for node, _, _ in weight_uses(model)}
         points = {key_of(node) for node in model.graph if role(node) in POINT_ROLES}
         named = (
-            ("weight", plan.weights, weights),
-            ("point", plan.activations, points),
-            ("weight", plan.kept, weights),
+            ("weights", "weight", plan.weights, weights),
+            ("activations", "point", plan.activations, points),
+            ("kept", "weight", plan.kept, weights),
         )
-        for what, wanted, known in named:
+        for section, what, wanted, known in named:
             for key in wanted:
                 if key not in known:
+                    entry = self._written(section, key)
+                    among = "" if entry == key else f", of {entry!r}"
                     near = difflib.get_close_matches(key, known, n=2)
                     hint = f"; nearest: {', '.join(near)}" if near else ""
-                    raise BqcError(f"{self.where}: the model has no {what} {key!r}{hint}")
+                    raise BqcError(f"{self.where}: the model has no {what} {key!r}{among}{hint}")
         for key, why in plan.kept.items():
             if why.startswith("float") and key in plan.weights:
                 raise BqcError(
-                    f"{self.where}: kept: {key} is kept float, and weights gives it {plan.weights[key]}: leave one out"
+                    f"{self._at('kept', key)} is kept float, and weights gives it {plan.weights[key]}: leave one out"
                 )
         self._check_groups(plan, model)
         self._check_values(plan, model)
@@ -74,8 +77,7 @@ class PlanRecipe(ir.passes.InPlacePass):
             fmt = formats.get(key)
             if fmt is not None and fmt.group and isinstance(length, int) and length % fmt.group:
                 raise BqcError(
-                    f"{self.where}: {what}: {key}: {fmt}: a row of {length} is not a whole number of groups of "
-                    f"{fmt.group}"
+                    f"{self._at(what, key)}: {fmt}: a row of {length} is not a whole number of groups of {fmt.group}"
                 )
 
     def _check_values(self, plan: Plan, model: ir.Model) -> None:
@@ -84,8 +86,8 @@ class PlanRecipe(ir.passes.InPlacePass):
             if key.endswith(":attention.value") and fmt.group != encoder(model).head_dim:
                 own = replace(fmt, group=encoder(model).head_dim)
                 raise BqcError(
-                    f"{self.where}: activations: {key}: {fmt} has group {fmt.group}, and values are quantised inside "
-                    f"heads of {own.group}: write {own}"
+                    f"{self._at('activations', key)}: {fmt} has group {fmt.group}, and values are quantised "
+                    f"inside heads of {own.group}: write {own}"
                 )
 
     def _check_probabilities(self, plan: Plan) -> None:
@@ -94,6 +96,13 @@ class PlanRecipe(ir.passes.InPlacePass):
             if key.endswith(":attention.softmax") and (fmt.bits != 8 or fmt.group):
                 own = replace(fmt, bits=8, group=0)
                 raise BqcError(
-                    f"{self.where}: activations: {key}: {fmt}: softmax has unsigned codes of 8 bits and one sum a row, "
+                    f"{self._at('activations', key)}: {fmt}: softmax has unsigned codes of 8 bits and one sum a row, "
                     f"whatever is asked for: write {own}"
                 )
+
+    def _at(self, section: str, key: str) -> str:
+        return f"{self.where}: {section}: {self._written(section, key)}"
+
+    def _written(self, section: str, key: str) -> str:
+        """The recipe's own key, which may be a range of layers."""
+        return written(key, map(str, load_yaml(self.text, self.where)[section]))

@@ -319,7 +319,8 @@ def index() -> str:
         "`python tools/operator_docs.py`.",
         "## Notation",
         "A quantised tensor is a pair: codes int8 `[..., K]` and exponents int8 `[..., n]`, one for each of the `n` "
-        "blocks of a row, with `value = code * 2**exponent` ([BlockShift](../formats/block-shift.md)). `...` is any "
+        "blocks of a row, with `value = code * 2**exponent` ([BlockShift](../formats/block-shift.md)), where -127 "
+        "and -128, which no quantiser makes, count as 127 and 126. `...` is any "
         "leading dimensions, `B` batch, `S` sequence, `H` hidden size, `h` heads, `N` outputs and `K` inputs of a "
         "linear layer, `K'` the inputs with every group padded to a multiple of 16, `V`, `T`, `L` rows of a table, `T` "
         "tokens too where sequences have no padding, "

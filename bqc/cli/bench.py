@@ -121,8 +121,11 @@ def command(
     if data and not lengths:
         raise click.UsageError("--data needs --lengths TASK")
 
+    from bqc.artifact import require_writable
     from bqc.bench import Options, Plan, Watcher, bench
 
+    if html:
+        require_writable(html)  # not after minutes of measuring
     options = Options(
         baselines=[name.strip() for name in baselines.split(",") if name.strip()],
         source=source,
@@ -177,7 +180,7 @@ def _write_page(path: Path, report: Report) -> None:
     try:
         write_text(path, html_page(report))
     except OSError as error:
-        raise BqcError(f"cannot write {path}: {error.strerror}") from error
+        raise BqcError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _show(settings: Settings, report: Report) -> None:

@@ -132,6 +132,7 @@ def command(
     Scores are for ranking: the larger, the more is lost. `annotate-sensitivity{scores=FILE}` writes them onto the
     graph for plans to read.
     """
+    from bqc.artifact import require_writable
     from bqc.evaluate.extras import require
     from bqc.sensitivity import analyze
     from bqc.sensitivity.analysis import DEFAULT_METRIC
@@ -142,11 +143,12 @@ def command(
     task = chosen_task(data=data, **columns) if wanted else None
     if metric is None:
         metric = DEFAULT_METRIC if task is not None or inputs is not None else "weight-error"
+    # What is lacking is said before an hour of work.
     if html is not None:
-        require("plotly", "report")  # not after an hour of work
+        require("plotly", "report")
     for path in (output, html):
         if path is not None:
-            _require_writable(path)
+            require_writable(path)
     journal = None if output is None else Path(f"{output}.partial")
     with progress_bar(settings, metric) as progress:
         found = analyze(
@@ -180,21 +182,6 @@ def command(
     for path in (output, html):
         if path is not None:
             say(settings, str(path))
-
-
-def _require_writable(path: Path) -> None:
-    """Raise BqcError, before an hour of work, if a file cannot be written there."""
-    from bqc.staging import staged
-
-    if not path.parent.is_dir():
-        raise BqcError(f"{path.parent}: no such folder")
-    if path.is_dir():
-        raise BqcError(f"{path}: is a folder")
-    try:
-        with staged(path.parent):
-            pass
-    except OSError as error:
-        raise BqcError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _write(path: Path, text: str) -> None:

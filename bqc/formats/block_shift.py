@@ -286,7 +286,7 @@ def ceil_log2(x: F32) -> NDArray[np.int32]:
 
 
 def power_of_two(exponent: NDArray[Any]) -> F32:
-    """2**exponent as float32, for exponents in [-126, 127]."""
+    """2**exponent as float32, for exponents in [-126, 127]; -127 and -128 count as 127 and 126, as in bodies."""
     result: F32 = POWERS[exponent.astype(np.int32) - MIN_EXPONENT]
     return result
 

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <ctime>
 #include <map>
+#include <new>
 #include <random>
 #include <string>
 #include <vector>
@@ -26,11 +27,24 @@ using bqc::KernelSet;
 // Rows that a linear puts into a panel at most, and bytes of one for signs.
 constexpr int64_t kPanelRows = 48, kSignPanelBytes = 512 * 1024;
 
+// Memory in whole lines of the cache, as files have weights.
 template <class T>
-std::vector<T> random_integers(int64_t n, int low, int high) {
+struct Lines {
+  using value_type = T;
+
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kLine)); }
+  void deallocate(T* data, size_t) { ::operator delete(data, kLine); }
+  bool operator==(const Lines&) const { return true; }
+  bool operator!=(const Lines&) const { return false; }
+
+  static constexpr std::align_val_t kLine{64};
+};
+
+template <class T>
+std::vector<T, Lines<T>> random_integers(int64_t n, int low, int high) {
   static std::mt19937 random(1);
   std::uniform_int_distribution<int> any(low, high);
-  std::vector<T> out(static_cast<size_t>(n));
+  std::vector<T, Lines<T>> out(static_cast<size_t>(n));
   for (T& x : out) x = static_cast<T>(any(random));
   return out;
 }

@@ -76,23 +76,40 @@ class Node {
   const ort::KernelInfo* info_;
 };
 
+// How many threads a session has. ONNX Runtime does not tell, so that it is learned from how many come to the
+// loops of one of its kernels.
+class Threads {
+ public:
+  // One for every CPU, until some loops with work for more were left to fewer.
+  int64_t likely() const;
+  // To be told after a loop of n tasks that so many threads took part in.
+  void note(int64_t n, int64_t came);
+
+ private:
+  std::atomic<int64_t> most_{1}, left_to_fewer_{0};
+};
+
 // One call of a kernel.
 class Call {
  public:
-  Call(ort::Api api, ort::KernelContext* context) : api_(api), context_(context) {}
+  Call(ort::Api api, ort::KernelContext* context, Threads& threads)
+      : api_(api), context_(context), threads_(threads) {}
 
   Tensor input(size_t index) const;
   template <class T>
   T* output(size_t index, const std::vector<int64_t>& dims) const {
     return static_cast<T*>(output_data(index, dims));
   }
+  // Threads that the session is likely to have.
+  int64_t threads() const { return threads_.likely(); }
   // body(i) for i in [0, n) on the session's threads. The first exception of a body is thrown here.
   template <class Body>
   void parallel(int64_t n, const Body& body) const {
     if (n == 1) body(int64_t{0});
     if (n <= 1) return;
-    Loop<Body> loop{&body, {}, {}};
+    Loop<Body> loop{&body, next_loop(), {}, {}, {}};
     run_parallel(n, &Loop<Body>::step, &loop);
+    threads_.note(n, loop.came);
     if (loop.failed) std::rethrow_exception(loop.error);
   }
 
@@ -100,11 +117,14 @@ class Call {
   template <class Body>
   struct Loop {
     const Body* body;
+    uint64_t number;
+    std::atomic<int64_t> came;
     std::atomic<bool> failed;
     std::exception_ptr error;
 
     static void step(void* self, size_t i) {
       Loop& loop = *static_cast<Loop*>(self);
+      if (is_new_here(loop.number)) ++loop.came;
       if (loop.failed) return;
       try {
         (*loop.body)(static_cast<int64_t>(i));
@@ -115,9 +135,14 @@ class Call {
   };
   void* output_data(size_t index, const std::vector<int64_t>& dims) const;
   void run_parallel(int64_t n, void (*step)(void*, size_t), void* self) const;
+  // A number that no other loop has.
+  static uint64_t next_loop();
+  // Whether this thread has not been in that loop just before.
+  static bool is_new_here(uint64_t loop);
 
   ort::Api api_;
   ort::KernelContext* context_;
+  Threads& threads_;
 };
 
 class Kernel {
@@ -128,6 +153,7 @@ class Kernel {
   const KernelSet* set = nullptr;  // set before the constructor of a subclass ends
   // Instructions that are not those of the level, and why; empty where they are.
   std::string by, reason;
+  mutable Threads threads;  // of its session
 };
 
 // A dimension in shape inference: a number, or -1 with a symbol that may be empty.

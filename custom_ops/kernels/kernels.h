@@ -221,7 +221,9 @@ extern const FloatAttentionKernels kFloatAttention;
 }  // namespace avx2
 namespace avx512 {
 extern const KernelSet kKernels;
+extern const SignKernels kSigns;
 extern const HalfKernels kHalf;
+extern const XnorKernels kXnor;
 extern const SparseKernels kSparse;
 extern const FloatAttentionKernels kFloatAttention;
 }  // namespace avx512

@@ -6,6 +6,9 @@
 #include "ops/heads.h"
 
 namespace bqc {
+
+#include "kernels/blocks.inc"
+
 namespace {
 
 using ort::Type;
@@ -75,7 +78,10 @@ class PackedKeys {
     const int8_t* from = exponents.as<int8_t>() + of.first * s.exponents() + h * s.head.count;
     for (int64_t i = 0; i < s.head.count; ++i) {
       int8_t* row = e + i * strips_ * 16;
-      for (int64_t t = 0; t < of.tokens; ++t) row[t] = from[t * s.exponents() + i];
+      // They become a weight's, of which kernels take none below the least.
+      for (int64_t t = 0; t < of.tokens; ++t) {
+        row[t] = static_cast<int8_t>(looked_up(from[t * s.exponents() + i]));
+      }
       std::memset(row + of.tokens, 0, static_cast<size_t>(strips_ * 16 - of.tokens));
     }
     tiles_ = tiles;

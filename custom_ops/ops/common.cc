@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <new>
-#include <thread>
 
 #include "kernels/constants.h"
 
@@ -131,11 +130,6 @@ void* scratch_bytes(Slot slot, size_t bytes) {
   }
   mark_usable(buffer.data, bytes, buffer.size);
   return buffer.data;
-}
-
-int64_t likely_threads() {
-  static const int64_t threads = std::max<int64_t>(1, std::thread::hardware_concurrency());
-  return threads;
 }
 
 void infer_quantized(const Inference& node, const std::vector<Dim>& like, Dim columns,

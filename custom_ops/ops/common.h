@@ -80,9 +80,6 @@ T* scratch(Slot slot, int64_t count) {
   return static_cast<T*>(scratch_bytes(slot, bytes));
 }
 
-// Threads that a session is likely to have.
-int64_t likely_threads();
-
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
@@ -99,7 +96,7 @@ template <class Body>
 void parallel_ranges(const Call& call, int64_t n, int64_t least, const Body& body) {
   if (n <= 0) return;
   int64_t parts = n / (least < 1 ? 1 : least);
-  const int64_t most = 4 * likely_threads();
+  const int64_t most = 4 * call.threads();
   parts = parts < 1 ? 1 : parts > most ? most : parts;
   call.parallel(parts, [&](int64_t i) { body(n * i / parts, n * (i + 1) / parts); });
 }

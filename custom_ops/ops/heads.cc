@@ -25,8 +25,8 @@ int64_t longest_of(const std::vector<Sequence>& sequences) {
   return longest;
 }
 
-int64_t query_chunks(int64_t heads, int64_t tokens) {
-  return std::clamp<int64_t>(ceil_div(4 * likely_threads(), std::max<int64_t>(heads, 1)), 1,
+int64_t query_chunks(int64_t threads, int64_t heads, int64_t tokens) {
+  return std::clamp<int64_t>(ceil_div(4 * threads, std::max<int64_t>(heads, 1)), 1,
                              std::max<int64_t>(1, tokens / 64));
 }
 

@@ -19,14 +19,15 @@ int64_t longest_of(const std::vector<Sequence>& sequences);
 
 // Parts that the queries of a sequence are worked off in: with those of all heads enough for all threads, few
 // enough that packing keys and values in each is cheap.
-int64_t query_chunks(int64_t heads, int64_t tokens);
+int64_t query_chunks(int64_t threads, int64_t heads, int64_t tokens);
 
 // body(b, h, first query, last query) for sequences of at most `longest` tokens; queries count from the
 // beginning of their sequence.
 template <class Body>
 void each_head(const Call& call, const std::vector<Sequence>& sequences, int64_t longest, int64_t heads,
                const Body& body) {
-  const int64_t all = static_cast<int64_t>(sequences.size()) * heads, chunks = query_chunks(all, longest);
+  const int64_t all = static_cast<int64_t>(sequences.size()) * heads,
+                chunks = query_chunks(call.threads(), all, longest);
   call.parallel(all * chunks, [&](int64_t task) {
     const int64_t chunk = task % chunks, head = task / chunks;
     const int64_t tokens = sequences[static_cast<size_t>(head / heads)].tokens;

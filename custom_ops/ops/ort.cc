@@ -1,5 +1,7 @@
 // The C++ side of the ABI: attributes, tensors, shape inference.
+#include <algorithm>
 #include <cmath>
+#include <thread>
 
 #include "bqc_ort.h"
 
@@ -138,6 +140,22 @@ Tensor Node::real_constant(size_t index, const char* what, int64_t rank) const {
   return t;
 }
 
+int64_t Threads::likely() const {
+  static const int64_t cpus = std::max<int64_t>(1, std::thread::hardware_concurrency());
+  constexpr int64_t kEnough = 8;
+  // A thread that was always alone may have been waiting for a second one that was busy elsewhere.
+  return left_to_fewer_ < kEnough ? cpus : std::min(cpus, std::max<int64_t>(2, most_));
+}
+
+void Threads::note(int64_t n, int64_t came) {
+  if (came > most_) {
+    most_ = came;
+    left_to_fewer_ = 0;
+  } else if (n >= 4 * most_) {
+    ++left_to_fewer_;
+  }
+}
+
 Tensor Call::input(size_t index) const {
   const Value* value = nullptr;
   check(api_, api_.call(kContextInput, static_cast<const KernelContext*>(context_), index, &value));
@@ -157,6 +175,18 @@ void Call::run_parallel(int64_t n, void (*step)(void*, size_t), void* self) cons
   // One batch a task: tasks are then handed out one by one, and a slow core does not hold up the rest.
   const size_t total = static_cast<size_t>(n);
   check(api_, api_.call(kParallelFor, static_cast<const KernelContext*>(context_), step, total, total, self));
+}
+
+uint64_t Call::next_loop() {
+  static std::atomic<uint64_t> loops{0};
+  return ++loops;
+}
+
+bool Call::is_new_here(uint64_t loop) {
+  thread_local uint64_t last = 0;
+  if (last == loop) return false;
+  last = loop;
+  return true;
 }
 
 std::vector<Dim> Inference::input(size_t index) const {

@@ -15,7 +15,7 @@ inline int64_t cached_rows(int64_t strips) { return std::max<int64_t>(128 * 1024
 // A task takes some rows through everything; its products stay in its own cache.
 template <class Product, class Epilogue>
 void product_by_rows(const Call& call, const Product& product, int64_t rows, const Epilogue& epilogue) {
-  const int64_t threads = likely_threads(), width = product.strips() * 16;
+  const int64_t threads = call.threads(), width = product.strips() * 16;
   const int64_t fits = std::min(product.product_rows(), product.panel_rows());
   const int64_t unit = product.tile_rows(), tiles = ceil_div(rows, unit);
   int64_t panels = ceil_div(tiles, std::max<int64_t>(fits / unit, 1));
@@ -34,7 +34,7 @@ void product_by_rows(const Call& call, const Product& product, int64_t rows, con
 // Few rows: tasks share out the columns, so that the weights are read once in all; then the rows.
 template <class Product, class Epilogue>
 void product_by_columns(const Call& call, const Product& product, int64_t rows, const Epilogue& epilogue) {
-  const int64_t threads = likely_threads(), strips = product.strips(), width = strips * 16;
+  const int64_t threads = call.threads(), strips = product.strips(), width = strips * 16;
   const int64_t panels = ceil_div(rows, product.panel_rows());
   const auto first_row = [&](int64_t i) { return rows * i / panels; };
   const int64_t panel_size = round_up(product.panel_bytes(ceil_div(rows, panels)), 64);
@@ -66,7 +66,7 @@ void product_by_columns(const Call& call, const Product& product, int64_t rows, 
 template <class Product, class Epilogue>
 void run_product(const Call& call, const Product& product, int64_t rows, const Epilogue& epilogue) {
   constexpr int64_t kRowsPerThread = 24;
-  const int64_t threads = likely_threads();
+  const int64_t threads = call.threads();
   if (rows == 0) return;
   if (threads > 1 && rows < kRowsPerThread * threads) {
     product_by_columns(call, product, rows, epilogue);

@@ -71,8 +71,9 @@ struct Operator : Op {
     create = &Operator::create_kernel;
     compute = [](void* self, KernelContext* context) -> Status* {
       const Instance& instance = *static_cast<const Instance*>(self);
-      return guarded(instance.api, instance.label,
-                     [&] { instance.kernel->compute(Call(instance.api, context)); });
+      return guarded(instance.api, instance.label, [&] {
+        instance.kernel->compute(Call(instance.api, context, instance.kernel->threads));
+      });
     };
     destroy = [](void* self) { delete static_cast<Instance*>(self); };
     infer = [](const Op* op, ShapeContext* context) -> Status* {

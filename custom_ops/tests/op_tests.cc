@@ -2,11 +2,13 @@
 // threads on one kernel, every ISA level, and nodes that are wrong in thousands of ways.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
 
+#include "bqc_ort.h"
 #include "kernels/dispatch.h"
 #include "op_cases.h"
 #include "rounds.h"
@@ -109,6 +111,32 @@ TEST(Operators, ThreadsComeAndGo) {
     for (const Case& node : all) {
       std::thread([&] { EXPECT_EQ(Session(node).run(node.inputs, 2).error, ""); }).join();
     }
+  }
+}
+
+TEST(Threads, AreAsManyAsCome) {
+  bqc::Threads threads;
+  const int64_t cpus = threads.likely();
+  EXPECT_GE(cpus, 1);
+  const auto after_loops = [&](int64_t tasks, int64_t came) {
+    for (int i = 0; i < 8; ++i) threads.note(tasks, came);
+    return threads.likely();
+  };
+  EXPECT_EQ(after_loops(3, 1), cpus);  // too few tasks to tell
+  EXPECT_EQ(after_loops(4, 1), std::min<int64_t>(cpus, 2));
+  EXPECT_EQ(after_loops(100, 3), cpus);  // seven loops after the first of three
+  EXPECT_EQ(after_loops(100, 2), std::min<int64_t>(cpus, 3));
+  threads.note(4, 4);
+  EXPECT_EQ(threads.likely(), cpus);
+}
+
+// Where work is cut changes once a kernel knows its threads.
+TEST(Threads, ChangeNoBits) {
+  Random random(5);
+  for (const Case& node : cases(random, 1, 4, 4, 32, 8)) {
+    const Session session(node);
+    const Result expected = session.run(node.inputs, 2);
+    for (int i = 0; i < 12; ++i) EXPECT_EQ(session.run(node.inputs, 2).outputs, expected.outputs) << node.op;
   }
 }
 

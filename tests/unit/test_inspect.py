@@ -11,6 +11,7 @@ import onnx_ir as ir
 import bqc
 from bqc.inspect import SCHEMA_VERSION, inspect
 from bqc.ir.synthetic import canonical_bert
+from bqc.opt import write_model
 
 
 def test_cost_and_bytes_of_a_float_model(tmp_path: Path) -> None:
@@ -35,6 +36,13 @@ def test_cost_and_bytes_of_a_float_model(tmp_path: Path) -> None:
     data = (tmp_path / "model.onnx.data").stat().st_size
     assert sizes["file"] == path.stat().st_size + data
     assert sizes["payload"] + sizes["metadata"] == sizes["file"]
+
+
+def test_of_a_text_the_rest_of_the_file_is_not_what_weights_leave(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnxtxt"
+    write_model(canonical_bert(layers=1), path)
+    assert path.stat().st_size < inspect(path)["bytes"]["payload"]
+    assert inspect(path)["bytes"]["metadata"] is None
 
 
 def test_packed_weights_say_what_they_stand_for() -> None:

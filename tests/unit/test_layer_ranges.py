@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import bqc
 from bqc.errors import BqcError
 from bqc.ir.synthetic import canonical_bert
-from bqc.layer_ranges import MOST_LAYERS, expanded, grouped
+from bqc.layer_ranges import MOST_LAYERS, expanded, grouped, written
 from bqc.plan import Plan
 
 ROLES = ("attention.query", "ffn.output", "ffn.gelu")
@@ -66,6 +66,12 @@ def test_a_layers_own_entry_goes_before_that_of_a_range() -> None:
         "1:y": "b",
         "2:y": "b",
     }
+
+
+def test_what_a_key_was_written_as() -> None:
+    entries = ["1:x", "00-2:x", "0-2:y"]
+    keys = {"0:x": "00-2:x", "1:x": "1:x", "2:y": "0-2:y", "3:x": "3:x", "free": "free"}
+    assert {key: written(key, entries) for key in keys} == keys
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ void prepare(const Geometry* g, int bits, const int8_t* codes, int64_t stride, c
       bool some;
       corrections[r * g->count + i] = -(1 << (bits - 1)) * copy_codes(row + start, size, out + at, &some);
       // Nothing but zeros has any power, and often the least there is.
-      const int exponent = some ? exponents[r * exponent_stride + i] : 0;
+      const int exponent = some ? looked_up(exponents[r * exponent_stride + i]) : 0;
       powers[r * g->count + i] = exponent * (1 << kMantissa);
       far |= is_far(exponent);
       for (int64_t j = size; j < wide; ++j) out[at + j] = 0;
@@ -361,9 +361,8 @@ constexpr GemmKernels kGemm = {supports, panel_bytes, prepare, multiply, pack_ke
 
 }  // namespace
 
-// What this level has no kernels of, those of AVX2 do.
-extern const KernelSet kKernels = {"avx512",     "vpdpbusd", &kFastRows, &kGemm,          &avx2::kSigns,
-                                   &avx2::kXnor, &kHalf,     &kSparse,   &kFloatAttention};
+extern const KernelSet kKernels = {"avx512", "vpdpbusd", &kFastRows, &kGemm,          &kSigns,
+                                   &kXnor,   &kHalf,     &kSparse,   &kFloatAttention};
 
 }  // namespace bqc::avx512
 

@@ -12,6 +12,9 @@ namespace bqc::avx512_vbmi {
 #include "kernels/blocks.inc"
 #include "kernels/xnor.inc"
 
+// Uses what xnor.inc has.
+#include "kernels/avx512/bits.inc"
+
 namespace {
 
 constexpr int kMaxRows = 16;  // that are multiplied at once
@@ -141,36 +144,6 @@ void multiply(const void* panel, int64_t rows, const BitTiles* weight, int64_t f
       kTable[some - 1](static_cast<const uint8_t*>(panel) + top * row_bytes, columns, strip, last_tile,
                        weight->scales + 16 * s, out + top * out_stride + 16 * s, out_stride);
     });
-  }
-}
-
-inline __mmask16 above_zero(__m512 x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ); }
-
-void binarize_floats(const float* x, int64_t n, uint8_t* bits) {
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16) {
-    const __mmask16 above = above_zero(_mm512_loadu_ps(x + i));
-    __builtin_memcpy(bits + i / 8, &above, sizeof above);
-  }
-  if (i < n) {
-    const __mmask16 rest = static_cast<__mmask16>((1 << (n - i)) - 1);
-    const __mmask16 above = above_zero(_mm512_maskz_loadu_ps(rest, x + i));
-    __builtin_memcpy(bits + i / 8, &above, bytes_of(n - i));
-  }
-}
-
-inline __mmask64 above_zero(__m512i x) { return _mm512_cmpgt_epi8_mask(x, _mm512_setzero_si512()); }
-
-void binarize_bytes(const int8_t* codes, int64_t n, uint8_t* bits) {
-  int64_t i = 0;
-  for (; i + 64 <= n; i += 64) {
-    const __mmask64 above = above_zero(_mm512_loadu_si512(codes + i));
-    __builtin_memcpy(bits + i / 8, &above, sizeof above);
-  }
-  if (i < n) {
-    const __mmask64 rest = (__mmask64{1} << (n - i)) - 1;
-    const __mmask64 above = above_zero(_mm512_maskz_loadu_epi8(rest, codes + i));
-    __builtin_memcpy(bits + i / 8, &above, bytes_of(n - i));
   }
 }
 

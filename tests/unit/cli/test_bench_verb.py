@@ -123,6 +123,7 @@ def test_quiet(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["{model}", "--lengths", "squad"], "no built-in lengths of 'squad'"),
         (["{model}", "--baseline", "ort-fp16"], "no baseline 'ort-fp16'"),
         (["{model}", "--relative-to", "x"], "no engine 'x'"),
+        (["{model}", "--html", "/proc/new/x.html"], "/proc/new/x.html: cannot be written: "),
         (
             ["{model}", "--shape", "1x65", "--no-memory"],
             "and the model has positions for 64; give --shape 1x64",

@@ -98,6 +98,49 @@ def feeds() -> dict[str, Any]:
             ("weights", "0__attention_output", "0:attention.output", "Binary(row,group=7)", 48),
             ("weights", "0__attention_output", "0:attention.output", "Ternary(row,group=7)", 48),
         ]
+    ]
+    + [
+        (section, key, fmt, f": {section}: {message}")
+        for section, key, fmt, message in [
+            (
+                "activations",
+                "0-1__attention_value",
+                "BlockShift(8,64)",
+                "0-1:attention.value: BlockShift(8,64) has group",
+            ),
+            (
+                "activations",
+                "0-1__attention_softmax",
+                "BlockShift(4,64)",
+                "0-1:attention.softmax: BlockShift(4,64): softmax",
+            ),
+            (
+                "activations",
+                "0-1__ffn_gelu",
+                "BlockShift(8,64,group=7)",
+                "0-1:ffn.gelu: BlockShift(8,64,group=7): a row",
+            ),
+            (
+                "weights",
+                "0-1__ffn_output",
+                "BlockShift(8,64,group=7)",
+                "0-1:ffn.output: BlockShift(8,64,group=7): a row",
+            ),
+            (
+                "weights",
+                "0-1__embedding_word",
+                "Xnor(row)",
+                "0-1:embedding.word: Xnor(row) is a format of linears",
+            ),
+        ]
+    ]
+    + [
+        (
+            "weights",
+            "2-5__ffn_intermediate",
+            "BlockShift(4,64)",
+            "the model has no weight '2:ffn.intermediate', of '2-5:ffn.intermediate'; nearest: ",
+        )
     ],
 )
 def test_what_a_model_cannot_follow_is_refused(

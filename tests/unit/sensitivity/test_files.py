@@ -232,7 +232,7 @@ def test_scores_of_a_larger_model_or_of_other_weights(model: Path, tmp_path: Pat
 
 
 def test_the_same_weights_in_another_file_are_the_same_model(model: Path, tmp_path: Path) -> None:
-    file, copy = tmp_path / "s.json", tmp_path / "imported.onnx"
+    file, copy = tmp_path / "new" / "s.json", tmp_path / "imported.onnx"
     assert main(["sensitivity", str(model), "-o", str(file), "-q"]) == 0
     passes = "import-canonicalize,annotate-anatomy"
     assert main(["opt", str(model), "-p", passes, "-o", str(copy), "-q"]) == 0
@@ -252,7 +252,7 @@ def test_outputs_that_cannot_be_written(
     assert main(["sensitivity", str(model), "-o", str(out), "--html", page]) == 2
     assert f"{page}: cannot be written" in capsys.readouterr().err
     assert main(["sensitivity", str(model), "-o", str(tmp_path)]) == 2
-    assert f"{tmp_path}: is a folder" in capsys.readouterr().err
+    assert f"{tmp_path}: cannot be written: Is a directory" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     assert seen == []
 
@@ -305,7 +305,7 @@ def test_the_verb(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--parts", "weight"], "--parts: 'weight' is none of weights, activations"),
         (["--metric", "hessian"], "hessian takes gradients of a loss, which needs labels"),
         (["--task", "mnli"], "the model has 2 outputs and MNLI-m needs 3"),
-        (["-o", "no/such/folder/s.json"], "no/such/folder: no such folder"),
+        (["-o", "/proc/no/such/folder/s.json"], "/proc/no/such/folder/s.json: cannot be written"),
         (["--inputs", "none.npz"], "none.npz: not a readable .npz file"),
         (["--task", "sst2", "--inputs", "none.npz"], "examples come from --task or from --inputs"),
         (["--task", "sst2", "--seed", "-5"], "Invalid value for '--seed': -5 is not in the range x>=0"),
