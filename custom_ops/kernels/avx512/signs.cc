@@ -14,6 +14,7 @@
 
 namespace bqc::avx512_vbmi {
 
+#include "kernels/avx512/sign_tables.inc"
 #include "kernels/blocks.inc"
 
 namespace {
@@ -64,51 +65,6 @@ struct Offsets {
 };
 
 int64_t panel_bytes(const Geometry* g, int64_t rows) { return Offsets(*g, rows).end; }
-
-// The eight tables of 32 inputs: those of the low nibbles' signs, then of the high ones'.
-inline void store_tables(__m256i x, uint8_t* low, uint8_t* high) {
-  const __m256i positive = _mm256_max_epi8(x, _mm256_setzero_si256()),
-                negative = _mm256_sub_epi8(positive, x);
-  const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(positive), negative, 1);
-  // Of four inputs, the positive and the negative parts in the eight first bytes of a lane.
-  const __m512i lows = _mm512_setr_epi32(0, 8, 0, 8, 1, 9, 1, 9, 4, 12, 4, 12, 5, 13, 5, 13);
-  const __m512i highs = _mm512_or_si512(lows, _mm512_set1_epi32(2));
-  const __m512i four[2] = {_mm512_permutexvar_epi32(lows, both), _mm512_permutexvar_epi32(highs, both)};
-  uint8_t* to[2] = {low, high};
-  // Input b's part in the entries where bit b is clear, and where it is set.
-  const __m512i parts[4] = {
-      _mm512_broadcast_i32x4(_mm_setr_epi8(4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0)),
-      _mm512_broadcast_i32x4(_mm_setr_epi8(5, 5, 1, 1, 5, 5, 1, 1, 5, 5, 1, 1, 5, 5, 1, 1)),
-      _mm512_broadcast_i32x4(_mm_setr_epi8(6, 6, 6, 6, 2, 2, 2, 2, 6, 6, 6, 6, 2, 2, 2, 2)),
-      _mm512_broadcast_i32x4(_mm_setr_epi8(7, 7, 7, 7, 7, 7, 7, 7, 3, 3, 3, 3, 3, 3, 3, 3))};
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    const __m512i two =
-        _mm512_add_epi8(_mm512_shuffle_epi8(four[i], parts[0]), _mm512_shuffle_epi8(four[i], parts[1]));
-    const __m512i more =
-        _mm512_add_epi8(_mm512_shuffle_epi8(four[i], parts[2]), _mm512_shuffle_epi8(four[i], parts[3]));
-    _mm512_storeu_si512(to[i], _mm512_add_epi8(two, more));
-  }
-}
-
-// Adds `times` the magnitudes of every four inputs.
-inline __m256i add_magnitudes(__m256i sums, __m256i x, int8_t times) {
-  return _mm256_dpbusd_epi32(sums, _mm256_abs_epi8(x), _mm256_set1_epi8(times));
-}
-
-inline int32_t sum_of(__m256i x) {
-  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-  return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
-}
-
-// x = 16 * high + low with low in [-8, 7] and high in [-8, 8].
-inline void halve(__m256i x, __m256i* high, __m256i* low) {
-  const __m256i eight = _mm256_set1_epi8(8), nibble = _mm256_set1_epi8(15);
-  *low = _mm256_sub_epi8(_mm256_and_si256(_mm256_add_epi8(x, eight), nibble), eight);
-  const __m512i rest = _mm512_sub_epi16(_mm512_cvtepi8_epi16(x), _mm512_cvtepi8_epi16(*low));
-  *high = _mm512_cvtepi16_epi8(_mm512_srai_epi16(rest, 4));
-}
 
 // A register of every row.
 struct PerRow {
