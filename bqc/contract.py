@@ -15,7 +15,7 @@ class Contract:
 
     Attributes:
         numerics: ``exact``, the same bits; ``ulp``, rounding only (where the graph is quantised, a value on the border
-            of two codes may take the other); ``lossy``, within ``cosine_min``.
+            of two codes, or of two fp16 numbers, may take the other); ``lossy``, within ``cosine_min``.
         cosine_min: the lowest cosine of any row of an output before and after a lossy pass.
         idempotent: run again at once, the pass changes nothing.
         but_hidden: outputs of tokens may change at places that the attention mask hides.

@@ -90,6 +90,7 @@ INPUTS: dict[str, tuple[str, Sequence[str], str]] = {
 }
 """Input name -> type, shape, meaning."""
 _STRIPS = ("ceil16(N) / 16", "K", "16")
+_FLOAT_LINEARS = ("Linear", "LinearGelu", "LinearRelu", "LinearAddNorm")
 _SCALES = (
     REAL,
     ("P", "ceil16(N) or 1"),
@@ -166,15 +167,24 @@ SPECIAL: dict[tuple[str, str], tuple[str, Sequence[str], str]] = {
     ("SignLinearQuantizeValues", "exponents"): ("int8", ("B", "S", "n"), "exponents of `codes`"),
     **{
         (f"Half{form}", "tiles"): ("float16", _STRIPS, "weight or table in the layout `n16`")
-        for form in ("DequantizeTiles", "Linear", "GatherTiles")
+        for form in ("DequantizeTiles", *_FLOAT_LINEARS, "GatherTiles")
     },
     **{
         (f"Index{form}", "tiles"): ("uint8", _STRIPS, "indices in the layout `n16`")
-        for form in ("DequantizeTiles", "Linear", "GatherTiles")
+        for form in ("DequantizeTiles", *_FLOAT_LINEARS, "GatherTiles")
     },
     **{
         (f"Index{form}", "table"): ("float16", ("256",), "the numbers that indices stand for")
-        for form in ("Dequantize", "DequantizeTiles", "Linear", "Gather", "GatherTiles")
+        for form in ("Dequantize", "DequantizeTiles", *_FLOAT_LINEARS, "Gather", "GatherTiles")
+    },
+    **{
+        (f"{family}LinearAddNorm", name): about
+        for family in ("Half", "Index")
+        for name, about in (
+            ("residual", ("float32", ("...", "N"), "what is added to the linear's output")),
+            ("gamma", (REAL, ("N",), "scale of the normalisation")),
+            ("beta", (REAL, ("N",), "shift of the normalisation")),
+        )
     },
     ("HalfDequantize", "rows"): ("float16", ("N", "K"), "the weight"),
     ("HalfGather", "rows"): ("float16", ("V", "H"), "the table"),

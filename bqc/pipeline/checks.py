@@ -15,7 +15,7 @@ import onnx_ir as ir
 from bqc.contract import contract_of, together
 from bqc.errors import BqcError
 from bqc.pipeline.running import run
-from bqc.pipeline.trial import completed, disagreement, evaluate, make_feeds, quantises, snapshot
+from bqc.pipeline.trial import completed, disagreement, evaluate, make_feeds, snapshot, tolerance
 from bqc.runtime.feeds import Feeds
 
 __all__ = ["Check", "Command", "Failure", "PipelineHolds", "SameOutputs", "save"]
@@ -141,7 +141,7 @@ def _compared(want: Feeds, feeds: Feeds, model: ir.Model, done: Sequence[Pass]) 
     except BqcError as error:
         return Failure("does not run", str(error))
     contract = together(contract_of(one) for one in done)
-    text = disagreement(contract, feeds, want, outputs, quantised=quantises(model))
+    text = disagreement(contract, feeds, want, outputs, ulp=tolerance(model))
     return None if text is None else Failure("outputs", text)
 
 

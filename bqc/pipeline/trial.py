@@ -21,17 +21,22 @@ from bqc.runtime.feeds import Feeds
 from bqc.runtime.session import MissingKernelWarning, session
 from bqc.runtime.tables import LOOKUPS
 
-__all__ = ["completed", "disagreement", "evaluate", "make_feeds", "quantises", "snapshot"]
+__all__ = ["completed", "disagreement", "evaluate", "make_feeds", "snapshot", "tolerance"]
 
 BATCH, SEQUENCE = 2, 8
 """Sizes of what is made up, where the model leaves them open."""
 
 ROUNDING = 1e-4
 """Error of a float graph, relative to the largest element of an output, that is put down to rounding."""
+HALVES = 2e-3
+"""The same of a graph that rounds activations to fp16: a value between two numbers may take the other one, which is off
+by 2**-11 of it."""
 BORDERLINE = 0.2
 """The same of a graph that quantises: a value on the border of two codes may take the other one, and what follows from
 it was measured at up to 0.05 (12 layers of 768, logits of two classes)."""
 
+_ROUND_INPUTS = ("HalfRound", "HalfLinear", "IndexLinear")
+"""What operators that round activations to fp16 begin with."""
 _TRANSPARENT = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Expand"))
 
 
@@ -94,18 +99,19 @@ def make_feeds(model: ir.Model, *, batch: int = BATCH, sequence: int = SEQUENCE,
     return feeds
 
 
-def quantises(model: ir.Model) -> bool:
-    """Whether activations are rounded to codes somewhere in the graph."""
-    made = (value.dtype for node in model.graph if node.domain == DOMAIN for value in node.outputs)
-    return any(dtype in (ir.DataType.INT8, ir.DataType.UINT8) for dtype in made)
+def tolerance(model: ir.Model) -> float:
+    """The error, relative to the largest element of an output, that is put down to rounding in this graph."""
+    ours = [node for node in model.graph if node.domain == DOMAIN]
+    made = {value.dtype for node in ours for value in node.outputs}
+    if made & {ir.DataType.INT8, ir.DataType.UINT8}:
+        return BORDERLINE
+    return HALVES if any(node.op_type.startswith(_ROUND_INPUTS) for node in ours) else ROUNDING
 
 
-def disagreement(
-    contract: Contract, feeds: Feeds, before: Feeds, after: Feeds, *, quantised: bool
-) -> str | None:
+def disagreement(contract: Contract, feeds: Feeds, before: Feeds, after: Feeds, *, ulp: float) -> str | None:
     """What of the contract the outputs of a model break that had others before, in words; None if nothing.
 
-    ``quantised`` says that the graph rounds activations to codes.
+    ``ulp`` is the `tolerance` of the graph.
     """
     shown = _shown(feeds) if contract.but_hidden else None
     if before.keys() != after.keys():
@@ -116,7 +122,7 @@ def disagreement(
             return f"output {name} has shape {list(now.shape)}, and had {list(was.shape)}"
         if shown is not None and was.shape[:2] == shown.shape:
             was, now = was[shown], now[shown]
-        problem = _broken(contract, was, now, BORDERLINE if quantised else ROUNDING)
+        problem = _broken(contract, was, now, ulp)
         if problem:
             return f"output {name}: {problem}"
     return None

@@ -15,7 +15,7 @@ from bqc.pipeline.instruments import Instrument
 from bqc.pipeline.invariants import Before, violations
 from bqc.pipeline.reproducer import write_reproducer
 from bqc.pipeline.running import Step
-from bqc.pipeline.trial import completed, disagreement, evaluate, make_feeds, quantises, snapshot
+from bqc.pipeline.trial import completed, disagreement, evaluate, make_feeds, snapshot, tolerance
 from bqc.runtime.feeds import Feeds
 
 __all__ = ["VerifyEach"]
@@ -103,7 +103,7 @@ class VerifyEach(Instrument):
         else:
             contract = contract_of(frame.one)
             broken = contract and disagreement(
-                contract, self._fed(model), was.outputs, now.outputs, quantised=quantises(model)
+                contract, self._fed(model), was.outputs, now.outputs, ulp=tolerance(model)
             )
             if broken:
                 self._report(frame, broken)
