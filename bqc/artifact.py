@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -17,7 +16,7 @@ from bqc.errors import BqcError
 from bqc.ir.labels import save_labelled
 from bqc.ir.load import data_files
 from bqc.ir.skeleton import one_line
-from bqc.staging import staged, uninterrupted
+from bqc.staging import require_regular, staged, uninterrupted
 
 __all__ = [
     "ALIGNMENT",
@@ -80,8 +79,7 @@ def require_own_files(output: Path, source: Path | None, model: ir.Model) -> Non
 def require_writable(output: Path) -> None:
     """Raise BqcError if a file cannot be written there; leave no trace."""
     try:
-        if output.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        require_regular(output)
         # Folders that are missing are not made: another process may be about to write into them.
         with staged(next(folder for folder in output.absolute().parents if folder.exists())):
             pass

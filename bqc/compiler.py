@@ -36,7 +36,7 @@ from bqc.passes.attach_functions import AttachFunctions
 from bqc.passes.quantize_activations import require_scales
 from bqc.passes.unpad import Unpad
 from bqc.pipeline import Instrument, Step, run, watching
-from bqc.plan import Plan
+from bqc.plan import Plan, recipe_text
 from bqc.schemes import scheme_with
 from bqc.staging import write_text
 
@@ -132,9 +132,9 @@ def compile(
     if (keep_dense or threads is not None) and not shapes:
         raise BqcError("keep_dense and threads go with measure, which says at what batches x tokens")
     known.pop("seed", None)
-    given = _recipe(recipe, known)
-    if given is not None:
-        scheme = given.scheme or scheme
+    text, where = _recipe(recipe, known)
+    if text is not None:
+        scheme = Plan.from_yaml(text, where).scheme or scheme
     chosen = scheme_with(scheme, known)
     source = None if isinstance(model, ir.Model) or str(model) == STDIN else _named(model)
     if source is None and output is None and not dry_run:
@@ -144,7 +144,7 @@ def compile(
     path, with_side_files = output_path(source or Path("model.onnx"), None if output is None else str(output))
 
     notes = [("note", chosen.note)] if not isinstance(recipe, Plan) and hasattr(chosen, "note") else []
-    planning = chosen.plan(None if recipe is None else _recipe_text(recipe), str(recipe))
+    planning = chosen.plan(text, where)
     lowering = [] if dry_run and not shapes else chosen.lower()
     if unpad and lowering:
         ready = next((i for i, one in enumerate(lowering) if isinstance(one, AttachFunctions)), len(lowering))
@@ -191,7 +191,7 @@ def compile(
     if require_full:
         _require_full(left, found, plan)
     operators = _operators(loaded)
-    _stamp(loaded, scheme, chosen, plan, source, from_recipe=given is not None)
+    _stamp(loaded, scheme, chosen, plan, source, from_recipe=text is not None)
     paths = write(
         loaded,
         path,
@@ -271,7 +271,8 @@ def _size(before: int, after: int, stored: int | None) -> str:
     text = f"{after / 2**20:.2f} MiB; weights in float32 {before / 2**20:.2f} MiB ({before / after:.2f}x)"
     if stored is None:
         return text
-    larger = "; LARGER than the input: too much of it stayed float" if after > stored else ""
+    why = "too much of it stayed float" if stored > 0.75 * before else "that has fewer bits a weight"
+    larger = f"; LARGER than the input: {why}" if after > stored else ""
     return f"{text}; input file {stored / 2**20:.2f} MiB ({stored / after:.2f}x){larger}"
 
 
@@ -292,17 +293,15 @@ def _import(model: ir.Model, explain: bool, *, known: bool) -> tuple[ir.Model, A
         raise BqcError(f"{error}. Misses: {misses}") from None
 
 
-def _recipe(recipe: str | Path | Plan | None, options: dict[str, Any]) -> Plan | None:
+def _recipe(recipe: str | Path | Plan | None, options: dict[str, Any]) -> tuple[str | None, str]:
+    """A recipe as it was written, and what messages call it."""
     if recipe is None:
-        return None
+        return None, ""
     if options:
         raise BqcError(f"a recipe is a whole plan: leave out {', '.join(sorted(options))} or the recipe")
-    return recipe if isinstance(recipe, Plan) else Plan.read(Path(recipe))
-
-
-def _recipe_text(recipe: str | Path | Plan) -> str:
-    """As it was written, for messages that name its keys."""
-    return recipe.to_yaml() if isinstance(recipe, Plan) else Path(recipe).read_text(encoding="utf-8")
+    return (
+        (recipe.to_yaml(), "recipe") if isinstance(recipe, Plan) else (recipe_text(Path(recipe)), str(recipe))
+    )
 
 
 def _operators(model: ir.Model) -> dict[str, int]:

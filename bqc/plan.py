@@ -24,7 +24,7 @@ from bqc.formats.stored import WeightFormat, stored_format, weight_format
 from bqc.ir.anatomy import TABLE_ROLES
 from bqc.layer_ranges import expanded, grouped
 
-__all__ = ["PARAMETERS", "PLAN_KEY", "ActivationFormat", "Plan", "load_yaml", "matching"]
+__all__ = ["PARAMETERS", "PLAN_KEY", "ActivationFormat", "Plan", "load_yaml", "matching", "recipe_text"]
 
 PLAN_KEY = "bqc.plan"
 VERSION = 1
@@ -53,6 +53,14 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 class _Twice(Exception):
     """The text names the key."""
+
+
+def recipe_text(path: Path) -> str:
+    """What a recipe file holds. Raises BqcError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BqcError(f"{path}: cannot read the recipe: {error}") from None
 
 
 def load_yaml(text: str, where: str) -> Any:
@@ -129,10 +137,7 @@ class Plan:
     @classmethod
     def read(cls, path: Path) -> Plan:
         """Read a recipe file."""
-        try:
-            return cls.from_yaml(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise BqcError(f"{path}: cannot read the recipe: {error}") from None
+        return cls.from_yaml(recipe_text(path), str(path))
 
     def attach(self, model: ir.Model) -> None:
         """Write the plan onto the model."""

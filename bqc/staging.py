@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["PREFIX", "staged", "uninterrupted", "write_text"]
+__all__ = ["PREFIX", "require_regular", "staged", "uninterrupted", "write_text"]
 
 PREFIX = ".bqc-"
 """Names of temporary folders begin with this; one that no process holds locked was left by a killed one."""
@@ -61,8 +62,17 @@ def uninterrupted() -> Iterator[None]:
             before(*caught[0])
 
 
+def require_regular(path: Path) -> None:
+    """Raise OSError if there is something at a path that a file must not take the place of, as a device."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, UTF-8. Raises OSError."""
+    require_regular(path)
     with staged(path.parent) as folder:
         (folder / path.name).write_text(text, encoding="utf-8")
         os.replace(folder / path.name, path)

@@ -7,9 +7,9 @@ import onnx_ir as ir
 
 from bqc.ir.anatomy import nodes_of, role
 from bqc.ir.build import Writer
-from bqc.passes._graph import produced_by, standard_node
+from bqc.passes._graph import dims, produced_by, standard_node
 
-__all__ = ["KeyMasks", "mask_cast", "masked"]
+__all__ = ["KeyMasks", "mask_cast", "masked", "sized"]
 
 INT64 = ir.DataType.INT64
 
@@ -30,8 +30,20 @@ def mask_cast(node: ir.Node | None) -> ir.Node | None:
     return node if node is not None and node.op_type == "Cast" else None
 
 
+def sized(model: ir.Model) -> tuple[ir.Node, ir.Value] | None:
+    """What says how many sequences and tokens there are, [B, S] or [B, S, H], and a node that reads it; if any does."""
+    # The ids, or where no lookup of words is recognised the hidden state.
+    word = next((n for n in nodes_of(model, role="embedding.word") if n.op_type == "Gather"), None)
+    reader = word or next((n for n in nodes_of(model, role="attention.query") if _reads_hidden(n)), None)
+    if reader is None:
+        return None
+    tokens = reader.inputs[1 if reader is word else 0]
+    assert tokens is not None, "both have inputs"
+    return reader, tokens
+
+
 class KeyMasks:
-    """The masks of a model as int64 [B, S], each made once."""
+    """The masks of a model as int64 [B, S], each made once. One that may be of a single row is repeated for all."""
 
     def __init__(self, model: ir.Model) -> None:
         self._model, self._writer = model, Writer(model.graph)
@@ -47,32 +59,40 @@ class KeyMasks:
     def _integers(self, cast: ir.Node) -> ir.Value:
         source = cast.inputs[0]
         assert source is not None, "a Cast has an input"
-        if source.dtype == INT64:
-            return source
-        shape = None if source.shape is None else list(source.shape)
-        made = standard_node("Cast", [source], {"to": INT64}, like=cast, dtype=INT64, shape=shape)
-        self._model.graph.insert_before(cast, made)
-        return made.outputs[0]
+        mask, made = source, list[ir.Node]()
+        if source.dtype != INT64:
+            shape = None if source.shape is None else list(source.shape)
+            made.append(standard_node("Cast", [source], {"to": INT64}, like=cast, dtype=INT64, shape=shape))
+            mask = made[0].outputs[0]
+        at, found = cast, sized(self._model)
+        if found is not None and _may_be_one_row(source, found[1]):
+            made.extend(self._repeated(mask, found[1], cast))
+            mask = made[-1].outputs[0]
+            # Both are known before the later of the nodes that read them.
+            at = next(node for node in reversed(self._model.graph) if node in (cast, found[0]))
+        self._model.graph.insert_before(at, made)
+        return mask
 
     def _ones(self) -> ir.Value:
-        # The ids, or where no lookup of words is recognised the hidden state [B, S, H], say how many.
-        model = self._model
-        word = next((n for n in nodes_of(model, role="embedding.word") if n.op_type == "Gather"), None)
-        like = word or next(n for n in nodes_of(model, role="attention.query") if _reads_hidden(n))
-        sized = like.inputs[1 if like is word else 0]
-        assert sized is not None, "both have inputs"
-        one = self._writer.shared("bqc.one", np.array(1, np.int64))
-        size = standard_node("Shape", [sized], {"start": 0, "end": 2}, like=like, dtype=INT64, shape=[2])
-        ones = standard_node(
-            "Expand",
-            [one, size.outputs[0]],
-            {},
-            like=like,
-            dtype=INT64,
-            shape=None if sized.shape is None else list(sized.shape)[:2],
-        )
-        model.graph.insert_before(like, [size, ones])
-        return ones.outputs[0]
+        found = sized(self._model)
+        assert found is not None, "there is attention"
+        reader, tokens = found
+        made = self._repeated(self._writer.shared("bqc.one", np.array(1, np.int64)), tokens, reader)
+        self._model.graph.insert_before(reader, made)
+        return made[-1].outputs[0]
+
+    def _repeated(self, value: ir.Value, tokens: ir.Value, like: ir.Node) -> list[ir.Node]:
+        """A value for every token; the last node makes it."""
+        size = standard_node("Shape", [tokens], {"start": 0, "end": 2}, like=like, dtype=INT64, shape=[2])
+        shape = None if tokens.shape is None else list(tokens.shape)[:2]
+        return [
+            size,
+            standard_node("Expand", [value, size.outputs[0]], {}, like=like, dtype=INT64, shape=shape),
+        ]
+
+
+def _may_be_one_row(mask: ir.Value, tokens: ir.Value) -> bool:
+    return mask.shape is not None and tokens.shape is not None and dims(mask)[:1] != dims(tokens)[:1]
 
 
 def _reads_hidden(node: ir.Node) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
@@ -73,8 +74,8 @@ class _Attention(FoldRule):
         sizes = [None if split is None else split.tolist() for split in splits]
         if role(matched["p"].producer()) != "attention.softmax":
             return result.fail("it is not known to be attention", matched["p"])
-        if factor is None or factor.size != 1:
-            return result.fail("the scale is not constant", matched["scale"])
+        if factor is None or factor.size != 1 or not np.isfinite(factor).all():
+            return result.fail("the scale is not a constant number", matched["scale"])
         if sizes[0] is None or len(sizes[0]) != 4 or sizes[0][:2] != [0, 0] or sizes != [sizes[0]] * 3:
             return result.fail("queries, keys and values are not split into the same heads", matched["p"])
         if merge is None or merge.tolist() != [0, 0, sizes[0][2] * sizes[0][3]]:

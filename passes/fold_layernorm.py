@@ -13,7 +13,7 @@ from bqc.passes._fold import DOMAIN, FoldRule, apply, linear
 from bqc.passes._graph import dims, made_with
 from bqc.passes.fold_matmul import out_attributes
 
-__all__ = ["FoldLayerNorm"]
+__all__ = ["FoldLayerNorm", "norm_problem"]
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,41 @@ class FoldLayerNorm(ir.passes.InPlacePass):
         )
 
 
-def _norm_is_plain(norm: ir.Value, gamma: ir.Value, beta: ir.Value) -> Any:
+def norm_problem(norm: ir.Value) -> str | None:
+    """Why no operator of ``ai.bqc`` can take the place of a LayerNormalization, of which this is the first output."""
+    node = norm.producer()
+    assert node is not None, "a LayerNormalization makes it"
+    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+        return "its means or deviations are read"
+    axis = made_with(norm).get("axis", -1)
+    if norm.shape is None or axis not in (-1, len(norm.shape) - 1):
+        return f"LayerNormalization over axis {axis}, which is not known to be the last"
+    width = dims(norm)[-1:]
+    if len(node.inputs) != 3 or any(
+        v is None or v.shape is None or dims(v) != width for v in node.inputs[1:]
+    ):
+        return f"gamma and beta are not both {width}"
+    return None
+
+
+def _checked(norm: ir.Value, gamma: ir.Value, beta: ir.Value) -> Any:
     result = pattern.MatchResult()
     if not (gamma.is_initializer() and beta.is_initializer()):
         return result.fail("gamma and beta are not both initializers", norm)
-    axis = made_with(norm).get("axis", -1)
-    if norm.shape is not None and axis not in (-1, len(norm.shape) - 1):
-        return result.fail(f"LayerNormalization over axis {axis}, not the last", norm)
-    return result
+    problem = norm_problem(norm)
+    return result.fail(problem, norm) if problem else result
 
 
 def _same_shape(a: ir.Value, b: ir.Value) -> bool:
-    """Whether two values are of one shape. Inference may have named a dimension twice."""
+    """Whether two values are of one shape. Sizes that inference named may be the same; others may be 1 at run time."""
     if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
         return False
-    return all(
-        isinstance(m, int) == isinstance(n, int) and (m == n or not isinstance(m, int))
-        for m, n in zip(dims(a), dims(b), strict=True)
-    )
+    pairs = zip(dims(a), dims(b), strict=True)
+    return all(m == n or (_is_inferred(m) and _is_inferred(n)) for m, n in pairs)
+
+
+def _is_inferred(size: int | str | None) -> bool:
+    return size is None or str(size).startswith("unk__")
 
 
 class _LinearAddNorm(FoldRule):
@@ -84,7 +101,7 @@ class _LinearAddNorm(FoldRule):
         return op.BlockQuantize(norm, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True)
 
     def check(self, context: Any, norm: ir.Value, gamma: ir.Value, beta: ir.Value, **_: Any) -> Any:
-        return _norm_is_plain(norm, gamma, beta)
+        return _checked(norm, gamma, beta)
 
     def rewrite(
         self,
@@ -143,9 +160,11 @@ class _HalfLinearAddNorm(FoldRule):
         beta: ir.Value,
         **_: Any,
     ) -> Any:
+        if r is y:
+            return pattern.MatchResult().fail("the residual is the linear's output itself", r)
         if not _same_shape(y, r):
             return pattern.MatchResult().fail("the residual has another shape than the linear's output", r)
-        return _norm_is_plain(norm, gamma, beta)
+        return _checked(norm, gamma, beta)
 
     def rewrite(self, op: Any, r: Any, gamma: Any, beta: Any, y: ir.Value, norm: ir.Value, **_: Any) -> Any:
         product = y.producer()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from bqc.ir.rewrite import take_place
 from bqc.passes._fold import DOMAIN, FoldRule, apply
 from bqc.passes._graph import attributes_of, block_node, made_with
 from bqc.passes.fold_gelu import gelu_form
+from bqc.passes.fold_layernorm import norm_problem
 
 __all__ = ["FoldSingle"]
 
@@ -61,28 +61,22 @@ def _before_static(model: ir.Model) -> int:
 
 def _behind_halves(model: ir.Model) -> int:
     """Replace what reads linears and tables in fp16, or sums of these; how many nodes were."""
-    return sum(_replace(model, node) for node in list(model.graph) if _sums_halves(node.inputs[:1]))
-
-
-def _sums_halves(values: Sequence[ir.Value | None]) -> bool:
-    nodes = [value.producer() for value in values if value is not None]
-    return any(
-        node is not None
-        and (
-            node.op_type.startswith(("Half", "Index"))
-            if node.domain == DOMAIN
-            else node.op_type == "Add" and _sums_halves(node.inputs)
-        )
-        for node in nodes
-    )
+    halves, count = set[ir.Value | None](), 0
+    for node in list(model.graph):
+        if node.inputs and node.inputs[0] in halves:
+            count += _replace(model, node)
+        ours = node.domain == DOMAIN and node.op_type.startswith(("Half", "Index"))
+        if ours or (node.op_type == "Add" and not halves.isdisjoint(node.inputs)):
+            halves.update(node.outputs)
+    return count
 
 
 def _replace(model: ir.Model, node: ir.Node) -> bool:
     """Put the operator of ``ai.bqc`` in the place of a LayerNormalization, Gelu or Tanh; whether there is one."""
-    if node.domain or not may_rewrite(node):
+    out, *others = node.outputs
+    if node.domain or not may_rewrite(node) or any(v.uses() or v.is_graph_output() for v in others):
         return False
-    out = node.outputs[0]
-    if node.op_type == "LayerNormalization" and len(node.inputs) == 3 and _is_last(out):
+    if node.op_type == "LayerNormalization" and norm_problem(out) is None:
         name = "LayerNorm"
         attributes: dict[str, Any] = {"epsilon": attributes_of(node).get("epsilon", 1e-5)}
     elif node.op_type in ("Gelu", "Tanh"):
@@ -98,21 +92,14 @@ def _replace(model: ir.Model, node: ir.Node) -> bool:
     return True
 
 
-def _is_last(norm: ir.Value) -> bool:
-    return norm.shape is not None and made_with(norm).get("axis", -1) in (-1, len(norm.shape) - 1)
-
-
 class _Norm(FoldRule):
     def pattern(self, op: Any, x: Any, gamma: Any, beta: Any) -> Any:
         norm = op.LayerNormalization(x, gamma, beta, _outputs=["norm"], _allow_other_attributes=True)
         return op.BlockQuantize(norm, _domain=DOMAIN, _outputs=["codes", "e"], _allow_other_attributes=True)
 
     def check(self, context: Any, norm: ir.Value, **_: Any) -> Any:
-        result = pattern.MatchResult()
-        axis = made_with(norm).get("axis", -1)
-        if not _is_last(norm):
-            return result.fail(f"LayerNormalization over axis {axis}, not the last", norm)
-        return result
+        result, problem = pattern.MatchResult(), norm_problem(norm)
+        return result.fail(problem, norm) if problem else result
 
     def rewrite(
         self, op: Any, x: Any, gamma: Any, beta: Any, norm: ir.Value, codes: ir.Value, **_: Any

@@ -9,11 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from bqc.contract import Contract
+from bqc.errors import BqcError
 from bqc.ir.anatomy import EMBEDDING, HEAD, VALUE_KEY, layer, role
 from bqc.ir.build import Writer
 from bqc.ir.counting import may_rewrite
 from bqc.ops.registry import DOMAIN
 from bqc.passes._graph import attributes_of, block_node, constant, dims, infer_types
+from bqc.passes._key_mask import sized
 from bqc.passes._padding import ATTENTION, TOKENS, check_by_token, check_readers, mask_of, reads_first
 
 __all__ = ["Unpad"]
@@ -60,7 +62,10 @@ class Unpad(ir.passes.InPlacePass):
         check_readers((value for node in layers for value in node.outputs), set(layers), mask)
         if not may_rewrite(layers[0]):
             return ir.passes.PassResult(model, False)
-        _Batch(model, mask, layers).run()
+        found = sized(model)
+        if found is None:
+            raise BqcError("padding cannot be taken out: no node is known to read the ids or to make queries")
+        _Batch(model, mask, found[1], layers).run()
         model.graph.sort()
         return ir.passes.PassResult(model, True)
 
@@ -81,11 +86,14 @@ def _layers(model: ir.Model) -> list[ir.Node]:
 class _Batch:
     """Where the tokens of a batch are, and the layers that are to run on them."""
 
-    def __init__(self, model: ir.Model, mask: ir.Value, layers: list[ir.Node]) -> None:
+    def __init__(self, model: ir.Model, mask: ir.Value, tokens: ir.Value, layers: list[ir.Node]) -> None:
         self._graph, self._layers, self._inside = model.graph, layers, set(layers)
         self._writer = Writer(model.graph).at(EMBEDDING, "attention.mask")
         self._size = [*dims(mask)]
         self._taken: dict[ir.Value, ir.Value] = {}
+        # Of another size than the tokens it would take other places without a word; so it is refused, or repeated.
+        size = self._op("Shape", tokens, shape=[2], start=0, end=2)
+        mask = self._op("Expand", mask, size, shape=self._size, dtype=I64)
         kept = self._kept(mask)
         found = self._op("NonZero", kept, shape=[2, TOKENS])
         self._places = self._op("Transpose", found, shape=[TOKENS, 2], perm=[1, 0])

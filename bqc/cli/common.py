@@ -52,6 +52,10 @@ class Settings:
     verbose: int = 0
 
 
+_MOST_TOKENS = 2**24
+"""Of a shape: what fits memory, as activations are some kilobytes a token."""
+
+
 class Shape(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
     """An option ``BxS``: batch and sequence length in tokens."""
 
@@ -65,7 +69,10 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
         parts = str(value).lower().split("x")
         if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
             self.fail(f"'{value}' is not batch x sequence, both at least 1, as in 8x64", param, ctx)
-        return int(parts[0]), int(parts[1])
+        batch, sequence = int(parts[0]), int(parts[1])
+        if batch * sequence > _MOST_TOKENS:
+            self.fail(f"'{value}' has more than {_MOST_TOKENS} tokens", param, ctx)
+        return batch, sequence
 
 
 class Names(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click

@@ -80,13 +80,14 @@ class Node {
 // loops of one of its kernels.
 class Threads {
  public:
-  // One for every CPU, until some loops with work for more were left to fewer.
+  // One for every CPU, until some loops with work for more were left to fewer; now and then that is tried again, as
+  // other threads may have been busy elsewhere.
   int64_t likely() const;
   // To be told after a loop of n tasks that so many threads took part in.
   void note(int64_t n, int64_t came);
 
  private:
-  std::atomic<int64_t> most_{1}, left_to_fewer_{0};
+  std::atomic<int64_t> most_{1}, left_to_fewer_{0}, loops_{0};
 };
 
 // One call of a kernel.

@@ -148,6 +148,11 @@ int64_t Threads::likely() const {
 }
 
 void Threads::note(int64_t n, int64_t came) {
+  constexpr int64_t kLoops = 1024;  // between two tries
+  if (++loops_ % kLoops == 0) {
+    most_ = 1;
+    left_to_fewer_ = 0;
+  }
   if (came > most_) {
     most_ = came;
     left_to_fewer_ = 0;

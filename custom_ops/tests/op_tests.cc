@@ -128,6 +128,15 @@ TEST(Threads, AreAsManyAsCome) {
   EXPECT_EQ(after_loops(100, 2), std::min<int64_t>(cpus, 3));
   threads.note(4, 4);
   EXPECT_EQ(threads.likely(), cpus);
+  // Work cut for two threads does not show that there are more.
+  int told = 0;
+  for (int i = 0; i < 5000; ++i) {
+    const int64_t tasks = 4 * threads.likely();
+    told += threads.likely() == cpus;
+    threads.note(tasks, std::min<int64_t>(2, tasks));
+  }
+  EXPECT_GT(told, 4 * 8 - 1);
+  EXPECT_EQ(after_loops(100, 2), std::min<int64_t>(cpus, 2));
 }
 
 // Where work is cut changes once a kernel knows its threads.

@@ -79,8 +79,8 @@ def test_dry_run_and_recipe(model: Path, tmp_path: Path, capsys: pytest.CaptureF
             "a recipe is a whole plan: leave out --exclude, --weight-bits or --recipe",
         ),
         (
-            ["--measure", "99999999x16"],
-            "99999999x16: at most 65536 tokens are measured at once, as in 512x128",
+            ["--measure", "99999x16"],
+            "99999x16: at most 65536 tokens are measured at once, as in 512x128",
         ),
         (["--measure", "1x65"], "the model has positions for 64 tokens; measure 1x64 or less"),
     ],

@@ -130,3 +130,15 @@ def test_a_layer_whose_weights_stay_float(tmp_path: Path) -> None:
     padded, ragged = both(source, tmp_path, options={"exclude": ("0:*",)})
     given = feeds(padded, "right", 3, 6)
     np.testing.assert_allclose(ragged.run(None, given)[0], padded.run(None, given)[0], atol=1e-2)
+
+
+@pytest.mark.parametrize("library", [True, False], ids=["kernels", "bodies"])
+@pytest.mark.parametrize("shape", [(2, 4), (2, 7), (2, 12), (4, 8), (1, 16), (8, 2)], ids=str)
+def test_a_mask_of_another_size_is_refused(shape: tuple[int, int], library: bool, tmp_path: Path) -> None:
+    """It would take tokens of other places, or of other texts, without a word."""
+    path = bqc.compile(canonical_bert(**SIZES), output=tmp_path / "m.onnx", unpad=True).paths[0]
+    running = session(path, library=library)
+    ids = np.ones((2, 8), np.int64)
+    texts = {"input_ids": ids, "token_type_ids": np.zeros_like(ids)}
+    with pytest.raises(Exception, match="Expand"):
+        running.run(None, {**texts, "attention_mask": np.ones(shape, np.int64)})
