@@ -65,7 +65,7 @@ def make_base(folder: Path) -> Path:
     """The float model: a classifier of two classes."""
     torch.manual_seed(0)
     transformers.BertForSequenceClassification(transformers.BertConfig()).save_pretrained(folder / "bert")
-    return export(folder / "bert", folder / "base.onnx", "text-classification").path
+    return export(folder / "bert", folder / "base.onnx", "classification").path
 
 
 def recipes(base: Path) -> dict[str, Plan]:
