@@ -19,65 +19,19 @@ namespace bqc::avx512_vbmi {
 
 namespace {
 
-constexpr int kMaxRows = 8;           // rows that are multiplied at once; 16 accumulators
-constexpr int64_t kTableBytes = 128;  // of 32 inputs of a row
+constexpr int kMaxRows = 8;  // rows that are multiplied at once; 16 accumulators
 
 // How many tables of high parts a block has.
-struct Highs {
-  int32_t whole;  // of 32 inputs
+struct Facts {
+  int32_t highs;  // of 32 inputs
   int32_t tail;   // of the last 16, 0 or 1
 };
 
-// Rows that are multiplied at once, in their parts of a panel. The tables of a block's inputs, or of their
-// low parts, lie in order, 16 inputs at the end of a block by themselves; then those of high parts.
-struct Tile {
-  Highs* highs;          // [blocks]
-  int32_t* at;           // where in a strip the signs of the high parts of 32 inputs begin
-  int32_t* corrections;  // [blocks][rows]
-  float* scales;         // [blocks][rows]
-  uint8_t* tables;       // [steps][2 nibbles][rows][64]
-};
+}  // namespace
 
-// Where the parts of a panel begin; tiles of rows follow each other in each.
-struct Offsets {
-  int64_t blocks, steps, at, corrections, scales, tables, end;
+#include "kernels/avx512/sign_panel.inc"
 
-  Offsets(const Geometry& g, int64_t rows) {
-    const int64_t tiles = (rows + kMaxRows - 1) / kMaxRows;
-    blocks = g.count;
-    steps = padded_inputs(g) / 16 + blocks;  // at most: two of each 32 inputs, and of 16 where blocks end
-    at = tiles * blocks * static_cast<int64_t>(sizeof(Highs));
-    corrections = at + 4 * tiles * steps;
-    scales = corrections + 4 * rows * blocks;
-    tables = padded(scales + 4 * rows * blocks, 64);
-    end = tables + rows * steps * kTableBytes;
-  }
-
-  // That of rows from `top`, the tile'th one.
-  Tile tile(const void* panel, int64_t tile, int64_t top) const {
-    char* data = const_cast<char*>(static_cast<const char*>(panel));
-    return {reinterpret_cast<Highs*>(data) + tile * blocks,
-            reinterpret_cast<int32_t*>(data + at) + tile * steps,
-            reinterpret_cast<int32_t*>(data + corrections) + top * blocks,
-            reinterpret_cast<float*>(data + scales) + top * blocks,
-            reinterpret_cast<uint8_t*>(data + tables) + top * steps * kTableBytes};
-  }
-};
-
-int64_t panel_bytes(const Geometry* g, int64_t rows) { return Offsets(*g, rows).end; }
-
-// A register of every row.
-struct PerRow {
-  __m256i row[kMaxRows];
-};
-
-// Tables of 32 inputs, whose magnitudes are added `times` to the rows' sums.
-inline void add_tables(const PerRow& x, int64_t rows, int8_t times, uint8_t* tables, PerRow& sums) {
-  for (int64_t r = 0; r < rows; ++r) {
-    sums.row[r] = add_magnitudes(sums.row[r], x.row[r], times);
-    store_tables(x.row[r], tables + r * 64, tables + (rows + r) * 64);
-  }
-}
+namespace {
 
 // Asks for 64 codes of each of some rows: another core or an earlier operator wrote them, and rows are too
 // short for the hardware to see where they go on.
@@ -97,7 +51,7 @@ void prepare(const Geometry* g, const int8_t* codes, int64_t stride, const int8_
     int32_t* high_at = tile.at;
     each_padded_block(*g, [&](int64_t i, int64_t start, int64_t size, int64_t at, int64_t wide) {
       uint8_t* highs = tables + (wide + 31) / 32 * step_bytes;
-      tile.highs[i] = {0, 0};
+      tile.facts[i] = {0, 0};
       PerRow sums, x, low;
       for (int64_t r = 0; r < some; ++r) sums.row[r] = _mm256_setzero_si256();
       for (int64_t k = 0; k < wide; k += 32) {
@@ -116,10 +70,10 @@ void prepare(const Geometry* g, const int8_t* codes, int64_t stride, const int8_
           add_tables(x, some, 16, highs, sums);
           highs += step_bytes;
           if (wide - k < 32) {
-            tile.highs[i].tail = 1;
+            tile.facts[i].tail = 1;
           } else {
             *high_at++ = static_cast<int32_t>((at + k) * 2);
-            ++tile.highs[i].whole;
+            ++tile.facts[i].highs;
           }
           add_tables(low, some, 1, tables, sums);
         } else {
@@ -223,7 +177,7 @@ void product(const Tile& tile, const Geometry& g, const SignPlanes& planes, int6
 #pragma GCC unroll 4
       for (int c = 0; c < kColumns; ++c) acc[r][c] = _mm512_set1_epi32(tile.corrections[i * Rows + r]);
     }
-    const Highs highs = tile.highs[i];
+    const Facts facts = tile.facts[i];
     const int64_t tail = (at + wide / 32 * 32) * 2;
     for (int64_t from = at * 2; from != tail; from += 64, tables += kStepBytes) {
       add_step<Rows, kColumns>(acc, signs, from, 0xff, tables, two);
@@ -232,10 +186,10 @@ void product(const Tile& tile, const Geometry& g, const SignPlanes& planes, int6
       add_step<Rows, kColumns>(acc, signs, tail, 0x0f, tables, two);
       tables += kStepBytes;
     }
-    for (const int32_t* end = high_at + highs.whole; high_at != end; ++high_at, tables += kStepBytes) {
+    for (const int32_t* end = high_at + facts.highs; high_at != end; ++high_at, tables += kStepBytes) {
       add_step<Rows, kColumns>(acc, signs, *high_at, 0xff, tables, high);
     }
-    if (highs.tail) {
+    if (facts.tail) {
       add_step<Rows, kColumns>(acc, signs, tail, 0x0f, tables, high);
       tables += kStepBytes;
     }

@@ -21,7 +21,6 @@ namespace bqc::avx512 {
 namespace {
 
 constexpr int kMaxRows = 4;            // rows that are multiplied at once; 8 accumulators
-constexpr int64_t kTableBytes = 128;   // of 32 inputs of a row
 constexpr int64_t kStepBytes = 64;     // of a strip for 32 inputs
 constexpr int32_t kMostTogether = 4;   // steps that are added up as bytes
 constexpr int32_t kHighsTogether = 3;  // of high parts: 3 * 8 inputs * 8 = 192
@@ -33,56 +32,11 @@ struct Facts {
   int32_t tail;      // whether the last 16 inputs have
 };
 
-// Rows that are multiplied at once, in their parts of a panel. The tables of a block's inputs, or of their
-// low parts, lie in order, 16 inputs at the end of a block by themselves; then those of high parts.
-struct Tile {
-  Facts* facts;          // [blocks]
-  int32_t* at;           // where in a strip the signs of the high parts of 32 inputs begin
-  int32_t* corrections;  // [blocks][rows]
-  float* scales;         // [blocks][rows]
-  uint8_t* tables;       // [steps][2 nibbles][rows][64]
-};
+}  // namespace
 
-// Where the parts of a panel begin; tiles of rows follow each other in each.
-struct Offsets {
-  int64_t blocks, steps, at, corrections, scales, tables, end;
+#include "kernels/avx512/sign_panel.inc"
 
-  Offsets(const Geometry& g, int64_t rows) {
-    const int64_t tiles = (rows + kMaxRows - 1) / kMaxRows;
-    blocks = g.count;
-    steps = padded_inputs(g) / 16 + blocks;  // at most: two of each 32 inputs, and of 16 where blocks end
-    at = tiles * blocks * static_cast<int64_t>(sizeof(Facts));
-    corrections = at + 4 * tiles * steps;
-    scales = corrections + 4 * rows * blocks;
-    tables = padded(scales + 4 * rows * blocks, 64);
-    end = tables + rows * steps * kTableBytes;
-  }
-
-  // That of rows from `top`, the tile'th one.
-  Tile tile(const void* panel, int64_t tile, int64_t top) const {
-    char* data = const_cast<char*>(static_cast<const char*>(panel));
-    return {reinterpret_cast<Facts*>(data) + tile * blocks,
-            reinterpret_cast<int32_t*>(data + at) + tile * steps,
-            reinterpret_cast<int32_t*>(data + corrections) + top * blocks,
-            reinterpret_cast<float*>(data + scales) + top * blocks,
-            reinterpret_cast<uint8_t*>(data + tables) + top * steps * kTableBytes};
-  }
-};
-
-int64_t panel_bytes(const Geometry* g, int64_t rows) { return Offsets(*g, rows).end; }
-
-// A register of every row.
-struct PerRow {
-  __m256i row[kMaxRows];
-};
-
-// Tables of 32 inputs, whose magnitudes are added `times` to the rows' sums.
-inline void add_tables(const PerRow& x, int64_t rows, int8_t times, uint8_t* tables, PerRow& sums) {
-  for (int64_t r = 0; r < rows; ++r) {
-    sums.row[r] = add_magnitudes(sums.row[r], x.row[r], times);
-    store_tables(x.row[r], tables + r * 64, tables + (rows + r) * 64);
-  }
-}
+namespace {
 
 // The most that entries of 32 inputs of a row make in a byte.
 inline int32_t most_in_a_byte(const PerRow& x, int64_t rows) {
