@@ -80,8 +80,8 @@ class Node {
 // loops of one of its kernels.
 class Threads {
  public:
-  // One for every CPU, until some loops with work for more were left to fewer; now and then that is tried again, as
-  // other threads may have been busy elsewhere.
+  // One for every CPU, until some loops with work for more were left to fewer; now and then that is tried
+  // again, as other threads may have been busy elsewhere.
   int64_t likely() const;
   // To be told after a loop of n tasks that so many threads took part in.
   void note(int64_t n, int64_t came);
