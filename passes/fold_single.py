@@ -73,8 +73,8 @@ def _behind_halves(model: ir.Model) -> int:
 
 def _replace(model: ir.Model, node: ir.Node) -> bool:
     """Put the operator of ``ai.bqc`` in the place of a LayerNormalization, Gelu or Tanh; whether there is one."""
-    out, *others = node.outputs
-    if node.domain or not may_rewrite(node) or any(v.uses() or v.is_graph_output() for v in others):
+    out = node.outputs[0]
+    if node.domain or not may_rewrite(node):
         return False
     if node.op_type == "LayerNormalization" and norm_problem(out) is None:
         name = "LayerNorm"
