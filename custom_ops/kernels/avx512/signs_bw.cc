@@ -206,24 +206,7 @@ void product(const Tile& tile, const Geometry& g, const SignPlanes& planes, int6
       bytes.add_to(acc, high);
       tables += kTables;
     }
-    __m512 weight[kColumns];
-#pragma GCC unroll 4
-    for (int c = 0; c < kColumns; ++c) weight[c] = _mm512_loadu_ps(scales[c]);
-#pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r) {
-      const __m512 scale = _mm512_set1_ps(tile.scales[i * Rows + r]);
-#pragma GCC unroll 4
-      for (int s = 0; s < Strips; ++s) {
-        float* y = out + r * out_stride + 16 * s;
-        __m512 total = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][s]), weight[s]);
-        if constexpr (Planes == 2) {
-          total =
-              _mm512_add_ps(total, _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][Strips + s]), weight[Strips + s]));
-        }
-        const __m512 before = i ? _mm512_loadu_ps(y) : _mm512_setzero_ps();
-        _mm512_storeu_ps(y, _mm512_add_ps(before, _mm512_mul_ps(total, scale)));
-      }
-    }
+    store_block<Rows, Planes, Strips>(acc, scales, tile.scales + i * Rows, i > 0, out, out_stride);
   }
 }
 
